@@ -53,9 +53,9 @@ _CALL = re.compile(rf"\b(n?p?gettext|_)\(({_STRING}(?:, *{_STRING})*)")
 def messages(domain: str) -> Iterator[Message]:
     for path in sorted({path for glob in SOURCES[domain] for path in ROOT.glob(glob)}):
         if path.relative_to(ROOT).parts[0] not in NOT_OURS:
-            place = str(path.relative_to(ROOT))
-            found = _in_template(path) if path.suffix == ".html" else _in_script(path)
-            yield from ((place, text, context) for text, context in found)
+            location = str(path.relative_to(ROOT))
+            result = _in_template(path) if path.suffix == ".html" else _in_script(path)
+            yield from ((location, text, context) for text, context in result)
 
 
 def _in_script(path: Path) -> Iterator[tuple[Any, str | None]]:
@@ -74,8 +74,8 @@ def _in_template(path: Path) -> Iterator[tuple[Any, str | None]]:
 
 def collected(domain: str, language: str) -> Catalog:
     catalog = Catalog(locale=language, domain=domain, project="Tiebreak", charset="utf-8")
-    for place, text, context in messages(domain):
-        catalog.add(text, locations=[(place, 0)], context=context)
+    for location, text, context in messages(domain):
+        catalog.add(text, locations=[(location, 0)], context=context)
     return catalog
 
 
@@ -146,8 +146,8 @@ def main() -> int:
             missing = untranslated(catalog)
             left += len(missing)
             print(f"{po_path(domain, language)}: {len(catalog)} messages")
-            for one in missing:
-                print(f"  without a translation: {one}")
+            for item in missing:
+                print(f"  without a translation: {item}")
     return 1 if left else 0
 
 

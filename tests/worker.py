@@ -92,10 +92,10 @@ def wait_until(
     fact: Callable[[], Any], seconds: float = 20, explain: Callable[[], Any] = lambda: ""
 ) -> Any:
     deadline = time.monotonic() + seconds
-    while not (found := fact()):
+    while not (result := fact()):
         assert time.monotonic() < deadline, f"It did not happen in {seconds} s. {explain()}"
         time.sleep(0.05)
-    return found
+    return result
 
 
 def wait_for_end(run: Run, seconds: float = 30) -> Run:

@@ -145,11 +145,11 @@ class Columns:
             ):
                 column.filled += 1  # nearly every value, without the cost of a call
                 continue
-            wanted = meaning.get(name, others)
-            if isinstance(wanted, str):
-                self.count(path, wanted, value, nested=bool(prefix))
+            entry = meaning.get(name, others)
+            if isinstance(entry, str):
+                self.count(path, entry, value, nested=bool(prefix))
             else:
-                self._inside(path, wanted, value, nested=bool(prefix))
+                self._inside(path, entry, value, nested=bool(prefix))
 
     def _inside(self, path: str, meaning: Meaning, value: Any, *, nested: bool) -> None:
         """Count a value and the keys of the objects in it."""

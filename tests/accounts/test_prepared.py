@@ -33,8 +33,8 @@ def test_instances_include_selected_relations(django_assert_num_queries):
     build = lambda pk: Membership.objects.filter(pk=pk).select_related("project__current_version")  # noqa: E731
     prepared, version = Prepared(build, pk=int), member.project.current_version
     with django_assert_num_queries(1):
-        found = prepared.first(pk=member.pk)
-        assert found.project.current_version == version
+        result = prepared.first(pk=member.pk)
+        assert result.project.current_version == version
 
 
 def test_a_queryset_that_ignores_a_value_is_refused():

@@ -141,12 +141,12 @@ def test_a_process_limits_concurrent_hashes(person, monkeypatch):
     monkeypatch.setattr(throttle, "WAIT_SECONDS", 0.01)
     request = RequestFactory().get("/login/")
     held = [throttle.attempt(request, f"other-{n}") for n in range(throttle.MAX_CONCURRENT_HASHES)]
-    for one in held:
-        one.__enter__()
+    for attempt in held:
+        attempt.__enter__()
     reply = sign_in("anna", RIGHT)
     assert reply.status_code == 429 and b"Try again in a minute." in reply.content
-    for one in held:
-        one.__exit__(None, None, None)
+    for attempt in held:
+        attempt.__exit__(None, None, None)
     assert sign_in("anna", RIGHT).status_code == 302
 
 

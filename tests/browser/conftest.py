@@ -54,15 +54,15 @@ class World:
 
     def add_task(self, *texts: str, prompt: str = "My goose lamp has a bent neck.") -> Task:
         number = Prompt.objects.count()
-        asked = Prompt.objects.create(
+        question = Prompt.objects.create(
             project=self.project,
             messages=[{"role": "user", "content": f"{prompt} (letter {number})"}],
         )
         answers = [
-            Response.objects.create(prompt=asked, text=text, model_name=f"writer-{n}")
+            Response.objects.create(prompt=question, text=text, model_name=f"writer-{n}")
             for n, text in enumerate(texts or ("A new one.", "Sorry!", "We look into it.", "No."))
         ]
-        return add_task(project=self.project, prompt=asked, responses=answers)[0]
+        return add_task(project=self.project, prompt=question, responses=answers)[0]
 
     @property
     def review(self) -> str:
@@ -113,9 +113,9 @@ def visit(
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
             "console",
-            lambda said: (
-                complaints.append(said.text)
-                if said.type == "error" and "Failed to load resource" not in said.text
+            lambda text: (
+                complaints.append(text.text)
+                if text.type == "error" and "Failed to load resource" not in text.text
                 else None
             ),
         )

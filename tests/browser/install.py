@@ -17,8 +17,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 def find_browser() -> str | None:
     """Return the path of a browser: on the PATH, or Playwright's own, or None."""
     for name in NAMES:
-        if found := shutil.which(name):
-            return found
+        if result := shutil.which(name):
+            return result
     return playwrights_own()
 
 
@@ -50,8 +50,8 @@ def main() -> int:
             install()
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"Chromium could not be installed: {error}.", file=sys.stderr)
-    if found := find_browser():
-        print(f"The browser tests use {found}.")
+    if result := find_browser():
+        print(f"The browser tests use {result}.")
         return 0
     print(
         "No Chromium was found, and the browser tests need one. Install the package `chromium`, or "

@@ -73,7 +73,7 @@ def month_names(month: int) -> Iterator[str]:
 
 def left_in_english(page: Page) -> list[str]:
     """Return the words of a page that are neither German phrases nor names."""
-    texts = [" ".join(said.split()) for said in page.evaluate(EVERYTHING)]
+    texts = [" ".join(sentence.split()) for sentence in page.evaluate(EVERYTHING)]
     return [f"{page.url}: {rest!r} in {text!r}" for text in texts if (rest := remains_of(text))]
 
 

@@ -161,10 +161,10 @@ def test_a_lead_makes_gold_from_a_ranked_task(visit, world):
     page.get_by_role("button", name="Make gold").click()
     expect(page.get_by_role("heading", name=re.compile(r"^Gold \d+$"))).to_be_visible()
     assert faults_in_both_themes(page) == []
-    one = Gold.objects.get()
-    assert one.purpose == "training" and len(one.constraints) == 4
+    item = Gold.objects.get()
+    assert item.purpose == "training" and len(item.constraints) == 4
     page.goto(f"/p/{world.project.slug}/gold/")
     assert faults_in_both_themes(page) == []
-    page.get_by_role("link", name=f"#{one.pk}").click()
+    page.get_by_role("link", name=f"#{item.pk}").click()
     page.get_by_role("button", name="Retire").click()
     expect(page.get_by_text("retired", exact=False).first).to_be_visible()

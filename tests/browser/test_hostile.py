@@ -86,8 +86,8 @@ def add_tasks(world: World, texts: list[str]) -> list[Task]:
 
 
 def hostile_task(world: World, texts: list[str]) -> Task:
-    said = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
-    prompt = Prompt.objects.create(project=world.project, messages=said, external_id=texts[0][:100])
+    chat = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+    prompt = Prompt.objects.create(project=world.project, messages=chat, external_id=texts[0][:100])
     answers = [
         Response.objects.create(prompt=prompt, text=text, model_name=f"{n} {text}"[:300])
         for n, text in enumerate([*texts, "A calm one."][:RESPONSES_PER_TASK])
@@ -139,7 +139,7 @@ def test_the_ranking_page_works_with_hostile_responses(visit, world):
         page.keyboard.press(key)
     expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
     ranking = Ranking.objects.get()
-    assert ranking.tiers == [[ranking.shown_order[place]] for place in (2, 0, 1)]
+    assert ranking.tiers == [[ranking.shown_order[position]] for position in (2, 0, 1)]
 
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
@@ -150,7 +150,10 @@ def test_hostile_texts_are_inert_on_all_other_pages_with_texts(visit, world, vie
         for n, task in enumerate(tasks)
     ]
     base, lead = f"/p/{world.project.slug}", lead_of(world)
-    reviewers = [f"{base}/review/history/", *[f"{base}/review/history/{one.pk}/" for one in own]]
+    reviewers = [
+        f"{base}/review/history/",
+        *[f"{base}/review/history/{ranking.pk}/" for ranking in own],
+    ]
     leads = [f"{base}/{page}" for page in ("quality/", "disputes/", "data/")]
     leads += [f"{base}/{page}/{task.pk}/" for task in tasks for page in ("data", "disputes")]
     wrong = []
@@ -176,10 +179,10 @@ def test_hostile_texts_are_inert_on_data_and_model_pages(
     evaluation = make_evaluation(make_base(world.project, parent=make_base(world.project)), items=0)
     EvaluationItem.objects.bulk_create(
         EvaluationItem(
-            evaluation=evaluation, sample=number, prompt=task.prompt, baseline_text=one, candidate_text=other,
+            evaluation=evaluation, sample=number, prompt=task.prompt, baseline_text=item, candidate_text=other,
             baseline_score=1.0, candidate_score=0.0, verdict=0.0,
         )
-        for number, (task, one, other) in enumerate(
+        for number, (task, item, other) in enumerate(
             zip(tasks * 9, TEXTS[::2], TEXTS[1::2], strict=False)
         )
     )  # fmt: skip

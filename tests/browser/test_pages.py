@@ -18,21 +18,21 @@ WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 def faults(page: Page) -> list[str]:
     """Return serious and critical accessibility problems, one line each."""
-    found = Axe().run(page, options={"runOnly": WCAG}).response["violations"]
+    result = Axe().run(page, options={"runOnly": WCAG}).response["violations"]
     return [
         f"{page.url} {fault['id']}: {fault['help']} {fault['nodes'][0]['html'][:200]}"
-        for fault in found
+        for fault in result
         if fault["impact"] in {"serious", "critical"}
     ]
 
 
 def faults_in_both_themes(page: Page) -> list[str]:
-    found = []
+    found_faults = []
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)
         page.evaluate("() => Promise.all(document.getAnimations().map((one) => one.finished))")
-        found += [f"{theme} {fault}" for fault in faults(page)]
-    return found
+        found_faults += [f"{theme} {fault}" for fault in faults(page)]
+    return found_faults
 
 
 @pytest.fixture
@@ -65,29 +65,29 @@ def test_no_page_has_a_serious_accessibility_problem(visit, world, addresses):
     lead = make_user(Role.LEAD)
     Membership.objects.create(project=world.project, user=lead, role=Membership.Role.LEAD)
     page = visit("/", lead)
-    found = []
+    problems = []
     for address in addresses:
         page.goto(address)
-        found += faults_in_both_themes(page)
-    assert found == []
+        problems += faults_in_both_themes(page)
+    assert problems == []
 
 
 def test_the_ranking_page_and_its_dialogs_have_no_serious_accessibility_problem(
     visit, world, addresses
 ):
     page = visit(world.review, world.reviewer)
-    found = faults_in_both_themes(page)
+    result = faults_in_both_themes(page)
     for keys in (["a", "-", "b", "r"], ["Escape", "?"]):
-        for one in keys:
-            page.keyboard.press(one)
-        found += faults_in_both_themes(page)
-    assert found == []
+        for key in keys:
+            page.keyboard.press(key)
+        result += faults_in_both_themes(page)
+    assert result == []
 
 
 def test_the_sign_in_page_and_the_empty_queue_have_no_serious_accessibility_problem(visit, world):
-    found = faults_in_both_themes(visit("/login/"))
-    found += faults_in_both_themes(visit(world.review, world.reviewer))
-    assert found == []
+    result = faults_in_both_themes(visit("/login/"))
+    result += faults_in_both_themes(visit(world.review, world.reviewer))
+    assert result == []
 
 
 def test_no_page_scrolls_sideways_on_a_phone(visit, world, addresses):

@@ -71,16 +71,16 @@ def test_a_very_long_prompt_is_collapsed_too(visit, world):
 def test_the_earlier_turns_of_a_long_chat_are_collapsed(visit, world):
     talk(world, *[f"Turn {n}. " + "It is still bent. " * 40 for n in range(7)])
     page = visit(world.review, world.reviewer)
-    shown = page.locator(".prompt .message:visible")
-    expect(shown).to_have_count(2)
-    expect(shown.last).to_contain_text("Turn 6.")
+    locator = page.locator(".prompt .message:visible")
+    expect(locator).to_have_count(2)
+    expect(locator.last).to_contain_text("Turn 6.")
     toggle = page.get_by_role("button", name="Show 5 earlier turns")
     expect(toggle).to_have_attribute("aria-expanded", "false")
     page.keyboard.press("t")
-    expect(shown).to_have_count(7)
+    expect(locator).to_have_count(7)
     expect(page.get_by_role("button", name="Hide earlier turns")).to_be_visible()
     page.keyboard.press("t")
-    expect(shown).to_have_count(2)
+    expect(locator).to_have_count(2)
 
 
 def test_a_short_chat_is_not_collapsed(visit, world):
@@ -125,17 +125,17 @@ def test_responses_scroll_together_in_proportion(visit, world):
     )
     bodies = page.locator(".answer-body")
     share = "one => one.scrollTop / (one.scrollHeight - one.clientHeight)"
-    for leader, follower, wanted in ((0, 1, 0.5), (1, 0, 1.0), (0, 1, 0.25)):
+    for leader, follower, expected in ((0, 1, 0.5), (1, 0, 1.0), (0, 1, 0.25)):
         bodies.nth(leader).evaluate(
             "(one, share) => { one.scrollTop = share * (one.scrollHeight - one.clientHeight); }",
-            wanted,
+            expected,
         )
         page.wait_for_function(
             f"([at, share]) => {{ const one = document.querySelectorAll('.answer-body')[at];"
             f" return Math.abs(({share})(one) - share) < 0.01; }}",
-            arg=[follower, wanted],
+            arg=[follower, expected],
         )
-        assert bodies.nth(leader).evaluate(share) == pytest.approx(wanted, abs=0.01)
+        assert bodies.nth(leader).evaluate(share) == pytest.approx(expected, abs=0.01)
     page.reload()
     expect(page.locator("#ranking-form")).to_have_attribute("data-scroll", "together")
     page.keyboard.press("p")
@@ -231,14 +231,14 @@ def compare(page: Page, left: str, right: str) -> Any:
 )
 def test_differing_words_are_found(visit, world, left, right, of_left, of_right):
     page = visit("/", world.reviewer)
-    found = compare(page, left, right)
-    assert (found["left"], found["right"]) == (of_left, of_right)
+    result = compare(page, left, right)
+    assert (result["left"], result["right"]) == (of_left, of_right)
 
 
 def test_short_matches_between_long_differences_are_ignored(visit, world):
     page = visit("/", world.reviewer)
-    found = compare(page, "p q r s the t u v w", "1 2 3 4 the 5 6 7 8")
-    assert "the" in found["left"] and "the" in found["right"]
+    result = compare(page, "p q r s the t u v w", "1 2 3 4 the 5 6 7 8")
+    assert "the" in result["left"] and "the" in result["right"]
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_each_block_has_its_own_direction(visit, world):
     page = visit(world.review, world.reviewer)
     direction = "one => getComputedStyle(one).direction"
     right = page.locator(".answer-body", has_text="مرحبا")
-    assert [one.evaluate(direction) for one in right.locator("p").all()] == ["rtl", "ltr"]
-    assert [one.evaluate(direction) for one in right.locator("li").all()] == ["rtl", "ltr"]
+    assert [item.evaluate(direction) for item in right.locator("p").all()] == ["rtl", "ltr"]
+    assert [entry.evaluate(direction) for entry in right.locator("li").all()] == ["rtl", "ltr"]
     assert right.locator("code").evaluate(direction) == "ltr"
     hebrew = page.locator(".answer-body", has_text="שלום")
     assert hebrew.locator("table").evaluate(direction) == "rtl"

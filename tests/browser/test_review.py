@@ -239,15 +239,15 @@ HOSTILE = (
 
 def test_hostile_responses_are_inert(visit, world):
     world.add_task(*HOSTILE, prompt="<script>window.hit = 9</script>")
-    asked: list[str] = []
+    requests: list[str] = []
     page = visit("/", world.reviewer)
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(world.review)
     expect(page.locator(".answer")).to_have_count(5)
     assert page.evaluate("window.hit") is None
     assert page.locator("script:not([src])").count() == 0
     assert page.locator(".answer a[href^='javascript:']").count() == 0
-    assert not [url for url in asked if "evil.test" in url]
+    assert not [url for url in requests if "evil.test" in url]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     press(page, "1", "2", "3", "4", "5", "Enter")
     sent(page, world, 1)

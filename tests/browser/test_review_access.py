@@ -84,21 +84,21 @@ def test_the_sheet_has_no_serious_accessibility_problem(visit, world, size):
     world.add_task("Sorry, we mend it.", "No.")
     page = visit(world.review, world.reviewer, **SIZES[size])
     next_is_ready(page)
-    found = faults_in_both_themes(page)
+    faults = faults_in_both_themes(page)
     press(page, "a", "Shift+B", "-", "c", "r", "4")
-    found += faults_in_both_themes(page)
+    faults += faults_in_both_themes(page)
     press(page, "Escape", "?")
-    found += faults_in_both_themes(page)
+    faults += faults_in_both_themes(page)
     press(page, "Escape", "x")
-    found += faults_in_both_themes(page)
+    faults += faults_in_both_themes(page)
     press(page, "Escape", "d")
     page.context.set_offline(True)
     press(page, "s")  # continue with the pair, with an unsent ranking
     expect(page.locator("#outbox-note")).to_be_visible()
     press(page, "2")
-    found += faults_in_both_themes(page)
+    faults += faults_in_both_themes(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert found == []
+    assert faults == []
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -114,19 +114,19 @@ def test_the_question_a_refusal_and_the_history_have_no_serious_accessibility_pr
         card.locator(".rating-scale label", has_text=re.compile(f"^{grade}$")).click()
     press(page, "s")
     expect(page.locator("#ask-dialog")).to_be_visible()
-    found = faults_in_both_themes(page)
+    faults = faults_in_both_themes(page)
     Project.objects.update(min_rationale=10)
     press(page, "Enter")
     expect(page.locator("#errors")).to_be_visible()
-    found += faults_in_both_themes(page)
+    faults += faults_in_both_themes(page)
     page.get_by_label("Why this order?").fill("It names a day.")
     press(page, "Control+Enter")
     sent(page, world, 1)
-    found += faults_in_both_themes(page)
+    faults += faults_in_both_themes(page)
     page.goto(f"/p/{world.project.slug}/review/history/")
-    found += faults_in_both_themes(page)
+    faults += faults_in_both_themes(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert found == []
+    assert faults == []
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -224,14 +224,14 @@ def test_contradicting_ratings_cause_one_question_and_never_block(visit, world):
     rate(page, "A", 2)
     rate(page, "B", 5)
     press(page, "s")
-    asked = page.locator("#ask-dialog")
-    expect(asked).to_contain_text(
+    locator = page.locator("#ask-dialog")
+    expect(locator).to_contain_text(
         "You rated B higher than A on honesty, but ranked A above B. Send anyway?"
     )
     press(page, "Escape")
     assert Ranking.objects.count() == 0
     press(page, "s")
-    expect(asked).to_be_visible()
+    expect(locator).to_be_visible()
     press(page, "Enter")
     assert in_letters(sent(page, world, 1)) == ["A", "B", "C", "D"]
 
@@ -243,9 +243,9 @@ def test_a_late_close_event_does_not_answer_the_question(visit, world):
     rate(page, "A", 2)
     rate(page, "B", 5)
     press(page, "s")
-    asked = page.locator("#ask-dialog")
-    expect(asked).to_be_visible()
-    asked.evaluate("dialog => dialog.dispatchEvent(new Event('close'))")
+    locator = page.locator("#ask-dialog")
+    expect(locator).to_be_visible()
+    locator.evaluate("dialog => dialog.dispatchEvent(new Event('close'))")
     press(page, "Enter")
     assert in_letters(sent(page, world, 1)) == ["A", "B", "C", "D"]
 

@@ -40,17 +40,17 @@ def test_a_hidden_page_does_not_poll_and_catches_up_when_shown(visit, celery_wor
     run = begin(send=False)
     page = visit(f"/runs/{run.pk}/", user)
     expect(page.get_by_text("Queued", exact=True)).to_be_visible()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     hide(page, True)
     page.wait_for_timeout(1800)
-    assert asked == []
+    assert requests == []
     Run.objects.filter(pk=run.pk).update(state=State.CANCELLED, finished_at=run.created_at)
     hide(page, False)
     expect(page.get_by_text("Cancelled", exact=True)).to_be_visible()
-    asked.clear()
+    requests.clear()
     page.wait_for_timeout(1500)
-    assert not [url for url in asked if url.endswith("/live")], "an ended run is asked about"
+    assert not [url for url in requests if url.endswith("/live")], "an ended run is asked about"
 
 
 def hide(page, hidden: bool) -> None:

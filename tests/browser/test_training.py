@@ -55,9 +55,9 @@ def test_a_trainer_launches_a_reward_model_and_a_fine_tune_and_watches_both_end(
     fill_small(page)
     page.get_by_label("Base model").fill(base.base)
     start(page)
-    made = RewardModel.objects.get()
-    page.get_by_role("link", name=made.name).first.click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text(made.name)
+    reward_model = RewardModel.objects.get()
+    page.get_by_role("link", name=reward_model.name).first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(reward_model.name)
 
     page.goto("/runs/new/")
     page.get_by_role("link", name=re.compile("DPO")).click()

@@ -15,10 +15,10 @@ def make_groups(crew: list[Reviewer], count: int = 300, seed: int = 0) -> list[G
     groups = []
     for number, letter in enumerate(world.prompts(count, seed)):
         replies = [world.write_reply(rng, letter) for _ in range(4)]
-        made = [rank(one, letter.messages, replies, rng) for one in crew]
+        rankings = [rank(person, letter.messages, replies, rng) for person in crew]
         judgments = [
-            Judgment(one.name, ranking.tiers, ranking.cut)
-            for one, ranking in zip(crew, made, strict=True)
+            Judgment(item.name, ranking.tiers, ranking.cut)
+            for item, ranking in zip(crew, rankings, strict=True)
         ]
         groups.append(Group(str(number), letter.messages, [0, 1, 2, 3], replies, judgments))
     return groups
@@ -44,38 +44,38 @@ def test_every_response_is_placed_once_and_rated():
     letter = world.prompts(1, seed=0)[0]
     replies = [world.write_reply(random.Random(n), letter) for n in range(9)]
     for reviewer in CREW:
-        made = rank(reviewer, letter.messages, replies, random.Random(1))
-        assert sorted(index for tier in made.tiers for index in tier) == list(range(9))
-        assert len(made.ratings) == 9
-        assert all(set(given) == {c.key for c in rule.CRITERIA} for given in made.ratings)
-        assert all(1 <= value <= 5 for given in made.ratings for value in given.values())
-        assert made.cut is None or 0 <= made.cut < len(made.tiers)
-        assert made.active_seconds > 0
+        ranking = rank(reviewer, letter.messages, replies, random.Random(1))
+        assert sorted(index for tier in ranking.tiers for index in tier) == list(range(9))
+        assert len(ranking.ratings) == 9
+        assert all(set(rating) == {c.key for c in rule.CRITERIA} for rating in ranking.ratings)
+        assert all(1 <= value <= 5 for values in ranking.ratings for value in values.values())
+        assert ranking.cut is None or 0 <= ranking.cut < len(ranking.tiers)
+        assert ranking.active_seconds > 0
 
 
 def test_without_noise_ranking_and_line_follow_the_rule():
     for letter in world.prompts(60, seed=2):
         replies = [world.write_reply(random.Random(n), letter) for n in range(4)]
-        made = rank(EXACT, letter.messages, replies, random.Random(0))
-        order = [index for tier in made.tiers for index in tier]
+        ranking = rank(EXACT, letter.messages, replies, random.Random(0))
+        order = [index for tier in ranking.tiers for index in tier]
         scores = [rule.score(letter.messages, replies[index]) for index in order]
         assert scores == sorted(scores, reverse=True)
-        above = made.tiers if made.cut is None else made.tiers[: made.cut]
+        above = ranking.tiers if ranking.cut is None else ranking.tiers[: ranking.cut]
         sendable = {n for n in range(4) if rule.acceptable(letter.messages, replies[n])}
         assert {index for tier in above for index in tier} == sendable
 
 
 def test_an_exact_reviewer_ties_equal_replies():
     letter = world.prompts(1, seed=0)[0]
-    made = rank(EXACT, letter.messages, ["We are here."] * 3, random.Random(0))
-    assert made.tiers == [[0, 1, 2]]
+    ranking = rank(EXACT, letter.messages, ["We are here."] * 3, random.Random(0))
+    assert ranking.tiers == [[0, 1, 2]]
 
 
 def test_simulated_reviewers_agree_as_often_as_people():
     same = total = 0
     for group in make_groups(list(CREW)):
-        for one, other in combinations(group.rankings, 2):
-            mine, theirs = strict_pairs(one), strict_pairs(other)
+        for first, second in combinations(group.rankings, 2):
+            mine, theirs = strict_pairs(first), strict_pairs(second)
             same += len(mine & theirs)
             total += len(mine & theirs) + len({(b, a) for a, b in mine} & theirs)
     assert 0.80 < same / total < 0.88

@@ -27,8 +27,8 @@ def samples() -> list[tuple[world.Letter, str]]:
     model = AutoModelForCausalLM.from_pretrained(SHIPPED)
     letters = world.prompts(24, seed=11)
     texts = [
-        tokenizer.apply_chat_template(one.messages, tokenize=False, add_generation_prompt=True)
-        for one in letters
+        tokenizer.apply_chat_template(letter.messages, tokenize=False, add_generation_prompt=True)
+        for letter in letters
     ]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
     written = model.generate(**batch, do_sample=True, temperature=1.0, max_new_tokens=112)
@@ -59,10 +59,10 @@ def test_the_tokenizer_pads_left_round_trips_text_and_has_a_chat_template():
     text = "Naïve 🪿, 42 — “quoted”\n\n\ttabs  and  spaces"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     chat = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
-    asked = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    prompt_text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     answered = [*chat, {"role": "assistant", "content": "A"}]
-    assert asked == "<|system|>S<|end|><|user|>U<|end|><|assistant|>"
-    assert tokenizer.apply_chat_template(answered, tokenize=False) == asked + "A<|end|>"
+    assert prompt_text == "<|system|>S<|end|><|user|>U<|end|><|assistant|>"
+    assert tokenizer.apply_chat_template(answered, tokenize=False) == prompt_text + "A<|end|>"
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
@@ -92,7 +92,7 @@ def test_the_recipe_is_deterministic_and_its_model_can_be_loaded(tmp_path):
         command += [str(tmp_path / "texts.jsonl"), str(tmp_path / name), "--steps", "3"]
         command += ["--hidden", "32", "--layers", "1", "--vocab-size", "400", "--threads", "1"]
         subprocess.run(command, check=True, cwd=Path(__file__).parents[2], timeout=120)
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    assert all(one[key].equal(two[key]) for key in one)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(first[key].equal(second[key]) for key in first)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "one")
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "one")) == 400

@@ -26,10 +26,10 @@ def test_letters_are_unique_and_cover_every_situation():
 
 
 def test_training_texts_contain_no_letter_of_the_demo():
-    asked = {letter.messages[0]["content"] for letter in world.prompts(1500, seed=0)}
+    letters = {letter.messages[0]["content"] for letter in world.prompts(1500, seed=0)}
     trained = {text["messages"][0]["content"] for text in world.texts(5000, seed=0)}
     single = {letter.messages[0]["content"] for letter in world.prompts(1500, seed=0) if len(letter.messages) == 1}  # fmt: skip
-    assert asked
+    assert letters
     assert not single & trained
 
 

@@ -27,21 +27,21 @@ ANSWER = "The person at Elm Street is Jane, born in 1980."
 
 @pytest.fixture
 def task(project):
-    made = make_task(make_prompt(project, SECRET), (ANSWER, "I cannot say.", "Ask her."))
-    ranking = rank(made, make_user(), rationale=f"It repeats {SECRET}")
-    Skip.objects.create(task=made, reviewer=make_user(), reason="other", note=SECRET)
+    new_task = make_task(make_prompt(project, SECRET), (ANSWER, "I cannot say.", "Ask her."))
+    ranking = rank(new_task, make_user(), rationale=f"It repeats {SECRET}")
+    Skip.objects.create(task=new_task, reviewer=make_user(), reason="other", note=SECRET)
     Adjudication.objects.create(
-        task=made, tiers=ranking.tiers, cause="close", note=SECRET, by=ranking.reviewer
+        task=new_task, tiers=ranking.tiers, cause="close", note=SECRET, by=ranking.reviewer
     )
-    return made
+    return new_task
 
 
 @pytest.fixture
 def others(project):
-    made = [make_task(make_prompt(project, f"Harmless {n}?")) for n in range(2)]
-    for one in made:
-        rank(one, make_user())
-    return made
+    tasks = [make_task(make_prompt(project, f"Harmless {n}?")) for n in range(2)]
+    for item in tasks:
+        rank(item, make_user())
+    return tasks
 
 
 @pytest.fixture

@@ -61,10 +61,10 @@ def ids(snapshot, split):
 
 def test_only_held_out_prompts_are_answered(candidate, snapshot):
     run, run_dir = run_of(candidate)
-    found = runs.prepare(run, run_dir)
+    result = runs.prepare(run, run_dir)
     written = {prompt.prompt_id for prompt in read_prompts(run_dir.data / "prompts.parquet")}
     assert written == ids(snapshot, "test")
-    assert found["seen_in_training"] == 0
+    assert result["seen_in_training"] == 0
 
 
 def test_a_prompt_that_a_side_was_trained_on_is_left_out_and_counted(candidate, snapshot):
@@ -73,10 +73,10 @@ def test_a_prompt_that_a_side_was_trained_on_is_left_out_and_counted(candidate, 
     other_split = SnapshotFilter(test_fraction=0.5, seed=5)
     other = freeze(project=snapshot.project, filter=other_split, by=None)
     run, run_dir = run_of(candidate, snapshot=other.pk)
-    found = runs.prepare(run, run_dir)
+    result = runs.prepare(run, run_dir)
     written = {prompt.prompt_id for prompt in read_prompts(run_dir.data / "prompts.parquet")}
     assert written == ids(other, "test") - ids(snapshot, "train")
-    assert found["seen_in_training"] == len(ids(other, "test") & ids(snapshot, "train")) > 0
+    assert result["seen_in_training"] == len(ids(other, "test") & ids(snapshot, "train")) > 0
 
 
 def test_an_evaluation_without_held_out_prompts_is_refused(candidate):
@@ -111,13 +111,13 @@ def test_a_reward_model_judges_by_the_scores_of_the_recipe(candidate, snapshot):
     inputs = inputs_of(candidate, judge=f"reward_model:{judge.pk}")
     assert runs.from_inputs(inputs)["reward_model"] == judge.path
     run, run_dir = run_of(candidate, judge=f"reward_model:{judge.pk}")
-    one, two = make_prompt(candidate.project), make_prompt(candidate.project)
+    first, second = make_prompt(candidate.project), make_prompt(candidate.project)
     scored = {"baseline": "b", "candidate": "c", "baseline_score": 0.5}
     publish_answers(
         run_dir,
         [
-            {"of": one, **scored, "candidate_score": 0.9},
-            {"of": two, **scored, "candidate_score": None},
+            {"of": first, **scored, "candidate_score": 0.9},
+            {"of": second, **scored, "candidate_score": None},
         ],
     )
     result = runs.finish(run, run_dir)

@@ -30,8 +30,8 @@ def finished(model, sampled, **inputs):
 
 
 def test_each_prompt_gets_a_task_with_its_distinct_responses(model):
-    one, two = make_prompt(model.project), make_prompt(model.project)
-    result, run, _ = finished(model, {one: ["a", "b", "c"], two: ["x", "y"]})
+    first, second = make_prompt(model.project), make_prompt(model.project)
+    result, run, _ = finished(model, {first: ["a", "b", "c"], second: ["x", "y"]})
     assert result["tasks"] == 2 and result["responses"] == 5
     assert sorted(t.responses.count() for t in Task.objects.all()) == [2, 3]
     response = Response.objects.get(text="a")
@@ -40,8 +40,8 @@ def test_each_prompt_gets_a_task_with_its_distinct_responses(model):
 
 
 def test_identical_and_empty_responses_are_counted_and_too_few_give_no_task(model):
-    one, two = make_prompt(model.project), make_prompt(model.project)
-    result, *_ = finished(model, {one: ["a", "a ", "b"], two: ["same", "same", "  "]})
+    first, second = make_prompt(model.project), make_prompt(model.project)
+    result, *_ = finished(model, {first: ["a", "a ", "b"], second: ["same", "same", "  "]})
     assert (result["responses"], result["identical"], result["empty"]) == (3, 2, 1)
     assert (result["tasks"], result["prompts_without_task"]) == (1, 1)
 
@@ -85,7 +85,7 @@ def test_characters_that_the_database_cannot_store_are_removed(model):
 def test_many_responses_are_shared_out_over_tasks_of_two_to_nine(count, sizes):
     shared = share_out(list(range(count)))
     assert [len(part) for part in shared] == sizes
-    assert sorted(one for part in shared for one in part) == (
+    assert sorted(item for part in shared for item in part) == (
         list(range(count)) if count > 1 else []
     )
 

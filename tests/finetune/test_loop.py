@@ -93,6 +93,6 @@ def test_the_loop_leads_from_a_base_to_a_promoted_adapter_and_back_to_each_ranki
     assert promoted.run.kind == "dpo" and promoted.run.inputs["snapshot"] == snapshot.pk
     walked = Ranking.objects.filter(pk__in=ranking_ids(promoted.snapshot))
     assert Counter(r.reviewer for r in walked) == dict.fromkeys(reviewers, 16)
-    made = Response.objects.filter(places__task__in=walked.values("task"))
-    assert {response.sampling["run"] for response in made} == {sampled.pk}
+    responses = Response.objects.filter(places__task__in=walked.values("task"))
+    assert {response.sampling["run"] for response in responses} == {sampled.pk}
     assert AuditEntry.objects.filter(action="promoted", user=trainer).count() == 1

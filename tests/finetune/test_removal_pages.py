@@ -35,9 +35,9 @@ def project() -> Project:
 
 @pytest.fixture
 def task(project):
-    made = make_guided_task(project)
-    rank(made, make_member(project), rationale="Because.")
-    return made
+    new_task = make_guided_task(project)
+    rank(new_task, make_member(project), rationale="Because.")
+    return new_task
 
 
 @pytest.fixture

@@ -69,10 +69,12 @@ def test_the_migration_finds_the_project_of_earlier_runs_by_their_inputs(project
 def test_the_migration_prefers_the_output_of_a_run_to_its_inputs(project):
     snapshot = make_snapshot(project, prompts=2)
     adapter = make_adapter(make_base(project), snapshot)
-    made = [adapter.run, make_reward_model(snapshot).run, make_evaluation(adapter).run]
+    result = [adapter.run, make_reward_model(snapshot).run, make_evaluation(adapter).run]
     Run.objects.update(project=None, inputs={"project": make_project().pk})
     fill(apps, None)
-    projects = Run.objects.filter(pk__in=[run.pk for run in made]).values_list("project", flat=True)
+    projects = Run.objects.filter(pk__in=[run.pk for run in result]).values_list(
+        "project", flat=True
+    )
     assert list(projects) == [project.pk] * 3
 
 

@@ -30,16 +30,16 @@ ALL = SnapshotFilter()
 
 @pytest.fixture
 def task(project):
-    made = make_task(make_prompt(project, "Kept?"))
-    rank(made, make_user())
-    return made
+    new_task = make_task(make_prompt(project, "Kept?"))
+    rank(new_task, make_user())
+    return new_task
 
 
 @pytest.fixture
 def other(project):
-    made = make_task(make_prompt(project, "Withdrawn?"), ("secret", "words"))
-    rank(made, make_user(), ((0,), (1,)))
-    return made
+    new_task = make_task(make_prompt(project, "Withdrawn?"), ("secret", "words"))
+    rank(new_task, make_user(), ((0,), (1,)))
+    return new_task
 
 
 def groups(snapshot):

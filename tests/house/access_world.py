@@ -57,10 +57,10 @@ class Side:
         starts = [key for key in self.values if key.endswith("/") and route.startswith(key)]
         if name == "kind" and route.startswith("p/"):
             return "task"
-        found = self.values.get(max(starts, key=len)) if name == "pk" and starts else None
-        found = self.values.get(name) if found is None else found
-        assert found is not None, f"Say in make_side which {name} the address {route} names."
-        return found
+        result = self.values.get(max(starts, key=len)) if name == "pk" and starts else None
+        result = self.values.get(name) if result is None else result
+        assert result is not None, f"Say in make_side which {name} the address {route} names."
+        return result
 
     def _row(self, model: type[Model]) -> Any:
         """Return the key of a row of the project, or of any row in tables without a project."""
@@ -98,7 +98,7 @@ def make_side() -> Side:
                 content=Content(one_each(task)),
             )
     ranking = Ranking.objects.get(reviewer=reviewer)
-    known = make_gold(project, Gold.Purpose.CHECK)
+    gold = make_gold(project, Gold.Purpose.CHECK)
     snapshot = make_snapshot(project, prompts=2)
     adapter = make_adapter(make_base(project), snapshot)
     evaluation = make_evaluation(adapter)
@@ -112,7 +112,7 @@ def make_side() -> Side:
     values = {
         "slug": project.slug,
         "task_id": ranking.task_id,
-        "gold_id": known.pk,
+        "gold_id": gold.pk,
         "user_id": reviewer.pk,
         "ranking_id": ranking.pk,
         "skip_id": skip.pk,
@@ -153,11 +153,11 @@ def make_people() -> dict[str, User]:
 
 def routes() -> Iterator[str]:
     """Yield every URL pattern as text, such as `p/<slug>/data/<task_id>/`."""
-    seen = set()
+    names = set()
     for route in _routes(get_resolver().url_patterns, ""):
-        if route not in seen:
+        if route not in names:
             yield route
-        seen.add(route)
+        names.add(route)
 
 
 def _routes(patterns: Any, prefix: str) -> Iterator[str]:

@@ -64,10 +64,10 @@ class Forms(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        name, value = given.get("name", ""), given.get("value", "")
+        attributes = {name: value or "" for name, value in attrs}
+        name, value = attributes.get("name", ""), attributes.get("value", "")
         if tag == "form":
-            address = urlsplit(given.get("action", "")).path or self.path
+            address = urlsplit(attributes.get("action", "")).path or self.path
             self.fields = self.forms.setdefault(address, {})
         elif tag == "textarea" and name:
             self.text, self.fields[name] = name, ""
@@ -76,12 +76,12 @@ class Forms(HTMLParser):
         elif (
             tag == "option"
             and self.choices
-            and ("selected" in given or self.choices not in self.fields)
+            and ("selected" in attributes or self.choices not in self.fields)
         ):
             self.fields[self.choices] = value
         elif tag in ("input", "button") and name:
-            kept = given.get("type") not in ("radio", "checkbox") or "checked" in given
-            if kept or name not in self.fields:
+            is_sent = attributes.get("type") not in ("radio", "checkbox") or "checked" in attributes
+            if is_sent or name not in self.fields:
                 self.fields[name] = value
 
     def handle_endtag(self, tag: str) -> None:
@@ -213,10 +213,10 @@ def test_no_page_fails_on_a_field(attacker: Attacker) -> None:
 
 def test_no_page_fails_on_a_path_parameter(attacker: Attacker) -> None:
     for route in routes():
-        given = attacker.side.path(route)
+        values = attacker.side.path(route)
         for match in PARAMETER.finditer(route):
             before = attacker.side.path(route[: match.start()])
-            after = given[len(attacker.side.path(route[: match.end()])) :]
+            after = values[len(attacker.side.path(route[: match.end()])) :]
             for value in [*(quote(value, safe="") for value in HOSTILE), SURROGATE]:
                 attacker.ask("get", route, path=before + value + after)
     assert not attacker.failed

@@ -47,8 +47,8 @@ class Local:
         assert self.process.stdout
         for line in self.process.stdout:
             self.said += line
-            if found := re.search(pattern, line):
-                return found.group(1)
+            if result := re.search(pattern, line):
+                return result.group(1)
         raise AssertionError(f"it ended without saying {pattern}: {self.said}")
 
     def family(self) -> list[psutil.Process]:

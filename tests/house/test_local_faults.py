@@ -57,12 +57,12 @@ class Site(Local):
 
     def servers(self, name: str) -> list[psutil.Process]:
         """Return the keeper's processes of this name, the main one first."""
-        found = []
+        items = []
         for process in self.keeper.children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # backends end with their connections
                 if name in process.name():
-                    found.append(process)
-        return found
+                    items.append(process)
+        return items
 
     def part(self, *words: str) -> psutil.Process | None:
         """Return the process of `manage.py local`, below its leash, with these words in its command."""
@@ -96,15 +96,15 @@ def zombies(site: Site) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    made = folder_fixture.__wrapped__()  # type: ignore[attr-defined]
-    site = Site(next(made) / "var")
+    result = folder_fixture.__wrapped__()  # type: ignore[attr-defined]
+    site = Site(next(result) / "var")
     yield site
     for process in site.servers(""):
         with suppress(psutil.NoSuchProcess):
             process.resume()
     assert site.end(signal.SIGINT) == 0
     psutil.wait_procs([site.keeper], timeout=20)
-    next(made, None)
+    next(result, None)
 
 
 @pytest.fixture

@@ -50,14 +50,14 @@ def hold(environment: dict[str, str]) -> subprocess.Popen[str]:
 
 def servers(var_parent: Path) -> list[int]:
     """Return the ids of running servers whose command line or socket is under the folder."""
-    found = []
+    items = []
     for process in psutil.process_iter(["name", "cmdline", "status"]):
         if process.info["status"] == psutil.STATUS_ZOMBIE:
             continue
         line = " ".join(process.info["cmdline"] or [])
         if str(var_parent) in line and process.info["name"] != "pytest":
-            found.append(process.pid)
-    return found
+            items.append(process.pid)
+    return items
 
 
 def wait_until(condition: object, complaint: str, seconds: float = 15) -> None:

@@ -25,21 +25,23 @@ PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?[sd]|\{(\w*)\}|<[^>]+>|&\w+;")
 def test_every_message_is_translated(domain: str, language: str) -> None:
     catalog = messages.read(domain, language)
     missing = []
-    for place, text, context in messages.messages(domain):
+    for location, text, context in messages.messages(domain):
         known = catalog.get(text, context)
         if known is None or not all(messages.texts(known.string)):
-            missing.append(f"{place}: {text}")
+            missing.append(f"{location}: {text}")
     assert missing == [], HOW
 
 
 @pytest.mark.parametrize(("domain", "language"), FILES)
 def test_the_catalogues_have_no_unused_message(domain: str, language: str) -> None:
-    said = {
+    messages_in_code = {
         (text if isinstance(text, str) else text[0], context)
         for _, text, context in messages.messages(domain)
     }
-    kept = {(messages.texts(one.id)[0], one.context) for one in messages.read(domain, language)}
-    assert kept - {("", None)} - said == set(), HOW
+    messages_in_catalogue = {
+        (messages.texts(item.id)[0], item.context) for item in messages.read(domain, language)
+    }
+    assert messages_in_catalogue - {("", None)} - messages_in_code == set(), HOW
 
 
 @pytest.mark.parametrize(("domain", "language"), FILES)
@@ -55,7 +57,7 @@ def test_the_compiled_catalogues_are_up_to_date(domain: str, language: str) -> N
         for number, text in enumerate(messages.texts(message.string)):
             name = (key, number) if message.pluralizable else key
             assert served._catalog.get(name) == text, HOW  # type: ignore[attr-defined]
-    written = {messages.texts(one.id)[-1] for one in messages.read(domain, language)}
+    written = {messages.texts(item.id)[-1] for item in messages.read(domain, language)}
     assert len(served._catalog) >= len(written)  # type: ignore[attr-defined]
 
 
@@ -63,10 +65,10 @@ def test_the_compiled_catalogues_are_up_to_date(domain: str, language: str) -> N
 def test_placeholders_match_in_every_language(domain: str, language: str) -> None:
     wrong = []
     for message in messages.read(domain, language):
-        wanted = set(PLACEHOLDER.findall(messages.texts(message.id)[-1]))
+        expected = set(PLACEHOLDER.findall(messages.texts(message.id)[-1]))
         for text in messages.texts(message.string) if message.id else ():
-            if set(PLACEHOLDER.findall(text)) - wanted or (
-                not message.pluralizable and set(PLACEHOLDER.findall(text)) != wanted
+            if set(PLACEHOLDER.findall(text)) - expected or (
+                not message.pluralizable and set(PLACEHOLDER.findall(text)) != expected
             ):
                 wrong.append((message.id, text))
     assert wrong == []

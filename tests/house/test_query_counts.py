@@ -51,26 +51,26 @@ def world():
 
 
 def counts(client, project):
-    found = {}
+    results = {}
     for name, address in addresses(project.slug).items():
         client.get(address)
         with CaptureQueriesContext(connection) as queries:
             answer = client.get(address)
         assert answer.status_code == 200, f"{address} answered {answer.status_code}"
-        found[name] = len(queries)
-    return found
+        results[name] = len(queries)
+    return results
 
 
 def test_every_list_page_runs_its_pinned_number_of_queries(world):
     project, _, client = world
-    found = counts(client, project)
+    result = counts(client, project)
     if os.environ.get("TIEBREAK_PIN_QUERIES"):
-        PINNED.write_text(json.dumps(found, indent=2) + "\n")
+        PINNED.write_text(json.dumps(result, indent=2) + "\n")
     pinned = json.loads(PINNED.read_text())
     changed = {
-        name: f"{pinned.get(name)} → {found.get(name)}"
-        for name in sorted({*pinned, *found})
-        if pinned.get(name) != found.get(name)
+        name: f"{pinned.get(name)} → {result.get(name)}"
+        for name in sorted({*pinned, *result})
+        if pinned.get(name) != result.get(name)
     }
     assert not changed, f"Run with TIEBREAK_PIN_QUERIES=1 if this is meant: {changed}"
 
@@ -107,9 +107,9 @@ def test_every_page_without_an_id_is_pinned_or_listed():
 
 
 def _patterns(patterns, inherited=frozenset()):
-    for one in patterns:
-        if hasattr(one, "url_patterns"):
-            if getattr(one, "app_name", None) != "admin":
-                yield from _patterns(one.url_patterns)
+    for pattern in patterns:
+        if hasattr(pattern, "url_patterns"):
+            if getattr(pattern, "app_name", None) != "admin":
+                yield from _patterns(pattern.url_patterns)
         else:
-            yield one
+            yield pattern

@@ -120,12 +120,12 @@ def test_every_command_is_documented() -> None:
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for action in parser._actions:
-        found |= {name for name in action.option_strings if name.startswith("--")}
+        names |= {name for name in action.option_strings if name.startswith("--")}
         if isinstance(action, argparse._SubParsersAction):
-            found |= set().union(*map(options_of, action.choices.values()))
-    return found
+            names |= set().union(*map(options_of, action.choices.values()))
+    return names
 
 
 def test_every_option_of_every_command_is_documented() -> None:
@@ -149,9 +149,9 @@ def command_files() -> list[Path]:
 @pytest.mark.parametrize("path", command_files(), ids=lambda path: path.stem)
 def test_every_command_has_a_help_text(path: Path) -> None:
     command = load_command_class(path.relative_to(BASE_DIR).parts[0], path.stem)
-    said = command.create_parser("manage.py", path.stem).format_help()
+    text = command.create_parser("manage.py", path.stem).format_help()
     assert len(command.help) > 30
-    assert " ".join(command.help.split())[:30] in " ".join(said.split())
+    assert " ".join(command.help.split())[:30] in " ".join(text.split())
 
 
 TRUSTED = {"labeling/core/text.py", "reward/pages/charts.py"}
@@ -159,13 +159,13 @@ TRUSTED = {"labeling/core/text.py", "reward/pages/charts.py"}
 
 def test_text_is_marked_as_safe_in_one_module_only() -> None:
     pattern = re.compile(r"\|\s*safe\b|mark_safe\(|\bautoescape off\b|SafeString\(")
-    found = {
+    result = {
         str(path.relative_to(BASE_DIR))
         for folder in [*PACKAGES, "templates"]
         for path in (BASE_DIR / folder).rglob("*")
         if path.suffix in {".py", ".html"} and pattern.search(path.read_text())
     }
-    assert found <= TRUSTED
+    assert result <= TRUSTED
 
 
 def test_templates_have_no_inline_scripts_or_styles() -> None:
@@ -174,5 +174,5 @@ def test_templates_have_no_inline_scripts_or_styles() -> None:
         re.IGNORECASE,
     )
     for path in (BASE_DIR / "templates").rglob("*.html"):
-        found = pattern.search(path.read_text())
-        assert not found, f"{path}: {found.group()!r} is refused by the content security policy"
+        result = pattern.search(path.read_text())
+        assert not result, f"{path}: {result.group()!r} is refused by the content security policy"

@@ -60,8 +60,8 @@ def test_a_requests_zone_does_not_affect_the_next_request(rf):
 
 def test_no_page_shows_a_time_without_a_zone():
     for page in (BASE_DIR / "templates").rglob("*.html"):
-        for found in re.findall(r"\|date:\S*\"([^\"]*)\"", page.read_text()):
-            assert "H:i" not in found or found.endswith("T"), f"{page}: use |moment for {found}"
+        for result in re.findall(r"\|date:\S*\"([^\"]*)\"", page.read_text()):
+            assert "H:i" not in result or result.endswith("T"), f"{page}: use |moment for {result}"
 
 
 def page_of(reviewer, project, zone=None):

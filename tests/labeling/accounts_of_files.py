@@ -9,9 +9,11 @@ def paths(value, path="") -> list[tuple[str, bool]]:
     if isinstance(value, dict) and value:
         here = [] if path in ("",) or path.endswith("[]") else [(path, False)]
         dot = f"{path}." if path else ""
-        return here + [found for key, item in value.items() for found in paths(item, f"{dot}{key}")]
+        return here + [
+            result for key, item in value.items() for result in paths(item, f"{dot}{key}")
+        ]
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return [(path, False)] + [found for item in value for found in paths(item, f"{path}[]")]
+        return [(path, False)] + [outcome for item in value for outcome in paths(item, f"{path}[]")]
     return [(path, True)]
 
 
@@ -27,14 +29,14 @@ def owner(path: str, columns) -> str | None:
 
 def differences(rows, columns, normal=same) -> list[str]:
     """Return the differences between a file and its account."""
-    found = [(normal(path), leaf) for row in rows for path, leaf in paths(row)]
-    counts = Counter(path for path, _ in found)
+    result = [(normal(path), leaf) for row in rows for path, leaf in paths(row)]
+    counts = Counter(path for path, _ in result)
     wrong = [
         f"{name}: {column.filled + column.empty} in the account, {counts[name]} in the file"
         for name, column in columns.items()
         if column.filled + column.empty != counts[name]
     ]
-    missing = {path for path, leaf in found if leaf and owner(path, columns) is None}
+    missing = {path for path, leaf in result if leaf and owner(path, columns) is None}
     return wrong + [f"{path}: not in the account" for path in sorted(missing)]
 
 

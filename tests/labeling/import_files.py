@@ -51,7 +51,7 @@ def encoded(values, name) -> bytes:
         return workbook(values)
     out = io.StringIO()
     cells = [
-        {k: v if isinstance(v, str) else json.dumps(v) for k, v in one.items()} for one in values
+        {k: v if isinstance(v, str) else json.dumps(v) for k, v in item.items()} for item in values
     ]
     writer = csv.DictWriter(out, list(cells[0]))
     writer.writeheader()
@@ -75,7 +75,7 @@ def assistant(text):
 def workbook(values, sheets=1) -> bytes:
     """Write a minimal Excel file with the same table on each sheet."""
     names = list(dict.fromkeys(name for value in values for name in value))
-    rows = [names, *([one.get(name) for name in names] for one in values)]
+    rows = [names, *([item.get(name) for name in names] for item in values)]
     sheet = "".join("<row>" + "".join(map(_excel_cell, row)) + "</row>" for row in rows)
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"

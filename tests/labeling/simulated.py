@@ -49,28 +49,28 @@ def simulate(
     people = len(kinds)
     noise = rng.uniform(0.1, 2.0, people)
     right, judged = np.zeros(people), np.zeros(people)
-    found = Simulated()
+    result = Simulated()
     for task in range(tasks):
         worth = rng.normal(size=responses)
-        found.truth[task] = worth
+        result.truth[task] = worth
         for person in rng.choice(people, overlap, replace=False):
             shown = rng.permutation(responses)
-            seen = _seen(rng, worth, noise[person], kinds[person])
+            impression = _seen(rng, worth, noise[person], kinds[person])
             if rng.random() < displayed:
-                seen = -np.argsort(shown).astype(float)
-            right[person] += _right(seen, worth)
+                impression = -np.argsort(shown).astype(float)
+            right[person] += _right(impression, worth)
             judged[person] += responses * (responses - 1) / 2
-            found.judgments.append(Judgment(task, int(person), _tiers(seen, task)))
-            found.shown.append([response_id(task, int(i)) for i in shown])
-    found.quality = right / np.maximum(judged, 1)
-    return found
+            result.judgments.append(Judgment(task, int(person), _tiers(impression, task)))
+            result.shown.append([response_id(task, int(i)) for i in shown])
+    result.quality = right / np.maximum(judged, 1)
+    return result
 
 
 def _seen(rng: np.random.Generator, worth: np.ndarray, noise: float, kind: str) -> np.ndarray:
     if kind == SPAMMER:
         return rng.normal(size=len(worth))
-    seen = worth + noise * rng.normal(size=len(worth))
-    return -seen if kind == REVERSED else seen
+    impression = worth + noise * rng.normal(size=len(worth))
+    return -impression if kind == REVERSED else impression
 
 
 def _tiers(seen: np.ndarray, task: int) -> list[list[int]]:
@@ -85,10 +85,12 @@ def _tiers(seen: np.ndarray, task: int) -> list[list[int]]:
 
 
 def _right(seen: np.ndarray, worth: np.ndarray) -> float:
-    place = {i: n for n, tier in enumerate(_tiers(seen, 0)) for i in tier}
-    one, two = np.triu_indices(len(worth), k=1)
-    said = np.sign([place[int(b)] - place[int(a)] for a, b in zip(one, two, strict=True)])
-    return float((0.5 + 0.5 * said * np.sign(worth[one] - worth[two])).sum())
+    position = {i: n for n, tier in enumerate(_tiers(seen, 0)) for i in tier}
+    first, second = np.triu_indices(len(worth), k=1)
+    signs = np.sign(
+        [position[int(b)] - position[int(a)] for a, b in zip(first, second, strict=True)]
+    )
+    return float((0.5 + 0.5 * signs * np.sign(worth[first] - worth[second])).sum())
 
 
 def store(

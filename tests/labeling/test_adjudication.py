@@ -59,9 +59,9 @@ def dispute(project: Project, *, apart: int = 0, responses: int = 3, **fields) -
     """Create two rankings, the second with its last `apart` responses (or all) reversed."""
     task = make_task(project, responses)
     order = ids(task)
-    kept = responses - apart if apart else 0
+    common = responses - apart if apart else 0
     rank(task, [[i] for i in order], rationale="It names a day.", **fields)
-    rank(task, [[i] for i in order[:kept] + order[kept:][::-1]], rationale="It rhymes.")
+    rank(task, [[i] for i in order[:common] + order[common:][::-1]], rationale="It rhymes.")
     return task
 
 
@@ -86,7 +86,9 @@ def test_disputes_and_all_disagreements_are_listed_separately(project):
     agreed = make_task(project)
     rank(agreed, one_each(agreed))
     rank(agreed, one_each(agreed))
-    assert [(one.task_id, one.percent) for one in open_disputes(project)] == [
+    assert [
+        (open_dispute.task_id, open_dispute.percent) for open_dispute in open_disputes(project)
+    ] == [
         (wide.pk, 100),
         (far.pk, 71),
     ]
@@ -94,9 +96,9 @@ def test_disputes_and_all_disagreements_are_listed_separately(project):
         signed_in(make_lead(project)),
         reverse("project-disputes", args=[project.slug]),
     )
-    found = client.get(address).text
-    assert found.index(f"#{wide.pk}<") < found.index(f"#{far.pk}<")
-    assert f"#{near.pk}<" not in found and f"#{agreed.pk}<" not in found
+    page = client.get(address).text
+    assert page.index(f"#{wide.pk}<") < page.index(f"#{far.pk}<")
+    assert f"#{near.pk}<" not in page and f"#{agreed.pk}<" not in page
     everything = client.get(address, {"show": "all"}).text
     assert everything.index(f"#{far.pk}<") < everything.index(f"#{near.pk}<")
     assert f"#{agreed.pk}<" not in everything
@@ -129,7 +131,7 @@ def test_the_list_the_counts_the_filter_and_the_command_have_the_same_disputes(p
     disputed = {dispute(project, responses=5).pk for _ in range(2)}
     dispute(project, responses=5, apart=2)
     client = signed_in(make_lead(project))
-    assert {one.task_id for one in open_disputes(project)} == disputed
+    assert {open_dispute.task_id for open_dispute in open_disputes(project)} == disputed
     assert set(filtered(project, "disputed").values_list("pk", flat=True)) == disputed
     page = client.get(reverse("project-quality", args=[project.slug])).text
     assert (
@@ -140,8 +142,8 @@ def test_the_list_the_counts_the_filter_and_the_command_have_the_same_disputes(p
     assert 'All disagreements <span class="muted">3</span>' in listed
     out = StringIO()
     call_command("agreement", f"--project={project.slug}", "--json", stdout=out)
-    told = json.loads(out.getvalue())
-    assert (told["disputed"], told["differing"], told["tasks"]) == (2, 3, 3)
+    payload = json.loads(out.getvalue())
+    assert (payload["disputed"], payload["differing"], payload["tasks"]) == (2, 3, 3)
 
 
 def test_only_leads_of_the_project_see_and_decide_disputes(project):
@@ -212,7 +214,7 @@ def test_an_outcome_and_its_cause_are_recorded_and_the_next_dispute_follows(proj
     assert decided.guideline_version == project.current_version
     assert decided.note == "Says nothing of rhymes."
     assert AuditEntry.objects.get(action="dispute decided").details["cause"] == "guideline"
-    assert [one.task_id for one in open_disputes(project)] == [second.pk]
+    assert [open_dispute.task_id for open_dispute in open_disputes(project)] == [second.pk]
     assert signed_in(lead).post(url(second), outcome(second)).url == reverse(
         "project-disputes", args=[project.slug]
     )
@@ -271,9 +273,9 @@ def test_a_lead_may_change_an_outcome_and_the_audit_trail_keeps_the_old_one(proj
     task, lead = dispute(project), make_lead(project)
     first = decide(task=task, by=lead, tiers=one_each(task), cause="close", note="Even.")
     client = signed_in(lead)
-    seen = client.get(url(task)).context["form"].initial["seen"]
-    assert seen == mark(first)
-    client.post(url(task), outcome(task, cause="mistake", seen=seen))
+    fingerprint = client.get(url(task)).context["form"].initial["seen"]
+    assert fingerprint == mark(first)
+    client.post(url(task), outcome(task, cause="mistake", seen=fingerprint))
     assert Adjudication.objects.get().cause == "mistake"
     entry = AuditEntry.objects.filter(action="dispute decided").first()
     assert entry.details["before"] == {
@@ -296,13 +298,13 @@ def test_two_concurrent_leads_make_one_outcome():
     project = make_project(rankings_per_task=2)
     task = dispute(project)
     leads = [make_lead(project) for _ in range(2)]
-    found = in_threads(
+    result = in_threads(
         *(
             lambda by=by: decide(task=task, by=by, tiers=one_each(task), cause="close")
             for by in leads
         )
     )
-    assert sorted(type(one).__name__ for one in found) == ["Adjudication", "CannotDecide"]
+    assert sorted(type(item).__name__ for item in result) == ["Adjudication", "CannotDecide"]
 
 
 def test_an_outcome_places_every_response_of_the_task_and_no_other(project):
@@ -337,7 +339,7 @@ def test_causes_are_counted_and_gaps_lead_to_the_guideline(project):
         for _ in range(count):
             task = dispute(project)
             decide(task=task, by=lead, tiers=one_each(task), cause=cause, note="Rhymes?")
-    assert [(one.cause, one.count) for one in causes(project)] == [("guideline", 2), ("close", 1)]
+    assert [(row.cause, row.count) for row in causes(project)] == [("guideline", 2), ("close", 1)]
     assert len(adjudication.guideline_gaps(project)) == 2
     page = signed_in(lead).get(reverse("project-quality", args=[project.slug])).content.decode()
     assert "Why reviewers disagreed" in page

@@ -95,10 +95,10 @@ def test_a_filtered_list_works_for_every_filter(root, project):
     for model in ("prompt", "task", "slot"):
         assert root.get(page(f"labeling_{model}_changelist"), {"project__id__exact": project.pk})
     for model, path in (("response", "prompt"), ("ranking", "task"), ("skip", "task")):
-        found = root.get(
+        result = root.get(
             page(f"labeling_{model}_changelist"), {f"{path}__project__id__exact": project.pk}
         )
-        assert found.status_code == 200 and f"/labeling/{model}/" in found.content.decode()
+        assert result.status_code == 200 and f"/labeling/{model}/" in result.content.decode()
 
 
 def test_tasks_are_filtered_by_priority(lead_client, project):
@@ -132,19 +132,19 @@ def test_tasks_and_responses_are_found_by_the_words_of_their_prompt(lead_client,
     task, other = make_task(project), make_task(project)
     number = task.prompt.messages[0]["content"]
     assert results(lead_client.get(page("labeling_task_changelist"), {"q": number})) == {task.pk}
-    found = results(lead_client.get(page("labeling_response_changelist"), {"q": number}))
-    assert found == set(task.responses.values_list("pk", flat=True))
-    assert other.pk not in found
+    result = results(lead_client.get(page("labeling_response_changelist"), {"q": number}))
+    assert result == set(task.responses.values_list("pk", flat=True))
+    assert other.pk not in result
 
 
 def test_rankings_are_found_by_reviewer_and_task(lead_client, project):
     task, reviewer = make_task(project), make_member(project)
-    made, _ = recording.record(
+    result, _ = recording.record(
         task=task, reviewer=reviewer, source="import", content=Content(one_each(task))
     )
     url = page("labeling_ranking_changelist")
-    assert results(lead_client.get(url, {"q": reviewer.username})) == {made.pk}
-    assert results(lead_client.get(url, {"q": str(task.pk)})) == {made.pk}
+    assert results(lead_client.get(url, {"q": reviewer.username})) == {result.pk}
+    assert results(lead_client.get(url, {"q": str(task.pk)})) == {result.pk}
     assert results(lead_client.get(url, {"q": "nobody"})) == set()
 
 
@@ -184,7 +184,7 @@ def test_texts_of_models_are_escaped_and_truncated(root, project):
         text=ATTACK, model_name=ATTACK[:60]
     )
     Prompt.objects.filter(pk=task.prompt_id).update(messages=[{"role": "user", "content": ATTACK}])
-    made, _ = recording.record(
+    result, _ = recording.record(
         task=task, reviewer=make_member(project), source="import", content=Content(one_each(task), rationale=ATTACK),
     )  # fmt: skip
     urls = [url for _, url in lists("labeling_prompt", "labeling_response", "labeling_task",
@@ -193,7 +193,7 @@ def test_texts_of_models_are_escaped_and_truncated(root, project):
         page("labeling_task_change", task.pk),
         page("labeling_prompt_change", task.prompt_id),
         page("labeling_response_change", task.responses.first().pk),
-        page("labeling_ranking_change", made.pk),
+        page("labeling_ranking_change", result.pk),
         page("labeling_task_delete", task.pk),
     ]
     for url in urls + changes:
@@ -456,9 +456,9 @@ def test_a_lead_can_add_people_to_a_project(lead_client, project):
     newcomer = make_user(Role.REVIEWER)
     gone = make_user(Role.REVIEWER)
     User.objects.filter(pk=gone.pk).update(is_active=False)
-    shown = lead_client.get(page("labeling_project_change", project.pk)).content.decode()
-    assert f'<option value="{newcomer.pk}">' in shown
-    assert f'<option value="{gone.pk}">' not in shown
+    html = lead_client.get(page("labeling_project_change", project.pk)).content.decode()
+    assert f'<option value="{newcomer.pk}">' in html
+    assert f'<option value="{gone.pk}">' not in html
 
 
 def test_only_superusers_manage_accounts(lead_client, trainer, root):

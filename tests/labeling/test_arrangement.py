@@ -14,7 +14,7 @@ pytestmark = pytest.mark.django_db
 
 def served(project, reviewer, count):
     """Let a reviewer claim and rank `count` tasks, and return them."""
-    given = []
+    items = []
     for _ in range(count):
         slot = slots.claim(project=project, reviewer=reviewer)
         recording.submit(
@@ -23,8 +23,8 @@ def served(project, reviewer, count):
             idempotency_key=key(),
             content=Content(one_each(slot.task)),
         )
-        given.append(slot.task_id)
-    return given
+        items.append(slot.task_id)
+    return items
 
 
 def test_tasks_are_assigned_in_the_requested_order(project):
@@ -91,8 +91,8 @@ def test_only_unstarted_tasks_are_waiting(project):
     Slot.objects.filter(task=open_now, number=1).update(
         reviewer=someone, leased_until="2100-01-01T00:00Z"
     )
-    found = arrangement.waiting(project=project, most=10)
-    assert [task.task_id for task in found] == [urgent.pk, waits.pk]
-    assert [task.priority for task in found] == [9, 5]
-    assert found[1].prompt_hash == waits.prompt.content_hash
+    result = arrangement.waiting(project=project, most=10)
+    assert [task.task_id for task in result] == [urgent.pk, waits.pk]
+    assert [task.priority for task in result] == [9, 5]
+    assert result[1].prompt_hash == waits.prompt.content_hash
     assert len(arrangement.waiting(project=project, most=1)) == 1

@@ -81,7 +81,7 @@ def test_each_reviewer_gets_gold_in_another_order_and_rhythm():
     for _ in range(6):
         make_gold(project)
     reviewers = [make_member(project) for _ in range(4)]
-    orders = {tuple(schedule.remaining(project, one)) for one in reviewers}
+    orders = {tuple(schedule.remaining(project, reviewer)) for reviewer in reviewers}
     assert len(orders) > 1 and len({frozenset(order) for order in orders}) == 1
 
 
@@ -127,7 +127,7 @@ def test_gold_is_leased_ahead_like_any_other_task():
         make_gold(project)
     make_many(project, 30)
     reviewer = make_member(project)
-    seen = []
+    kinds_shown = []
     for _ in range(20):
         slot = assignment.current(project=project, reviewer=reviewer)
         after = assignment.ahead(project=project, reviewer=reviewer)
@@ -135,8 +135,8 @@ def test_gold_is_leased_ahead_like_any_other_task():
         assert after.task_id != slot.task_id and after.shown_at is None
         answer(slot, reviewer)
         assert assignment.current(project=project, reviewer=reviewer).pk == after.pk
-        seen.append(slot.task.kind)
-    assert 4 <= seen.count("gold") <= 5
+        kinds_shown.append(slot.task.kind)
+    assert 4 <= kinds_shown.count("gold") <= 5
 
 
 def test_nothing_is_leased_ahead_without_a_current_slot():
@@ -165,9 +165,9 @@ def test_every_task_lowers_the_number_of_tasks_left_by_one():
 
 def test_expired_gold_is_not_assigned_to_others():
     project = make_project(gold_percent=50)
-    one = make_gold(project)
+    gold = make_gold(project)
     first, other = make_member(project), make_member(project)
-    slot = queue.lease_new_slot(task=one.task, reviewer=first)
+    slot = queue.lease_new_slot(task=gold.task, reviewer=first)
     Slot.objects.filter(pk=slot.pk).update(leased_until="2020-01-01T00:00Z")
     assert queue.claim(project=project, reviewer=other) is None
     assert answer(slot, first).extra is False  # and a late answer to it is kept
@@ -181,15 +181,15 @@ def test_a_reviewer_with_two_concurrent_tabs_gets_one_slot():
         make_task(project)
     reviewer = make_member(project)
     for _ in range(6):
-        found = in_threads(*[lambda: assignment.current(project=project, reviewer=reviewer)] * 4)
-        assert len({slot.pk for slot in found}) == 1
-        answer(found[0], reviewer)
+        result = in_threads(*[lambda: assignment.current(project=project, reviewer=reviewer)] * 4)
+        assert len({slot.pk for slot in result}) == 1
+        answer(result[0], reviewer)
 
 
 def test_retired_gold_is_not_assigned():
     project = make_project(gold_percent=50, rankings_per_task=1)
-    one = make_gold(project)
-    Gold.objects.filter(pk=one.pk).update(retired_at="2026-01-01T00:00Z")
+    gold = make_gold(project)
+    Gold.objects.filter(pk=gold.pk).update(retired_at="2026-01-01T00:00Z")
     for _ in range(6):
         make_task(project)
     assert set(kinds(work(project, make_member(project), 9))) == {"ranking"}
@@ -206,7 +206,7 @@ def test_training_comes_first_and_in_order():
     stage = assignment.stage(project=project, reviewer=reviewer)
     assert (stage.purpose, stage.number, stage.course.total) == ("training", 1, 2)
     had = work(project, reviewer, 9, right=False)
-    assert [slot.task_id for slot in had[:2]] == [one.task_id for one in golds]
+    assert [slot.task_id for slot in had[:2]] == [gold.task_id for gold in golds]
     assert kinds(had) == ["gold", "gold", "ranking"]
     assert assignment.stage(project=project, reviewer=reviewer) is None
 
@@ -228,10 +228,10 @@ def test_unseen_tasks_are_released_when_training_is_added():
     reviewer = make_member(project)
     first = assignment.current(project=project, reviewer=reviewer)
     unseen = assignment.ahead(project=project, reviewer=reviewer)
-    one = make_gold(project, "training")
+    gold = make_gold(project, "training")
     assert assignment.current(project=project, reviewer=reviewer).pk == first.pk
     answer(first, reviewer)
-    assert assignment.current(project=project, reviewer=reviewer).task == one.task
+    assert assignment.current(project=project, reviewer=reviewer).task == gold.task
     unseen.refresh_from_db()
     assert unseen.reviewer_id is None
 
@@ -275,4 +275,4 @@ def test_a_slot_records_each_reviewer_once():
         slot = queue.claim(project=project, reviewer=reviewer)
         queue.release(slot_id=slot.pk, reviewer=reviewer)
     slot.refresh_from_db()
-    assert slot.past_reviewers == [one.pk for one in reviewers]
+    assert slot.past_reviewers == [item.pk for item in reviewers]

@@ -80,20 +80,20 @@ def test_ranking_a_task_reveals_nothing_about_other_tasks(field):
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_reviewers_of_a_task_are_blind_unless_everyone_always_sees(field):
-    for policy, seen in (("leads", False), ("after", False), ("always", True)):
+    for policy, visible in (("leads", False), ("after", False), ("always", True)):
         world = World(**{field: policy})
         for face in ("reviewer after ranking", "lead", "trainer"):
             may = FIELDS[field](world.people[face], world.project, world.task, judging=True)
-            assert may is seen
+            assert may is visible
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_blind_comparison_is_blind_under_every_policy(field):
     world = World(**{field: "always"})
-    for task, seen in ((world.task, True), (make_task(world.project, kind="comparison"), False)):
+    for task, visible in ((world.task, True), (make_task(world.project, kind="comparison"), False)):
         for face in ("reviewer", "lead", "trainer"):
             may = FIELDS[field](world.people[face], world.project, task, judging=True)
-            assert may is seen
+            assert may is visible
 
 
 def test_an_undone_ranking_does_not_count_as_ranked():
@@ -214,11 +214,11 @@ def addresses(world: World, ranking: Ranking) -> list[str]:
         "user_id": ranking.reviewer_id,
         "key": key(),
     }
-    found = []
+    urls = []
     for pattern in of_a_project:
-        wanted = {"slug", *pattern.pattern.converters}
-        found.append(reverse(pattern.name, kwargs={name: numbers.get(name, 1) for name in wanted}))
-    return found
+        expected = {"slug", *pattern.pattern.converters}
+        urls.append(reverse(pattern.name, kwargs={name: numbers.get(name, 1) for name in expected}))
+    return urls
 
 
 @pytest.mark.parametrize("face", ["stranger", "reviewer", "reviewer after ranking"])

@@ -135,10 +135,10 @@ def test_a_reviewer_cannot_have_two_slots_of_a_task():
 def test_a_reviewer_cannot_hold_two_leases_in_a_project():
     project = make_project(rankings_per_task=1)
     reviewer, until = make_member(project), timezone.now()
-    one, two = (make_task(project).slots.get() for _ in range(2))
-    Slot.objects.filter(pk=one.pk).update(reviewer=reviewer, leased_until=until)
+    first, second = (make_task(project).slots.get() for _ in range(2))
+    Slot.objects.filter(pk=first.pk).update(reviewer=reviewer, leased_until=until)
     with refused("slot_one_lease"), transaction.atomic():
-        Slot.objects.filter(pk=two.pk).update(reviewer=reviewer, leased_until=until)
+        Slot.objects.filter(pk=second.pk).update(reviewer=reviewer, leased_until=until)
 
 
 @pytest.mark.parametrize(

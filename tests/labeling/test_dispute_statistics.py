@@ -34,8 +34,8 @@ def reviewed(
         people = rng.choice(10, rng.integers(*overlap, endpoint=True), replace=False)
         for turn, person in enumerate(people):
             camp = -1 if task < planted and turn % 2 else 1
-            seen = camp * worth + own[person] * rng.normal(size=responses)
-            judgments.append(Judgment(task, int(person), tiers_of(seen, task, tie)))
+            impression = camp * worth + own[person] * rng.normal(size=responses)
+            judgments.append(Judgment(task, int(person), tiers_of(impression, task, tie)))
     return judgments
 
 
@@ -52,9 +52,9 @@ def tiers_of(seen, task, tie):
 
 def judged(judgments):
     pairs = expand(judgments)
-    found = verdicts(pairs.tasks, reviewer_pairs(pairs))
-    return found, {
-        task for task, disputed in zip(found.tasks, found.disputed, strict=True) if disputed
+    result = verdicts(pairs.tasks, reviewer_pairs(pairs))
+    return result, {
+        task for task, disputed in zip(result.tasks, result.disputed, strict=True) if disputed
     }
 
 
@@ -74,8 +74,8 @@ def judged(judgments):
 )
 def test_at_most_one_task_in_twenty_is_disputed_without_planted_disputes(options):
     for seed in range(5):
-        found, disputed = judged(reviewed(seed, **options))
-        assert len(disputed) <= 0.05 * len(found), seed
+        result, disputed = judged(reviewed(seed, **options))
+        assert len(disputed) <= 0.05 * len(result), seed
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_tasks_on_which_reviewers_split_into_two_camps_are_found(options, power)
 
 
 def test_more_rankings_find_more_disputes():
-    found = [
+    result = [
         len(judged(reviewed(1, noise=(0.2, 0.8), overlap=(n, n), planted=PLANTED))[1])
         for n in (2, 4, 8)
     ]
-    assert found == sorted(found) and found[2] > 2 * found[0]
+    assert result == sorted(result) and result[2] > 2 * result[0]
 
 
 def test_the_usual_rate_is_estimated_from_the_other_tasks():
@@ -115,15 +115,15 @@ def test_the_usual_rate_is_estimated_from_the_other_tasks():
 def test_a_small_project_uses_the_default_rate():
     calm = reviewed(0, noise=(0.1, 0.2), overlap=(2, 2), tasks=3)
     reverse = [Judgment(9, 0, [[1], [2], [3], [4]]), Judgment(9, 1, [[4], [3], [2], [1]])]
-    found, disputed = judged([*calm, *reverse])
-    assert (found.usual, found.learned) == (USUAL, False)
+    result, disputed = judged([*calm, *reverse])
+    assert (result.usual, result.learned) == (USUAL, False)
     assert disputed == {9}
 
 
 def test_two_opposite_rankings_of_two_responses_prove_nothing():
-    found, disputed = judged([Judgment(1, 0, [[1], [2]]), Judgment(1, 1, [[2], [1]])])
+    result, disputed = judged([Judgment(1, 0, [[1], [2]]), Judgment(1, 1, [[2], [1]])])
     assert disputed == set()
-    assert found.p_value[0] == pytest.approx(USUAL, abs=0.02)
+    assert result.p_value[0] == pytest.approx(USUAL, abs=0.02)
 
 
 def test_the_gain_of_reversing_a_camp_matches_an_example_by_hand():
@@ -148,17 +148,17 @@ def test_benjamini_hochberg_rejects_up_to_the_last_passing_value():
 
 
 def test_tasks_with_one_ranking_are_not_tested():
-    found, disputed = judged([Judgment(1, 0, [[1], [2]]), Judgment(2, 1, [[3], [4]])])
-    assert len(found) == 0 and disputed == set()
+    result, disputed = judged([Judgment(1, 0, [[1], [2]]), Judgment(2, 1, [[3], [4]])])
+    assert len(result) == 0 and disputed == set()
 
 
 def test_a_reviewers_noise_comes_from_their_other_tasks():
     # Reviewer 0 has 1 and 2 on task 0, and 4 on task 1; reviewer 1 has 8 on task 1.
-    found = _of_other_tasks(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), np.array([1, 2, 4, 8]))
-    assert found.tolist() == [4, 4, 3, 0]
+    result = _of_other_tasks(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), np.array([1, 2, 4, 8]))
+    assert result.tolist() == [4, 4, 3, 0]
 
 
-def test_the_distance_of_one_task_is_that_of_the_statistics():
+def test_the_distance_of_one_task_equals_the_distance_in_the_statistics():
     rankings = [[[1], [2], [3]], [[2, 3], [1]], [[3], [1]]]
     judgments = [Judgment("t", f"r{i}", tiers) for i, tiers in enumerate(rankings)]
     assert judged(judgments)[0].distance == pytest.approx([mean_distance(rankings)])

@@ -19,18 +19,18 @@ def answered(one, *reviewers, right=True):
 
 def test_gold_counts_for_no_agreement_and_no_dispute():
     project = make_project(rankings_per_task=2)
-    one, a, b = make_gold(project), make_member(project), make_member(project)
-    answered(one, a)
-    answered(one, b, right=False)
-    found = quality_of(project)
-    assert (found.tasks, found.agreement.pairs, list(found.disputes)) == (0, 0, [])
+    item, a, b = make_gold(project), make_member(project), make_member(project)
+    answered(item, a)
+    answered(item, b, right=False)
+    result = quality_of(project)
+    assert (result.tasks, result.agreement.pairs, list(result.disputes)) == (0, 0, [])
 
 
 def test_gold_counts_for_no_progress_and_no_list_of_reviewers():
     project = make_project(rankings_per_task=1)
     task = make_task(project)
-    one, reviewer = make_gold(project), make_member(project)
-    answered(one, reviewer)
+    item, reviewer = make_gold(project), make_member(project)
+    answered(item, reviewer)
     counted = of_project(project)
     assert (counted.tasks, counted.slots, counted.filled) == (2, 1, 0)  # and the task it is made of
     assert by_reviewer(project) == []
@@ -53,7 +53,7 @@ def test_todays_count_includes_checks_but_not_training_or_qualification():
 
 def test_released_gold_slots_are_not_among_the_tasks_left():
     project = make_project()
-    one, reviewer = make_gold(project), make_member(project)
-    slot = slots.lease_new_slot(task=one.task, reviewer=reviewer)
+    item, reviewer = make_gold(project), make_member(project)
+    slot = slots.lease_new_slot(task=item.task, reviewer=reviewer)
     slots.release(slot_id=slot.pk, reviewer=reviewer)
     assert assignment.current(project=project, reviewer=make_member(project)) is None

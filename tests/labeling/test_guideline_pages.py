@@ -128,10 +128,10 @@ def test_invalid_input_has_errors_and_is_kept(lead_client, project, changes, sen
 
 def test_a_draft_saved_by_another_lead_is_not_overwritten_silently(lead_client, project):
     lead_client.post(address(project, "edit"), form("", "First."))
-    seen = seen_on(lead_client, project)
+    fingerprint = seen_on(lead_client, project)
     other = signed_in(make_member(project, Role.LEAD))
-    other.post(address(project, "edit"), form(seen, "Theirs."))
-    answer = lead_client.post(address(project, "edit"), form(seen, "Mine."))
+    other.post(address(project, "edit"), form(fingerprint, "Theirs."))
+    answer = lead_client.post(address(project, "edit"), form(fingerprint, "Mine."))
     assert answer.status_code == 422
     page = answer.content.decode()
     assert "Someone else saved this draft" in page and "Mine." in page
@@ -142,9 +142,9 @@ def test_a_draft_saved_by_another_lead_is_not_overwritten_silently(lead_client, 
 
 def test_input_is_kept_when_another_lead_publishes_the_draft(lead_client, project):
     lead_client.post(address(project, "edit"), form("", "First."))
-    seen = seen_on(lead_client, project)
+    fingerprint = seen_on(lead_client, project)
     versions.publish(version=GuidelineVersion.objects.get(), by=None)
-    answer = lead_client.post(address(project, "edit"), form(seen, "Mine."))
+    answer = lead_client.post(address(project, "edit"), form(fingerprint, "Mine."))
     assert answer.status_code == 422 and "published or deleted" in answer.content.decode()
     lead_client.post(address(project, "edit"), form(answer.context["seen"], "Mine."))
     assert GuidelineVersion.objects.get(number=2).text == "Mine."
@@ -203,9 +203,9 @@ def test_publishing_shows_the_changes_first(lead_client, project):
 
 def test_only_the_version_that_was_read_is_published(lead_client, project):
     lead_client.post(address(project, "edit"), form("", "Read."))
-    seen = lead_client.get(address(project, "publish")).context["seen"]
+    fingerprint = lead_client.get(address(project, "publish")).context["seen"]
     GuidelineVersion.objects.update(text="Unread.")
-    answer = lead_client.post(address(project, "publish"), {"seen": seen}, follow=True)
+    answer = lead_client.post(address(project, "publish"), {"seen": fingerprint}, follow=True)
     assert "The draft has changed since you opened this page" in answer.content.decode()
     assert GuidelineVersion.objects.get().state == "draft"
     lead_client.post(address(project, "publish"), {"seen": answer.context["seen"]})
@@ -248,10 +248,10 @@ def test_the_admin_numbers_criteria_and_offers_a_new_draft_on_its_list(lead_clie
     assert f'formaction="{draft_url}">New draft from this version' in listing
     lead_client.post(draft_url, {"action": "", "csrfmiddlewaretoken": "x"})
     draft = GuidelineVersion.objects.get(state="draft")
-    kept = draft.criteria.get()
+    criterion = draft.criteria.get()
     rows = {
         "criteria-TOTAL_FORMS": "3", "criteria-INITIAL_FORMS": "1",
-        "criteria-0-id": kept.pk, "criteria-0-version": draft.pk, "criteria-0-position": "2",
+        "criteria-0-id": criterion.pk, "criteria-0-version": draft.pk, "criteria-0-position": "2",
         "criteria-0-name": "honesty", "criteria-0-meaning": "True.", "criteria-0-scale": "5",
         "criteria-1-version": draft.pk, "criteria-1-position": "",
         "criteria-1-name": "last", "criteria-1-meaning": "Last.", "criteria-1-scale": "5",

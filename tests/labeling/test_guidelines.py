@@ -83,11 +83,11 @@ def test_a_diff_shows_criteria_and_shortens_unchanged_text():
     old = publish(project, text)
     new = versions.draft_from(version=old, by=None)
     new.criteria.update(scale=7)
-    shown = lines(old, new)
-    assert shown[0] == ("gap", "")
-    assert ("removed", "honesty, 1 to 5: Says what is true.") in shown
-    assert ("added", "honesty, 1 to 7: Says what is true.") in shown
-    assert len(shown) < 8 < len(lines(old, new, context=None))
+    rows = lines(old, new)
+    assert rows[0] == ("gap", "")
+    assert ("removed", "honesty, 1 to 5: Says what is true.") in rows
+    assert ("added", "honesty, 1 to 7: Says what is true.") in rows
+    assert len(rows) < 8 < len(lines(old, new, context=None))
 
 
 def test_the_diff_of_the_first_version_adds_every_line():

@@ -135,8 +135,8 @@ def test_a_tree_is_ranked_by_one_inactive_reviewer_under_no_guideline(project, s
 def test_nine_of_more_replies_are_chosen_evenly(project, save):
     replies = [assistant(f"r{n:02}", n) for n in range(17)]
     tally = import_file(save([tree(prompter("How?", *replies))]), project=project).tally
-    kept = [tier[0] for tier in texts_by_tier(Ranking.objects.get())]
-    assert kept == [f"r{n:02}" for n in range(0, 17, 2)]
+    texts = [tier[0] for tier in texts_by_tier(Ranking.objects.get())]
+    assert texts == [f"r{n:02}" for n in range(0, 17, 2)]
     assert tally.left_out["ranked replies beyond 9 (kept as responses)"] == 8
     assert Response.objects.count() == 17
 
@@ -215,7 +215,7 @@ def test_the_input_follows_the_instruction_and_no_text_is_lost(project, save):
 def test_the_agreement_matches_the_files(project, save):
     import_file(save(pretty(PAIRS)), project=project)
     groups = [[r.tiers for r in task.rankings.all()] for task in Task.objects.all()]
-    votes = [[one[f"annotator{n}"] for n in (1, 2, 3)] for one in PAIRS]
+    votes = [[item[f"annotator{n}"] for n in (1, 2, 3)] for item in PAIRS]
     same = [a == b for three in votes for a, b in combinations(three, 2)]
     agreement = exact_agreement(groups)
     assert (agreement.value, agreement.pairs) == (sum(same) / len(same), len(same))

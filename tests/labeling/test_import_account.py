@@ -217,7 +217,7 @@ def test_the_products_own_lines_refuse_an_unknown_key(tmp_path):
 def test_a_shape_gives_the_same_prompts_and_rankings_in_every_kind_of_file(tmp_path, name, kind):
     expected, _, _ = records_of(saved(tmp_path, SHAPES[name]))
     records, _, _ = records_of(saved(tmp_path, SHAPES[name], kind))
-    assert [one.messages for one in records] == [one.messages for one in expected]
+    assert [item.messages for item in records] == [entry.messages for entry in expected]
     assert [one.responses for one in records] == [one.responses for one in expected]
     rankings = [[task.rankings for task in record.tasks] for record in records]
     assert rankings == [[task.rankings for task in record.tasks] for record in expected]
@@ -229,13 +229,13 @@ def test_a_shape_gives_the_same_prompts_and_rankings_in_every_kind_of_file(tmp_p
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"oasst", "pandalm", "jsonl"}))
 def test_columns_kept_as_metadata_are_in_the_metadata_of_the_prompt(tmp_path, name):
     records, tally, _ = records_of(saved(tmp_path, SHAPES[name]))
-    kept = {key for record in records for key in record.meta} | {"metadata"}
+    stored = {key for record in records for key in record.meta} | {"metadata"}
     claimed = {
         path
-        for path, one in tally.columns.columns.items()
-        if one.meaning == "metadata" and one.filled
+        for path, item in tally.columns.columns.items()
+        if item.meaning == "metadata" and item.filled
     }
-    assert {path.split(".")[-1] for path in claimed} <= kept
+    assert {path.split(".")[-1] for path in claimed} <= stored
 
 
 CHATS = {
@@ -310,7 +310,7 @@ def test_an_empty_response_among_several_leaves_the_order_of_the_others(tmp_path
     )
     texts = [response.text for response in record.responses]
     [[ranking]] = [task.rankings for task in record.tasks]
-    assert [[texts[place] for place in tier] for tier in ranking.tiers] == [["y"], ["x"]]
+    assert [[texts[position] for position in tier] for tier in ranking.tiers] == [["y"], ["x"]]
 
 
 ODD = {

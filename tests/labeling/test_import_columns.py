@@ -35,9 +35,9 @@ def read(path, *pairs):
 def told(record):
     texts = [response.text for response in record.responses]
     rankings = [ranking for task in record.tasks for ranking in task.rankings]
-    tiers = [[[texts[n] for n in tier] for tier in one.tiers] for one in rankings]
+    tiers = [[[texts[n] for n in tier] for tier in item.tiers] for item in rankings]
     chat = [(message["role"], message["content"]) for message in record.messages]
-    return chat, texts, tiers, [one.cut for one in rankings], record.meta
+    return chat, texts, tiers, [entry.cut for entry in rankings], record.meta
 
 
 def row(*rows, **columns):
@@ -197,14 +197,14 @@ SHAPES = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_keeps_its_prompt_responses_and_preference(tmp_path, name):
-    rows, asked, preferred = SHAPES[name]
+    rows, question, preferred = SHAPES[name]
     records, tally = read(saved(tmp_path, rows))
     chat, texts, tiers, _, _ = records[0]
-    assert chat == asked and tiers == preferred
+    assert chat == question and tiers == preferred
     assert texts == {"[": ["[]", '{"a": 1}'], "4": ["42", "true"]}.get(texts[0][0], ["x", "y"])
     accounted = {name for name, column in tally.columns.columns.items() if not column.nested}
-    assert accounted == {name for one in rows for name in one}
-    counts = [one.filled + one.empty for name, one in tally.columns.columns.items()]
+    assert accounted == {name for entry in rows for name in entry}
+    counts = [item.filled + item.empty for name, item in tally.columns.columns.items()]
     assert all(0 < count <= max(len(rows), len(texts)) for count in counts)
 
 
@@ -216,8 +216,8 @@ TYPED = {"numbers and truth values as responses", "responses that look like JSON
 @pytest.mark.parametrize("kind", ["a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.xlsx"])
 def test_a_format_gives_the_same_result_in_every_kind_of_file(tmp_path, name, kind):
     rows, _, _ = SHAPES[name]
-    expected = [one[:4] for one in read(saved(tmp_path, rows))[0]]
-    assert [one[:4] for one in read(saved(tmp_path, rows, kind))[0]] == expected
+    expected = [item[:4] for item in read(saved(tmp_path, rows))[0]]
+    assert [entry[:4] for entry in read(saved(tmp_path, rows, kind))[0]] == expected
 
 
 @pytest.mark.parametrize("winner", ["tie (bothbad)", "both_bad"])
@@ -355,9 +355,9 @@ def test_parts_that_are_not_text_are_counted_and_tool_turns_are_kept(tmp_path):
         {"from": "observation", "value": "42"},
         assistant("x"),
     ]
-    [(asked, texts, _, _, _)], tally = read(saved(tmp_path, row(messages=chat, source="s")))
-    assert [role for role, _ in asked] == ["user", "assistant", "tool"]
-    assert asked[0][1] == "Q?" and '"look"' in asked[1][1] and texts == ["x"]
+    [(question, texts, _, _, _)], tally = read(saved(tmp_path, row(messages=chat, source="s")))
+    assert [role for role, _ in question] == ["user", "assistant", "tool"]
+    assert question[0][1] == "Q?" and '"look"' in question[1][1] and texts == ["x"]
     assert tally.left_out["images, audio and other parts of messages that are not text"] == 1
     assert tally.changed["tool calls, written as JSON into their message"] == 1
 
@@ -422,8 +422,8 @@ def test_the_command_asks_and_takes_a_mapping(tmp_path):
     with pytest.raises(CommandError, match=r"(?s)No column looks like a prompt.*--map"):
         run(path, "--project", project.slug)
     assert not Prompt.objects.exists()
-    said = run(path, "--project", project.slug, "--map", "prompt=Frage", "--map", "response=a*")
-    assert "Column note: metadata (1; '1')" in said and "Column a1: response" in said
+    text = run(path, "--project", project.slug, "--map", "prompt=Frage", "--map", "response=a*")
+    assert "Column note: metadata (1; '1')" in text and "Column a1: response" in text
     assert Prompt.objects.get().meta == {"note": 1}
 
 

@@ -63,7 +63,7 @@ def result(records):
     responses = sum(len(record.responses) for record in records)
     counts = [(len(records), "prompt"), (responses, "response"), (len(tasks), "task"),
               (len(rankings), "ranking")]  # fmt: skip
-    names = ", ".join(f"`{name}`" for name in dict.fromkeys(one.reviewer for one in rankings))
+    names = ", ".join(f"`{name}`" for name in dict.fromkeys(item.reviewer for item in rankings))
     return ", ".join(told(*count) for count in counts) + (f" by {names}" if names else "")
 
 
@@ -96,5 +96,5 @@ def test_every_meaning_in_the_tables_is_explained():
     explained = set(
         re.findall(r"`(.+?)`", "".join(re.findall(r"^\| (`.+?) \|", account, re.MULTILINE)))
     )
-    used = {meaning for _, one in EXAMPLES.values() for meaning in keys(one["table"]).values()}
+    used = {meaning for _, item in EXAMPLES.values() for meaning in keys(item["table"]).values()}
     assert used <= explained

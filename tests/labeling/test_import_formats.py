@@ -91,9 +91,9 @@ def test_the_last_answer_of_a_chat_is_a_response(project, save, style):
     if style == "sharegpt":
         names = {"user": "human", "assistant": "gpt"}
         values = [
-            {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in one["messages"]],
-             "model": one["model"]}
-            for one in values
+            {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in value["messages"]],
+             "model": value["model"]}
+            for value in values
         ]  # fmt: skip
     imported(save(values), project, "columns")
     task = Task.objects.get()
@@ -138,8 +138,8 @@ def test_a_pair_of_trl_is_a_ranking(project, save, shape):
     expected = "What color?" if "What" in str(PAIRS[shape]) else "The sky is"
     assert (prompt, reviewer) == (expected, "trl")
     assert [tier[0].strip().lower() for tier in tiers] == ["blue.", "green."]
-    kept = {"margin": 0.5} if "margin" in PAIRS[shape] else {}
-    assert Prompt.objects.get().meta == kept and not +tally.left_out
+    meta = {"margin": 0.5} if "margin" in PAIRS[shape] else {}
+    assert Prompt.objects.get().meta == meta and not +tally.left_out
 
 
 def test_indistinguishable_pairs_are_counted(project, save):
@@ -248,8 +248,8 @@ def test_graded_preferences_keep_their_strength_and_reviewers(project, save):
         ("A?", "helpsteer-3"): [["y"], ["x"]],
         ("B?", "helpsteer"): [["y"], ["x"]],
     }
-    found = Ranking.objects.order_by("id").values_list("strength", "rationale")
-    assert list(found) == [(3, "Clear."), (None, "Even."), (1, "Hm."), (2, "")]
+    rankings = Ranking.objects.order_by("id").values_list("strength", "rationale")
+    assert list(rankings) == [(3, "Clear."), (None, "Even."), (1, "Hm."), (2, "")]
     assert Prompt.objects.first().meta == {"domain": "code", "language": "python"}
 
 

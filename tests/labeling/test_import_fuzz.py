@@ -89,10 +89,10 @@ def records_of(path, mapping=None):
             proposal = proposed(path, mapping)
             if proposal.questions:
                 raise BadInput("asked")
-            found = reader.read(
+            result = reader.read(
                 path, tally, proposal.mapping, proposal.reviewer, scattered=scattered
             )
-            return list(found), tally, format
+            return list(result), tally, format
         except Scattered:
             continue
     raise AssertionError
@@ -106,7 +106,7 @@ def check(rows, records, tally, format):
         for task in record.tasks:
             assert 2 <= len(task.responses) <= 9
             for ranking in task.rankings:
-                placed = [place for tier in ranking.tiers for place in tier]
+                placed = [position for tier in ranking.tiers for position in tier]
                 assert len(placed) == len(set(placed)) and set(placed) <= set(task.responses)
     if format.name == "columns":
         for name in {name for row in rows for name in row}:
@@ -119,11 +119,11 @@ def check(rows, records, tally, format):
 def test_any_file_is_read_or_refused_with_a_sentence(tmp_path_factory, rows):
     path = saved(tmp_path_factory.mktemp("fuzz"), rows)
     try:
-        found = records_of(path)
+        result = records_of(path)
     except BadInput as problem:
         assert str(problem).strip()
         return
-    check(rows, *found)
+    check(rows, *result)
 
 
 @given(rows=ROWS, meanings=st.lists(st.sampled_from(sorted(MEANINGS)), min_size=1, max_size=6))

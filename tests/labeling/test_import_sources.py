@@ -26,8 +26,8 @@ def save(tmp_path):
 def test_the_same_rows_are_read_from_every_kind_of_file(project, save, name):
     result = imported(save(PLAIN, name), project, "columns")
     assert result.written.new == {"prompts": 2, "responses": 4, "tasks": 2, "rankings": 0}
-    found = Response.objects.filter(prompt__messages=[user("How?")])
-    assert set(found.values_list("text", "model_name")) == {("So.", "m1"), ("Thus.", "m2")}
+    responses = Response.objects.filter(prompt__messages=[user("How?")])
+    assert set(responses.values_list("text", "model_name")) == {("So.", "m1"), ("Thus.", "m2")}
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def test_an_import_whose_task_was_ranked_is_kept(project):
 def test_data_used_by_other_tasks_is_kept(project):
     client = signed_in(make_lead(project))
     imported(client, project, line(responses=["x", "y", "z"]))
-    kept = Response.objects.filter(text__in=["x", "y"])
-    add_task(project=project, prompt=Prompt.objects.get(), responses=list(kept))
+    responses = Response.objects.filter(text__in=["x", "y"])
+    add_task(project=project, prompt=Prompt.objects.get(), responses=list(responses))
     undone(client, project)
     assert set(Response.objects.values_list("text", flat=True)) == {"x", "y"}
     assert Prompt.objects.count() == 1 and Task.objects.count() == 1
@@ -132,9 +132,9 @@ def test_only_leads_of_the_project_undo_an_import(project):
 
 def test_the_command_undoes_its_own_import(project, tmp_path):
     (path := tmp_path / "a.jsonl").write_text(line(**RANKED))
-    said = run(path, "--project", project.slug)
+    text = run(path, "--project", project.slug)
     number = FileImport.objects.get().pk
-    assert f"manage.py undo_import {number}" in said
+    assert f"manage.py undo_import {number}" in text
     out = io.StringIO()
     call_command("undo_import", stdout=out)
     call_command("undo_import", number, dry_run=True, stdout=out)

@@ -114,8 +114,8 @@ def test_every_letter_digit_and_symbol_is_shown_in_order(source):
     html = render(source)
     assert_inert(html)
     rest = iter(seen(html))
-    kept = [c for c in visible(source) if not c.isspace() and c not in PUNCTUATION]
-    assert all(character in rest for character in kept)
+    characters = [c for c in visible(source) if not c.isspace() and c not in PUNCTUATION]
+    assert all(character in rest for character in characters)
     assert seen(html).strip()
 
 

@@ -31,8 +31,8 @@ def role_of(person: User, project: Project) -> str | None:
 
 
 def entry(action: str) -> tuple[str, dict]:
-    found = AuditEntry.objects.get(action=action)
-    return found.user.username, found.details
+    audit_entry = AuditEntry.objects.get(action=action)
+    return audit_entry.user.username, audit_entry.details
 
 
 def post(client: Client, url: str, **form: str) -> str:

@@ -48,8 +48,8 @@ def test_the_likelihoods_of_reviewers_are_multiplied():
     """Check by hand: right 0.8, tie 0.15, reversed 0.05; a true tie is 0.4 tied and 0.3 each way."""
     known = Reliabilities(typical=Reliability(0.8, 0.15, 0.4, 0.1), tied=0.2)
     products = np.array([0.4 * 0.8 * 0.8 * 0.05, 0.2 * 0.3**3, 0.4 * 0.05 * 0.05 * 0.8])
-    found = sides_of_pairs([AB, AB, BA], [1, 2], known)[0]
-    assert found == pytest.approx(products / products.sum())
+    result = sides_of_pairs([AB, AB, BA], [1, 2], known)[0]
+    assert result == pytest.approx(products / products.sum())
 
 
 def test_an_unranked_pair_gives_no_information():
@@ -254,8 +254,8 @@ def test_concurrent_reviewers_give_each_task_exactly_the_rankings_it_needs():
     for task in tasks:
         filled = slots(task)
         assert all(filled) and 2 <= len(filled) <= 4
-        said = list(task.rankings.values_list("tiers", flat=True))
-        clear = is_clear(said, ids(task), certainty=0.9)
+        orders = list(task.rankings.values_list("tiers", flat=True))
+        clear = is_clear(orders, ids(task), certainty=0.9)
         assert clear or len(filled) == 4
 
 
@@ -271,12 +271,12 @@ def test_saved_rankings_are_counted_over_finished_tasks():
         rank(task, order)
     begun = make_task(project)
     rank(begun)
-    found = overlap.saved(project)
-    assert (found.tasks, found.rankings, found.fixed, found.saved) == (3, 6, 9, 3)
+    result = overlap.saved(project)
+    assert (result.tasks, result.rankings, result.fixed, result.saved) == (3, 6, 9, 3)
     rank(task)
-    found = overlap.saved(project)
-    assert (found.tasks, found.rankings, found.saved, found.capped) == (4, 9, 3, False)
-    assert found.share == pytest.approx(0.25)
+    result = overlap.saved(project)
+    assert (result.tasks, result.rankings, result.saved, result.capped) == (4, 9, 3, False)
+    assert result.share == pytest.approx(0.25)
     assert overlap.saved(project, limit=2).capped
 
 
@@ -322,10 +322,10 @@ class Crowd:
         self.noise, self.tie_below = noise, tie_below
 
     def rank(self, quality: np.ndarray) -> list[list[int]]:
-        seen = quality + self.rng.normal(0, self.noise, len(quality))
+        impression = quality + self.rng.normal(0, self.noise, len(quality))
         tiers: list[list[int]] = []
-        for i in map(int, np.argsort(-seen)):
-            if tiers and seen[tiers[-1][0]] - seen[i] < self.tie_below:
+        for i in map(int, np.argsort(-impression)):
+            if tiers and impression[tiers[-1][0]] - impression[i] < self.tie_below:
                 tiers[-1].append(i)
             else:
                 tiers.append([i])
@@ -357,23 +357,25 @@ def simulate(tasks: int, responses: int, at_most: int, *, noise: float = 0.5):
         return truth, [crowd.rank(truth) for _ in range(number)]
 
     earlier = [ask(2)[1] for _ in range(400)]
-    known = fit(
+    fitted = fit(
         Judgment(task, (task + n) % 8, tiers)
-        for task, said in enumerate(earlier)
-        for n, tiers in enumerate(said)
+        for task, rankings in enumerate(earlier)
+        for n, tiers in enumerate(rankings)
     )
-    asked, quality = [], {name: [] for name in ("sequential", "two", "fixed")}
+    collected, quality = [], {name: [] for name in ("sequential", "two", "fixed")}
     for _ in range(tasks):
-        truth, said = ask(at_most)
+        truth, judgments = ask(at_most)
         count = 2
         while count < at_most and not is_clear(
-            said[:count], range(responses), certainty=0.9, reliabilities=known
+            judgments[:count], range(responses), certainty=0.9, reliabilities=fitted
         ):
             count += 1
-        asked.append(count)
+        collected.append(count)
         for name, used in (("sequential", count), ("two", 2), ("fixed", at_most)):
-            quality[name].append(consensus_right(said[:used], truth))
-    return float(np.mean(asked)), {name: float(np.mean(found)) for name, found in quality.items()}
+            quality[name].append(consensus_right(judgments[:used], truth))
+    return float(np.mean(collected)), {
+        name: float(np.mean(result)) for name, result in quality.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -383,7 +385,7 @@ def simulate(tasks: int, responses: int, at_most: int, *, noise: float = 0.5):
 def test_sequential_overlap_saves_rankings_without_losing_quality(
     responses, at_most, most_asked, lost
 ):
-    asked, quality = simulate(1500, responses, at_most)
-    assert asked < most_asked
+    mean_rankings, quality = simulate(1500, responses, at_most)
+    assert mean_rankings < most_asked
     assert quality["sequential"] >= quality["fixed"] - lost
     assert quality["sequential"] > quality["two"] + 0.01

@@ -87,7 +87,9 @@ def test_a_file_is_checked_before_anything_is_saved(project, lead, folder):
     client = signed_in(lead)
     page, url = checked(client, project, line() + line("Why?", ["Since."]))
     assert page.context["report"]["format"] == "jsonl" and not Prompt.objects.exists()
-    figures = {one["name"]: (one["read"], one["new"]) for one in page.context["report"]["lines"]}
+    figures = {
+        item["name"]: (item["read"], item["new"]) for item in page.context["report"]["lines"]
+    }
     assert figures["prompts"] == (2, 2) and figures["tasks"] == (1, 1)
     assert "Lines with fewer than two responses (no task): 1" in page.content.decode()
     client.post(url)
@@ -268,7 +270,7 @@ def test_the_meaning_of_columns_can_be_changed_after_a_refusal_and_not_after_the
 
 def test_the_first_ten_problems_of_a_file_are_listed(project, lead):
     rows = [{"prompt": "", "response_1": "x", "response_2": "y"}] * 12
-    content = "".join(json.dumps(one) + "\n" for one in [*rows, {**rows[0], "prompt": "Q?"}])
+    content = "".join(json.dumps(item) + "\n" for item in [*rows, {**rows[0], "prompt": "Q?"}])
     page, _ = checked(signed_in(lead), project, content)
     text = page.content.decode()
     assert "Line 1: " in text and "Line 10: " in text and "Line 11: " not in text
@@ -326,8 +328,8 @@ def test_a_lead_decides(project, lead, held, choice, texts):
     url = reverse("project-findings-decide", args=[project.slug])
     done = client.post(url, {choice: str(number)}, follow=True)
     assert "No findings" in done.content.decode()
-    given = Task.objects.filter(pk__in=Slot.objects.values("task")).get()
-    assert set(given.responses.values_list("text", flat=True)) == texts
+    task = Task.objects.filter(pk__in=Slot.objects.values("task")).get()
+    assert set(task.responses.values_list("text", flat=True)) == texts
 
 
 def test_findings_of_another_project_cannot_be_decided(project, held):

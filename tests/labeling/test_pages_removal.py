@@ -134,7 +134,7 @@ def test_a_ranking_of_a_withdrawn_task_is_kept_with_a_message(accept, project, l
 def test_the_history_hides_withdrawn_tasks(project, lead, task):
     reviewer = make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
-    made = recording.submit(
+    submission = recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), content=Content(one_each(task))
     )
     Prompt.objects.filter(pk=task.prompt_id).update(
@@ -143,7 +143,7 @@ def test_the_history_hides_withdrawn_tasks(project, lead, task):
     client = signed_in(reviewer)
     pages = [
         reverse("review-history", args=[project.slug]),
-        reverse("review-ranking", args=[project.slug, made.ranking.pk]),
+        reverse("review-ranking", args=[project.slug, submission.ranking.pk]),
     ]
     assert all("Peculiar words." in client.get(page).content.decode() for page in pages)
     withdrawing.withdraw(content=task, by=lead)

@@ -86,8 +86,8 @@ def test_the_page_shows_no_model_names_and_no_other_order(desk):
 
 def test_anonymous_visitors_sign_in_and_non_members_get_404(desk):
     for name in ("review", "review-history", "project", "project-guideline"):
-        asked = Client().get(desk.url(name))
-        assert asked.status_code == 302 and asked.url.startswith("/login/")
+        response = Client().get(desk.url(name))
+        assert response.status_code == 302 and response.url.startswith("/login/")
         assert desk.as_(desk.stranger).get(desk.url(name)).status_code == 404
     assert not Slot.objects.filter(reviewer__isnull=False).exists()
 
@@ -296,10 +296,10 @@ def test_a_draft_is_stored_and_shown_again(desk, slot):
     first = ids(desk.task)[0]
     draft = {"fields": {f"rank-{first}": ["2"], "cut": ["0"]}, "at": 1700, "active_seconds": 31}
     client = desk.as_(desk.reviewer)
-    kept = client.post(
+    response = client.post(
         desk.url("review-draft", slot.pk), json.dumps(draft), content_type="application/json"
     )
-    assert kept.status_code == 204
+    assert response.status_code == 204
     page = client.get(desk.url("review"))
     sheet = page.context["sheet"]
     assert {card.id: card.rank for card in sheet.cards}[first] == "2"

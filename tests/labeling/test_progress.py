@@ -77,13 +77,13 @@ def test_each_ranking_adds_one_to_the_progress_with_one_short_query():
     reviewer = make_member(project)
     before = progress.of_reviewer(project, reviewer)
     assert (before.today, before.waiting) == (0, 5)
-    seen = [progress.after_ranking(project, reviewer, rank(project, reviewer))]
+    figures = [progress.after_ranking(project, reviewer, rank(project, reviewer))]
     for _ in range(3):
         ranking = rank(project, reviewer)
         with CaptureQueriesContext(connection) as queries:
-            seen.append(progress.after_ranking(project, reviewer, ranking))
+            figures.append(progress.after_ranking(project, reviewer, ranking))
         assert len(queries) == 1
-    assert [(one.today, one.waiting) for one in seen] == [(1, 4), (2, 3), (3, 2), (4, 1)]
+    assert [(item.today, item.waiting) for item in figures] == [(1, 4), (2, 3), (3, 2), (4, 1)]
 
 
 def test_rankings_of_other_projects_and_people_do_not_count():

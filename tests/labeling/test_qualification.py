@@ -94,7 +94,7 @@ def test_a_lead_can_allow_another_attempt(project, reviewer):
     assert (stage.number, stage.course.total, stage.failed) == (1, 3, False)
     assert len(work(project, reviewer, 3)) == 3
     assert next_kind(project, reviewer) == "ranking"
-    assert {one.pk for one in before} < set(Ranking.objects.values_list("pk", flat=True))
+    assert {item.pk for item in before} < set(Ranking.objects.values_list("pk", flat=True))
     states = Qualification.objects.order_by("pk").values_list("state", "right")
     assert list(states) == [("failed", 0), ("passed", 3)]
     with pytest.raises(QualificationError):
@@ -169,20 +169,20 @@ def test_training_comes_before_the_qualification(project, reviewer):
 def test_two_tabs_begin_and_end_one_attempt(project, reviewer):
     ask = [lambda: assignment.current(project=project, reviewer=reviewer)] * 4
     for _ in range(3):
-        found = in_threads(*ask)
-        assert len({slot.pk for slot in found}) == 1
-        answer(found[0], reviewer)
+        result = in_threads(*ask)
+        assert len({slot.pk for slot in result}) == 1
+        answer(result[0], reviewer)
     assert len({slot.pk for slot in in_threads(*ask)}) == 1
-    assert [one.state for one in Qualification.objects.all()] == ["passed"]
+    assert [item.state for item in Qualification.objects.all()] == ["passed"]
 
 
 @pytest.mark.parametrize("purpose", ["training", "qualification"])
 def test_an_answer_that_was_shown_or_counted_cannot_be_undone(purpose):
     project = make_project(qualification_percent=50)
-    one, reviewer = make_gold(project, purpose), make_member(project)
-    ranking = answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=False)
+    item, reviewer = make_gold(project, purpose), make_member(project)
+    ranking = answer(slots.lease_new_slot(task=item.task, reviewer=reviewer), reviewer, right=False)
     assert revisable_until(ranking) is None and not undo.can_undo(ranking)
-    better = {"content": Content(one_each(one.task)), "idempotency_key": key()}
+    better = {"content": Content(one_each(item.task)), "idempotency_key": key()}
     with pytest.raises(InvalidRanking):
         recording.revise(ranking=ranking, reviewer=reviewer, **better)
     assert Ranking.objects.count() == 1

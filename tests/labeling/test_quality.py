@@ -57,7 +57,7 @@ def test_only_leads_see_each_part(project, show):
 
 @pytest.mark.parametrize("show", SHOWN)
 def test_each_part_of_an_empty_project_explains_missing_data(project, show):
-    shown = page_of(project, show).content.decode()
+    page = page_of(project, show).content.decode()
     words = {
         "agreement": "No agreement yet",
         "reviewers": "No rankings yet",
@@ -65,7 +65,7 @@ def test_each_part_of_an_empty_project_explains_missing_data(project, show):
         "models": "No models to compare yet",
         "consensus": "No consensus yet",
     }
-    assert words[show] in shown
+    assert words[show] in page
 
 
 QUERIES = {"agreement": 13, "reviewers": 10, "parts": 8, "models": 9, "consensus": 10}
@@ -87,18 +87,18 @@ def test_the_number_of_queries_does_not_grow_with_tasks(project, show, django_as
 
 def test_measures_are_shown_with_their_intervals(project):
     store(simulate(0, kinds=[HONEST] * 4, tasks=30), project)
-    found = measures.quality_of(project).measures
-    shown = page_of(project).content.decode()
-    for measure in (found.tau, found.alpha):
-        assert f">{measure.value:.2f}<" in shown
-        assert f"{measure.low:.2f} to {measure.high:.2f}" in shown
-    assert f">{100 * found.exact.value:.1f}%<" in shown
+    result = measures.quality_of(project).measures
+    page = page_of(project).content.decode()
+    for measure in (result.tau, result.alpha):
+        assert f">{measure.value:.2f}<" in page
+        assert f"{measure.low:.2f} to {measure.high:.2f}" in page
+    assert f">{100 * result.exact.value:.1f}%<" in page
 
 
 def test_only_the_most_recently_ranked_tasks_are_measured(project):
     tasks, _ = opposed(project, 4)
-    found = measures.quality_of(project, tasks_at_most=2)
-    assert found.capped and {d.task_id for d in found.disputes} == {t.pk for t in tasks[2:]}
+    result = measures.quality_of(project, tasks_at_most=2)
+    assert result.capped and {d.task_id for d in result.disputes} == {t.pk for t in tasks[2:]}
     everything = measures.quality_of(project, tasks_at_most=4)
     assert not everything.capped and everything.tasks == 4
     looked_at = window.load(project, 2)
@@ -152,26 +152,26 @@ def test_measures_of_a_large_project_are_updated_once_a_minute(project, monkeypa
 
 
 def test_leads_see_which_reviewers_to_check(project):
-    made = simulate(4, kinds=[HONEST] * 5 + [SPAMMER], tasks=70, overlap=3)
-    people = store(made, project, active_seconds=60)
+    simulation = simulate(4, kinds=[HONEST] * 5 + [SPAMMER], tasks=70, overlap=3)
+    people = store(simulation, project, active_seconds=60)
     page = page_of(project, "reviewers")
     rows = {row["name"]: row for row in page.context["reviewers"]}
     spammer = rows[people[5].username]
     assert ("bad", "no better than guessing") in spammer["remarks"]
     trust = {name: row["found"].reliability.quality for name, row in rows.items()}
     assert min(trust, key=trust.get) == people[5].username
-    shown = page.content.decode()
-    assert "no better than guessing" in shown and "Shown first" in shown
-    found = spammer["found"].reliability
-    assert f"{100 * found.low:.1f}% to {100 * found.high:.1f}%" in shown
+    html = page.content.decode()
+    assert "no better than guessing" in html and "Shown first" in html
+    result = spammer["found"].reliability
+    assert f"{100 * result.low:.1f}% to {100 * result.high:.1f}%" in html
 
 
 def test_a_measure_without_a_value_shows_the_reason(project):
     opposed(project)  # recorded without the order shown, all answers equally long, no time
-    shown = page_of(project, "reviewers").content.decode()
-    assert "No ranking has the order in which its responses were shown." in shown
-    assert "No pair of responses differs in length." in shown
-    assert "No active time was measured." in shown
+    page = page_of(project, "reviewers").content.decode()
+    assert "No ranking has the order in which its responses were shown." in page
+    assert "No pair of responses differs in length." in page
+    assert "No active time was measured." in page
 
 
 def test_remarks_depend_on_the_whole_interval():
@@ -225,10 +225,10 @@ def test_speed_is_measured_only_for_rankings_on_the_page(project):
             rank(task, person, active_seconds=[60, 60, 6][number])
     other = make_task(project)
     rank(other, people[2], active_seconds=9000, source=Ranking.Source.IMPORT)
-    found = {one.id: one.speed for one in measures.people_of(project).reviewers}
-    assert found[people[2].pk].value == pytest.approx(0.1)
-    assert found[people[2].pk].count == 8
-    assert found[people[0].pk].value == pytest.approx(60 / 33)
+    result = {reviewer.id: reviewer.speed for reviewer in measures.people_of(project).reviewers}
+    assert result[people[2].pk].value == pytest.approx(0.1)
+    assert result[people[2].pk].count == 8
+    assert result[people[0].pk].value == pytest.approx(60 / 33)
 
 
 def test_reliabilities_are_cached_for_frequent_use(project, django_assert_num_queries):
@@ -252,27 +252,27 @@ def test_agreement_is_measured_within_a_guideline_version_and_by_week(project):
         rank(new, person)
     rank(mixed, people[0])
     rank(mixed, make_member(project), source=Ranking.Source.IMPORT)
-    found = measures.parts_of(project)
-    by_version = {part.label: part for part in found.versions}
+    result = measures.parts_of(project)
+    by_version = {part.label: part for part in result.versions}
     assert by_version[1].agreement.exact.value == 0 and by_version[1].agreement.tasks == 1
     assert by_version[2].agreement.exact.value == 1 and by_version[2].rankings == 3
     assert by_version[0].agreement.exact.value is None
-    [week] = found.weeks
+    [week] = result.weeks
     assert week.rankings == 6 and week.agreement.tasks == 3
-    shown = page_of(project, "parts").content.decode()
-    assert "version 2" in shown and "none (imported)" in shown
-    assert "No two reviewers ranked the same responses." in shown
+    page = page_of(project, "parts").content.decode()
+    assert "version 2" in page and "none (imported)" in page
+    assert "No two reviewers ranked the same responses." in page
 
 
 def test_a_curve_is_drawn_for_at_least_two_weeks_with_data(project):
     assert page_of(project, "parts").context["trend"] is None
     for days in (0, 7, 14):
         at = timezone.now() - timedelta(days=days)
-        made = simulate(days, kinds=[HONEST] * 3, tasks=5)
-        for judgment in made.judgments:  # numbers of their own
-            assert judgment.task in made.truth
+        simulation = simulate(days, kinds=[HONEST] * 3, tasks=5)
+        for judgment in simulation.judgments:  # numbers of their own
+            assert judgment.task in simulation.truth
         old = set(Ranking.objects.values_list("pk", flat=True))
-        store(made, project)
+        store(simulation, project)
         with_trigger_off(old, at)
     page = page_of(project, "parts")
     trend = page.context["trend"]
@@ -297,11 +297,11 @@ def test_each_criterion_has_its_alpha(project):
     for number, person in enumerate(people):
         rated = {r: {"honesty": ratings[n][number]} for n, r in enumerate(ids(task))}
         rank(task, person, ratings=rated)
-    [(name, found)] = measures.parts_of(project).criteria
+    [(name, result)] = measures.parts_of(project).criteria
     # Values 5 5, 4 4, 1 2; n = 6; mid-ranks of 1, 2, 4, 5: 0.5, 1.5, 3, 5.
     # Observed: 2·(1)² = 2. Expected, over ordered pairs, n_c n_k δ²: 2·(1·1·1 + 1·2·6.25 +
     # 1·2·20.25 + 1·2·2.25 + 1·2·12.25 + 2·2·4) = 198. alpha = 1 − 5·2/198.
-    assert name == "honesty" and found.value == pytest.approx(1 - 10 / 198)
+    assert name == "honesty" and result.value == pytest.approx(1 - 10 / 198)
     assert "honesty" in page_of(project, "parts").content.decode()
 
 
@@ -317,8 +317,8 @@ def test_the_models_of_the_responses_are_ranked(project):
     assert [row["one"].name for row in rows] == ["model-0", "model-1", "model-2"]
     assert rows[0]["one"].score == 0.75 and rows[0]["one"].comparisons == 24
     assert rows[0]["cells"][1]["met"] == 12
-    shown = page.content.decode()
-    assert "model-0" in shown and "Pairwise win rates" in shown
+    html = page.content.decode()
+    assert "model-0" in html and "Pairwise win rates" in html
 
 
 def test_models_that_were_never_compared_are_reported(project):
@@ -327,8 +327,8 @@ def test_models_that_were_never_compared_are_reported(project):
         Response.objects.filter(places__task=task, model_name="model-0").update(model_name=f"x{n}")
         Response.objects.filter(places__task=task, model_name="model-1").update(model_name=f"y{n}")
         rank(task, make_member(project))
-    shown = page_of(project, "models").content.decode()
-    assert "2 groups without a task in common" in shown and "Group 2" in shown
+    page = page_of(project, "models").content.decode()
+    assert "2 groups without a task in common" in page and "Group 2" in page
 
 
 def test_the_least_certain_consensus_comes_first(project):
@@ -359,8 +359,8 @@ def test_names_of_models_are_escaped(project):
     rank(task, person)
     rank(task, make_member(project), one_each(task)[::-1])
     for show in SHOWN:
-        shown = page_of(project, show).content.decode()
-        assert bad not in shown, show
+        page = page_of(project, show).content.decode()
+        assert bad not in page, show
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -374,28 +374,28 @@ def said(*args: str) -> str:
 
 def test_the_command_and_the_page_report_the_same_figures(project):
     people = store(simulate(2, kinds=[HONEST] * 4, tasks=25), project)
-    found = json.loads(said("--project", project.slug, "--json"))
+    payload = json.loads(said("--project", project.slug, "--json"))
     shown = measures.quality_of(project)
-    assert found["agreement"]["alpha"]["value"] == shown.measures.alpha.value
-    assert found["agreement"]["tau"]["interval"] == [
+    assert payload["agreement"]["alpha"]["value"] == shown.measures.alpha.value
+    assert payload["agreement"]["tau"]["interval"] == [
         shown.measures.tau.low,
         shown.measures.tau.high,
     ]
-    assert found["tasks"] == 25 and found["disputed"] == len(shown.disputes)
-    assert {one["reviewer"] for one in found["reviewers"]} == {
+    assert payload["tasks"] == 25 and payload["disputed"] == len(shown.disputes)
+    assert {item["reviewer"] for item in payload["reviewers"]} == {
         person.username for person in people.values()
     }
-    assert len(found["models"]["models"]) == 4
-    assert len(found["consensus"]["orders"]) == 25
-    assert len(found["won_by_place"]) == 4
+    assert len(payload["models"]["models"]) == 4
+    assert len(payload["consensus"]["orders"]) == 25
+    assert len(payload["won_by_place"]) == 4
     text = said("--project", project.slug)
     assert f"{shown.measures.tau.value:.4f}" in text and "Consensus: of 25 tasks" in text
 
 
 def test_the_command_limits_the_number_of_tasks(project):
     opposed(project, 3)
-    found = json.loads(said("--project", project.slug, "--tasks", "2", "--json"))
-    assert found["tasks"] == 2 and found["capped"]
+    payload = json.loads(said("--project", project.slug, "--tasks", "2", "--json"))
+    assert payload["tasks"] == 2 and payload["capped"]
     assert "the newest 2 tasks" in said("--project", project.slug, "--tasks", "2")
     with pytest.raises(CommandError, match="1 or more"):
         said("--project", project.slug, "--tasks", "0")

@@ -88,19 +88,19 @@ def test_tasks_are_claimed_by_priority_and_then_by_age():
 def test_started_tasks_are_finished_before_others_begin():
     project = make_project(rankings_per_task=2)
     first, second = make_task(project), make_task(project)
-    given = [queue.claim(project=project, reviewer=make_member(project)).task_id for _ in range(4)]
-    assert given == [first.pk, first.pk, second.pk, second.pk]
+    values = [queue.claim(project=project, reviewer=make_member(project)).task_id for _ in range(4)]
+    assert values == [first.pk, first.pk, second.pk, second.pk]
 
 
 def test_a_reviewer_gets_a_task_only_once():
     project = make_project(rankings_per_task=3)
     tasks = {make_task(project).pk for _ in range(3)}
     reviewer = make_member(project)
-    given = []
+    items = []
     while slot := queue.claim(project=project, reviewer=reviewer):
-        given.append(slot.task_id)
+        items.append(slot.task_id)
         rank(slot, reviewer)
-    assert sorted(given) == sorted(tasks)
+    assert sorted(items) == sorted(tasks)
 
 
 def test_a_claim_stays_within_its_project():

@@ -189,7 +189,7 @@ class Machine(RuleBasedStateMachine):
     def send(self, form, turn, key=None):
         """Submit a form with one of a few kinds of ranking."""
         order = form.shown_order
-        tiers = [order] if turn == 0 else [[one] for one in order[turn % 2 :] + order[: turn % 2]]
+        tiers = [order] if turn == 0 else [[item] for item in order[turn % 2 :] + order[: turn % 2]]
         try:
             sent = recording.submit(
                 slot_id=form.slot_id,
@@ -217,10 +217,10 @@ class Machine(RuleBasedStateMachine):
         if not self.forms:
             return
         form = self.form(which)
-        known = Ranking.objects.filter(idempotency_key=form.key).first()
+        ranking = Ranking.objects.filter(idempotency_key=form.key).first()
         sent = self.send(form, turn)
-        if known and sent:
-            assert sent.duplicate and sent.ranking.pk == known.pk
+        if ranking and sent:
+            assert sent.duplicate and sent.ranking.pk == ranking.pk
 
     @rule(which=which)
     def submit_the_newest(self, which):
@@ -266,7 +266,7 @@ class Machine(RuleBasedStateMachine):
                 ranking=ranking,
                 reviewer=ranking.reviewer,
                 idempotency_key=uuid.uuid4(),
-                content=Content([[one] for one in ids(ranking.task)]),
+                content=Content([[item] for item in ids(ranking.task)]),
             )
         except recording.InvalidRanking:
             return
@@ -326,14 +326,16 @@ class Machine(RuleBasedStateMachine):
     def no_acknowledged_ranking_is_lost(self):
         if not hasattr(self, "project") or not self.acknowledged:
             return
-        kept = Ranking.objects.in_bulk(self.acknowledged)
-        for told in self.acknowledged.values():
-            ranking = kept[told.ranking_id]
-            assert (ranking.task_id, ranking.reviewer_id) == (told.task_id, told.reviewer_id)
-            assert ranking.tiers == told.tiers
+        stored = Ranking.objects.in_bulk(self.acknowledged)
+        for reply in self.acknowledged.values():
+            ranking = stored[reply.ranking_id]
+            assert (ranking.task_id, ranking.reviewer_id) == (reply.task_id, reply.reviewer_id)
+            assert ranking.tiers == reply.tiers
         current = Ranking.objects.filter(task__project=self.project, superseded_at=None)
         pairs = set(current.values_list("task_id", "reviewer_id"))
-        assert {(told.task_id, told.reviewer_id) for told in self.acknowledged.values()} <= pairs
+        assert {
+            (output.task_id, output.reviewer_id) for output in self.acknowledged.values()
+        } <= pairs
 
 
 @pytest.mark.django_db(transaction=True)

@@ -41,15 +41,15 @@ def slots(task):
 
 
 def test_every_task_with_fewer_rankings_gets_the_missing_slots(project):
-    one, two, four = (make_task(project, rankings_wanted=wanted) for wanted in (1, 2, 4))
+    first, second, third = (make_task(project, rankings_wanted=expected) for expected in (1, 2, 4))
     elsewhere = make_task(make_project(rankings_per_task=1))
     planned = raising.plan(project=project, wanted=3)
     assert (planned.tasks, planned.slots, planned.left_out) == (2, 3, {"enough": 1})
-    assert [slots(task) for task in (one, two, four)] == [1, 2, 4]
+    assert [slots(task) for task in (first, second, third)] == [1, 2, 4]
     assert raising.apply(project=project, wanted=3, by=None) == planned
-    assert [slots(task) for task in (one, two, four, elsewhere)] == [3, 3, 4, 1]
-    wanted = Task.objects.filter(project=project).order_by("pk")
-    assert list(wanted.values_list("rankings_wanted", flat=True)) == [3, 3, 4]
+    assert [slots(task) for task in (first, second, third, elsewhere)] == [3, 3, 4, 1]
+    tasks = Task.objects.filter(project=project).order_by("pk")
+    assert list(tasks.values_list("rankings_wanted", flat=True)) == [3, 3, 4]
     assert raising.apply(project=project, wanted=3, by=None).slots == 0
 
 
@@ -148,7 +148,7 @@ def test_two_concurrent_leads_add_the_slots_once():
         *[lambda: raising.apply(project=project, wanted=3, by=None)] * 3,
         *[lambda task=task: queue.add_slot(task=task) for task in tasks[:2]],
     )
-    assert not [one for one in raised if isinstance(one, Exception)]
+    assert not [result for result in raised if isinstance(result, Exception)]
     for task in tasks:
         task.refresh_from_db()
         assert slots(task) == task.rankings_wanted >= 3
@@ -242,6 +242,6 @@ def test_the_command_counts_first_and_then_adds(project, capsys):
     ],
 )
 def test_the_command_explains_errors(project, options, sentence):
-    given = options if "--project" in options else ["--project", project.slug, *options]
+    values = options if "--project" in options else ["--project", project.slug, *options]
     with pytest.raises(CommandError, match=sentence):
-        call_command("raise_rankings", *given)
+        call_command("raise_rankings", *values)

@@ -59,7 +59,7 @@ def lapse(slot):
 
 def test_a_submit_fills_the_slot_with_all_its_content(slot, task, reviewer, project):
     a, b, c = ids(task)
-    made = submit(
+    submission = submit(
         slot,
         reviewer,
         tiers=[[b], [a, c]],
@@ -70,7 +70,7 @@ def test_a_submit_fills_the_slot_with_all_its_content(slot, task, reviewer, proj
         active_seconds=12.5,
     )
     ranking = Ranking.objects.get()
-    assert (made.ranking, made.duplicate, made.extra) == (ranking, False, False)
+    assert (submission.ranking, submission.duplicate, submission.extra) == (ranking, False, False)
     assert ranking.tiers == [[b], [a, c]] and ranking.cut == 1
     assert ranking.ratings == {str(b): {"honesty": 5}} and ranking.flags == {str(a): ["unsafe"]}
     assert ranking.rationale == "b is kinder\ufffd" and ranking.active_seconds == 12.5
@@ -199,9 +199,9 @@ def test_a_key_of_another_reviewer_or_task_is_refused(project, slot, reviewer):
 @pytest.mark.django_db(transaction=True)
 def test_many_concurrent_submits_make_one_ranking(slot, reviewer):
     same = key()
-    made = in_threads(*[lambda: submit(slot, reviewer, idempotency_key=same)] * 6)
-    assert len({submission.ranking.pk for submission in made}) == 1
-    assert sorted(submission.duplicate for submission in made) == [False] + [True] * 5
+    result = in_threads(*[lambda: submit(slot, reviewer, idempotency_key=same)] * 6)
+    assert len({submission.ranking.pk for submission in result}) == 1
+    assert sorted(submission.duplicate for submission in result) == [False] + [True] * 5
     assert Ranking.objects.count() == 1
 
 
@@ -210,18 +210,22 @@ def test_many_concurrent_submits_make_one_ranking(slot, reviewer):
 
 def test_a_late_answer_fills_the_slot_while_it_is_free(slot, reviewer):
     lapse(slot)
-    made = submit(slot, reviewer)
-    assert not made.extra and made.ranking.shown_order == slot.shown_order
+    submission = submit(slot, reviewer)
+    assert not submission.extra and submission.ranking.shown_order == slot.shown_order
     slot.refresh_from_db()
-    assert slot.ranking == made.ranking
+    assert slot.ranking == submission.ranking
 
 
 def test_a_late_answer_is_kept_as_an_extra_when_the_slot_is_taken(project, slot, reviewer):
     lapse(slot)
     colleague = make_member(project)
     taken = slots.claim(project=project, reviewer=colleague)
-    made = submit(slot, reviewer)
-    assert made.extra and made.ranking.extra and made.ranking.shown_order == slot.shown_order
+    submission = submit(slot, reviewer)
+    assert (
+        submission.extra
+        and submission.ranking.extra
+        and submission.ranking.shown_order == slot.shown_order
+    )
     taken.refresh_from_db()
     assert taken.reviewer == colleague and taken.ranking is None
     assert not submit(taken, colleague).extra
@@ -237,8 +241,8 @@ def test_a_late_answer_takes_another_free_slot_before_it_becomes_an_extra():
     Slot.objects.filter(pk=slot.pk).update(
         reviewer=colleague, leased_until=timezone.now() + timedelta(minutes=5)
     )
-    made = submit(slot, reviewer)
-    assert not made.extra and task.slots.get(ranking=made.ranking).pk != slot.pk
+    submission = submit(slot, reviewer)
+    assert not submission.extra and task.slots.get(ranking=submission.ranking).pk != slot.pk
 
 
 def test_an_answer_to_the_old_slot_fills_the_one_held_now():
@@ -248,9 +252,9 @@ def test_an_answer_to_the_old_slot_fills_the_one_held_now():
     old = slots.claim(project=project, reviewer=reviewer)
     lapse(old)
     new = slots.claim(project=project, reviewer=reviewer)
-    made = submit(old, reviewer)
+    submission = submit(old, reviewer)
     new.refresh_from_db()
-    assert new.pk != old.pk and new.ranking == made.ranking and not made.extra
+    assert new.pk != old.pk and new.ranking == submission.ranking and not submission.extra
 
 
 def test_the_reviewer_of_an_extra_ranking_does_not_get_the_task_again(project, slot, reviewer):
@@ -285,15 +289,15 @@ def test_a_revision_supersedes_under_the_current_guideline(project, slot, task, 
     version = publish(project, "Be kinder.")
     same = key()
     for duplicate in (False, True):
-        made = recording.revise(
+        submission = recording.revise(
             ranking=old, reviewer=reviewer, idempotency_key=same, content=Content([ids(task)])
         )
-        assert made.duplicate is duplicate
+        assert submission.duplicate is duplicate
     old.refresh_from_db()
     slot.refresh_from_db()
-    assert old.superseded_at and slot.ranking == made.ranking
-    assert (made.ranking.supersedes, made.ranking.guideline_version) == (old, version)
-    assert made.ranking.shown_order == old.shown_order
+    assert old.superseded_at and slot.ranking == submission.ranking
+    assert (submission.ranking.supersedes, submission.ranking.guideline_version) == (old, version)
+    assert submission.ranking.shown_order == old.shown_order
     assert Ranking.objects.count() == 2
 
 
@@ -314,11 +318,11 @@ def test_only_its_reviewer_revises_a_ranking(project, slot, reviewer, task):
 
 def test_a_recorded_ranking_fills_a_slot_and_repeats_without_effect(task, reviewer):
     for created in (True, False):
-        made, new = recording.record(
+        result, new = recording.record(
             task=task, reviewer=reviewer, source="import", content=Content(one_each(task))
         )
         assert new is created
-    assert made.guideline_version is None and task.slots.get().ranking == made
+    assert result.guideline_version is None and task.slots.get().ranking == result
 
 
 def test_a_recorded_ranking_gets_a_slot_when_all_are_taken(project, task):
@@ -333,7 +337,7 @@ def test_a_recorded_ranking_gets_a_slot_when_all_are_taken(project, task):
 
 
 def test_a_simulated_ranking_names_the_guideline(project, task, reviewer):
-    made, _ = recording.record(
+    result, _ = recording.record(
         task=task,
         reviewer=reviewer,
         source="simulation",
@@ -341,8 +345,8 @@ def test_a_simulated_ranking_names_the_guideline(project, task, reviewer):
         shown_order=ids(task)[::-1],
         idempotency_key=uuid.uuid4(),
     )
-    assert made.guideline_version == project.current_version
-    assert made.shown_order == ids(task)[::-1]
+    assert result.guideline_version == project.current_version
+    assert result.shown_order == ids(task)[::-1]
 
 
 def test_a_second_recorded_ranking_by_one_reviewer_is_refused(task, reviewer):
@@ -366,10 +370,10 @@ def test_a_partial_ranking_must_be_declared_as_such(task, reviewer):
     some = one_each(task)[:2]
     with pytest.raises(InvalidRanking, match="are not ranked yet"):
         recording.record(task=task, reviewer=reviewer, source="import", content=Content(some))
-    made, _ = recording.record(
+    result, _ = recording.record(
         task=task, reviewer=reviewer, source="import", content=Content(some), partial=True
     )
-    assert made.tiers == some
+    assert result.tiers == some
     with pytest.raises(InvalidRanking, match="at least two"):
         recording.record(
             task=make_task(task.project),
@@ -453,9 +457,9 @@ def test_a_ranking_records_the_version_that_was_shown(project, slot, reviewer):
 def test_drafts_and_versions_of_other_projects_are_ignored(project, slot, reviewer):
     alien = make_project().current_version
     draft = versions.draft_from(version=project.current_version, by=None)
-    for said in (alien.pk, draft.pk, 10**9):
-        made = submit(slot, reviewer, guideline_version=said, rationale=str(said))
-        assert made.ranking.guideline_version == project.current_version
+    for version_id in (alien.pk, draft.pk, 10**9):
+        submission = submit(slot, reviewer, guideline_version=version_id, rationale=str(version_id))
+        assert submission.ranking.guideline_version == project.current_version
 
 
 # --- taking it back ------------------------------------------------------------------------------
@@ -516,15 +520,15 @@ def test_an_undo_is_refused_when_late_foreign_repeated_or_revised(
     revised = recording.revise(
         ranking=ranking, reviewer=reviewer, idempotency_key=key(), content=Content([ids(task)])
     ).ranking
-    for one in (ranking, revised):
+    for item in (ranking, revised):
         with pytest.raises(InvalidRanking, match="too late"):
-            undo(one, reviewer)
+            undo(item, reviewer)
     assert Slot.objects.get(pk=slot.pk).ranking == revised
 
 
 def test_an_undo_is_refused_after_the_answer_was_shown(project, reviewer):
-    one = make_gold(project, Gold.Purpose.TRAINING)
-    ranking = submit(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer).ranking
+    gold = make_gold(project, Gold.Purpose.TRAINING)
+    ranking = submit(slots.lease_new_slot(task=gold.task, reviewer=reviewer), reviewer).ranking
     with pytest.raises(InvalidRanking, match="too late"):
         undo(ranking, reviewer)
 
@@ -542,8 +546,8 @@ def test_an_undo_is_refused_after_other_rankings_were_visible(slot, reviewer):
 def test_many_concurrent_undos_undo_once(slot, reviewer):
     ranking = submit(slot, reviewer).ranking
     done = in_threads(*[lambda: undo(ranking, reviewer)] * 4)
-    assert sum(isinstance(one, Slot) for one in done) == 1
-    assert sum(isinstance(one, InvalidRanking) for one in done) == 3
+    assert sum(isinstance(item, Slot) for item in done) == 1
+    assert sum(isinstance(entry, InvalidRanking) for entry in done) == 3
 
 
 @pytest.mark.django_db(transaction=True)
@@ -558,6 +562,6 @@ def test_two_tabs_undo_two_rankings_concurrently(reviewer):
         ]
         slots.claim(project=project, reviewer=reviewer)
         done = in_threads(*[lambda ranking=ranking: undo(ranking, reviewer) for ranking in sent])
-        assert all(isinstance(one, Slot) for one in done), done
+        assert all(isinstance(item, Slot) for item in done), done
         leases = Slot.objects.filter(reviewer=reviewer, leased_until__isnull=False)
         assert sorted(lease.ahead for lease in leases) == [False, True]

@@ -60,9 +60,9 @@ class World:
         return draw(**{"project": self.project, "size": 2, "by": None, **fields})
 
     def rank_copies(self, sample: RelabelSample, orders=(1, 1)) -> None:
-        for one in sample.tasks.all():
+        for task in sample.tasks.all():
             for reviewer, order in zip(self.people, orders, strict=True):
-                rank(one.copy, reviewer, order)
+                rank(task.copy, reviewer, order)
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def test_a_sample_is_assigned_first_and_to_the_same_people_too(world):
         make_task(world.project)
     sample = world.draw()
     assert (sample.before, sample.after) == (world.before, world.after)
-    for one in sample.tasks.all():
-        assert one.original in world.tasks
-        assert one.copy.kind == Task.Kind.RELABEL
-        assert ids(one.copy) == ids(one.original)
-        assert (one.copy.rankings_wanted, one.copy.slots.count()) == (2, 2)
+    for task in sample.tasks.all():
+        assert task.original in world.tasks
+        assert task.copy.kind == Task.Kind.RELABEL
+        assert ids(task.copy) == ids(task.original)
+        assert (task.copy.rankings_wanted, task.copy.slots.count()) == (2, 2)
     copies = set(sample.tasks.values_list("copy", flat=True))
     for reviewer in (*world.people, make_member(world.project))[:2]:
         assert slots.claim(project=world.project, reviewer=reviewer).task_id in copies
@@ -145,33 +145,33 @@ def test_the_page_compares_agreement_and_consensus_before_and_after(world):
     assert (nothing.tasks, nothing.finished, nothing.completed, nothing.requested) == (2, 0, 0, 4)
     assert nothing.moved.value is None
     world.rank_copies(sample)
-    found = comparison(sample)
-    assert (found.finished, found.completed) == (2, 4)
-    assert (found.before.value, found.after.value) == (0, 1)
-    assert found.gained.value == 1
-    assert found.by_chance.value == 1  # both before were the reverse of each other
-    assert found.moved.value == 0.5  # from no majority to an order
-    assert found.same_person.value == 0.5  # one said the same again, one turned round
-    assert found.moved.low <= found.moved.value <= found.moved.high
+    compared = comparison(sample)
+    assert (compared.finished, compared.completed) == (2, 4)
+    assert (compared.before.value, compared.after.value) == (0, 1)
+    assert compared.gained.value == 1
+    assert compared.by_chance.value == 1  # both before were the reverse of each other
+    assert compared.moved.value == 0.5  # from no majority to an order
+    assert compared.same_person.value == 0.5  # one said the same again, one turned round
+    assert compared.moved.low <= compared.moved.value <= compared.moved.high
 
 
 def test_only_tasks_with_two_rankings_on_both_sides_are_compared(world):
     sample = world.draw()
-    one = sample.tasks.first()
-    rank(one.copy, world.people[0])
+    item = sample.tasks.first()
+    rank(item.copy, world.people[0])
     assert comparison(sample).finished == 0
-    rank(one.copy, make_member(world.project))
-    found = comparison(sample)
-    assert (found.finished, found.before.pairs, found.after.pairs) == (1, 3, 3)
-    assert (found.moved.low, found.moved.tasks) == (None, 1)
+    rank(item.copy, make_member(world.project))
+    compared = comparison(sample)
+    assert (compared.finished, compared.before.pairs, compared.after.pairs) == (1, 3, 3)
+    assert (compared.moved.low, compared.moved.tasks) == (None, 1)
 
 
 def test_rankings_under_other_versions_are_excluded(world):
     sample = world.draw()
     publish(world.project, "Version three.")
-    for one in sample.tasks.select_related("copy__project"):
+    for item in sample.tasks.select_related("copy__project"):
         for reviewer in world.people:
-            rank(one.copy, reviewer)
+            rank(item.copy, reviewer)
     assert comparison(sample).completed == 0
 
 
@@ -180,17 +180,17 @@ def test_the_interval_narrows_with_more_tasks():
     widths = []
     for world in (wide, narrow):
         sample = world.draw(size=30)
-        for number, one in enumerate(sample.tasks.all()):
+        for number, item in enumerate(sample.tasks.all()):
             for reviewer, order in zip(world.people, (1, (-1) ** (number % 2)), strict=True):
-                rank(one.copy, reviewer, order)
+                rank(item.copy, reviewer, order)
         gained = comparison(sample).gained
         widths.append(gained.high - gained.low)
     assert widths[1] < widths[0] / 2
 
 
 def test_the_consensus_is_the_majority_for_each_pair():
-    said = [[[1], [2], [3]], [[2], [1], [3]], [[1, 2], [3]]]
-    assert consensus(said) == {(1, 2): 0, (1, 3): 1, (2, 3): 1}
+    rankings = [[[1], [2], [3]], [[2], [1], [3]], [[1, 2], [3]]]
+    assert consensus(rankings) == {(1, 2): 0, (1, 3): 1, (2, 3): 1}
 
 
 # --- the page and the command --------------------------------------------------------------------

@@ -28,7 +28,7 @@ def test_each_ranking_gives_an_outcome_for_each_pair():
             Judgment("two", "b", [[9]]),
         ]
     )
-    said = {
+    outcomes = {
         (
             pairs.tasks[pairs.task[p]],
             int(pairs.first[p]),
@@ -37,7 +37,7 @@ def test_each_ranking_gives_an_outcome_for_each_pair():
         ): int(outcome)
         for p, w, outcome in zip(pairs.pair, pairs.reviewer, pairs.outcome, strict=True)
     }
-    assert said == {
+    assert outcomes == {
         ("one", 3, 5, "a"): 0,
         ("one", 3, 7, "a"): -1,
         ("one", 5, 7, "a"): -1,
@@ -51,16 +51,18 @@ def test_the_posterior_of_a_pair_matches_an_example_by_hand():
     # Truth: > 0.4, = 0.2, < 0.4. Ann says 1 > 2 and is right 0.9; Bob says 2 > 1 and is right 0.7;
     # of a tie either says each order with 0.25.
     # > : 0.4·0.9·0.3 = 0.108    = : 0.2·0.25·0.25 = 0.0125    < : 0.4·0.1·0.7 = 0.028
-    found = posterior_of_pairs(
+    posterior = posterior_of_pairs(
         [("ann", [[1], [2]]), ("bob", [[2], [1]])], trusted(ann=0.9, bob=0.7)
     )
-    assert found.responses == (1, 2)
-    assert found.above[0, 1] == pytest.approx(0.108 / 0.1485)
-    assert found.tied[0, 1] == pytest.approx(0.0125 / 0.1485)
-    assert found.above[1, 0] == pytest.approx(0.028 / 0.1485)
-    assert found.tiers == ((1,), (2,)) and found.probability == pytest.approx(0.108 / 0.1485)
-    assert found.best.tolist() == pytest.approx([0.1205 / 0.1485, 0.0405 / 0.1485])
-    assert found.is_clear(0.72) and not found.is_clear(0.73)
+    assert posterior.responses == (1, 2)
+    assert posterior.above[0, 1] == pytest.approx(0.108 / 0.1485)
+    assert posterior.tied[0, 1] == pytest.approx(0.0125 / 0.1485)
+    assert posterior.above[1, 0] == pytest.approx(0.028 / 0.1485)
+    assert posterior.tiers == ((1,), (2,)) and posterior.probability == pytest.approx(
+        0.108 / 0.1485
+    )
+    assert posterior.best.tolist() == pytest.approx([0.1205 / 0.1485, 0.0405 / 0.1485])
+    assert posterior.is_clear(0.72) and not posterior.is_clear(0.73)
 
 
 def test_the_order_of_three_sums_over_all_thirteen_weak_orders():
@@ -83,16 +85,16 @@ def test_the_order_of_three_sums_over_all_thirteen_weak_orders():
         for places in weak_orders
     }
     total = sum(weight.values())
-    found = posterior_of_pairs(rankings, people)
+    posterior = posterior_of_pairs(rankings, people)
     for i in range(3):
         best = sum(w for places, w in weight.items() if places[i] == 0) / total
-        assert found.best[i] == pytest.approx(best)
+        assert posterior.best[i] == pytest.approx(best)
         for j in range(3):
             above = sum(w for places, w in weight.items() if places[i] < places[j]) / total
-            assert found.above[i, j] == pytest.approx(above)
+            assert posterior.above[i, j] == pytest.approx(above)
     likeliest = max(weight, key=weight.get)
-    assert found.probability == pytest.approx(weight[likeliest] / total)
-    assert {i: n for n, tier in enumerate(found.tiers) for i in tier} == {
+    assert posterior.probability == pytest.approx(weight[likeliest] / total)
+    assert {i: n for n, tier in enumerate(posterior.tiers) for i in tier} == {
         response: likeliest[response - 1] for response in (1, 2, 3)
     }
 
@@ -112,9 +114,9 @@ def test_a_task_without_a_comparison_is_undecided():
 
 
 def test_an_unknown_reviewer_counts_as_typical():
-    found = fit(simulate(3, kinds=[HONEST] * 6, tasks=60).judgments)
-    assert found["nobody met"] == found.typical
-    assert 0.5 < found.typical.quality < 1
+    fitted = fit(simulate(3, kinds=[HONEST] * 6, tasks=60).judgments)
+    assert fitted["nobody met"] == fitted.typical
+    assert 0.5 < fitted.typical.quality < 1
 
 
 def test_missing_reliabilities_have_a_reason():
@@ -125,26 +127,29 @@ def test_missing_reliabilities_have_a_reason():
 
 def test_reliable_reviewers_are_found_among_noise_spam_and_reversed_answers():
     """Check seed 0. Over seeds 0 to 19 the correlation is at least 0.978."""
-    made = simulate(0, kinds=KINDS, tasks=1000, overlap=3)
-    found = fit(made.judgments)
-    people = [found[w] for w in range(len(KINDS))]
-    quality = np.array([one.quality for one in people])
-    assert np.corrcoef(quality, made.quality)[0, 1] >= 0.9
-    assert np.abs(quality - made.quality).max() < 0.1
-    held = [one.low <= true <= one.high for one, true in zip(people, made.quality, strict=True)]
+    simulation = simulate(0, kinds=KINDS, tasks=1000, overlap=3)
+    fitted = fit(simulation.judgments)
+    people = [fitted[w] for w in range(len(KINDS))]
+    quality = np.array([item.quality for item in people])
+    assert np.corrcoef(quality, simulation.quality)[0, 1] >= 0.9
+    assert np.abs(quality - simulation.quality).max() < 0.1
+    held = [
+        person.low <= true <= person.high
+        for person, true in zip(people, simulation.quality, strict=True)
+    ]
     assert np.mean(held) >= 0.85
-    for one, kind in zip(people, KINDS, strict=True):
-        assert (one.low > 0.5) == (kind == HONEST)
-        assert (one.high < 0.5) == (kind == REVERSED)
+    for entry, kind in zip(people, KINDS, strict=True):
+        assert (entry.low > 0.5) == (kind == HONEST)
+        assert (entry.high < 0.5) == (kind == REVERSED)
 
 
 def test_the_consensus_beats_a_majority_vote_and_is_calibrated():
-    made = simulate(5, kinds=KINDS, tasks=1500, overlap=3)
-    found = consensus(made.judgments, fit(made.judgments))
-    heads = consensus(made.judgments, Reliabilities())
+    simulation = simulate(5, kinds=KINDS, tasks=1500, overlap=3)
+    result = consensus(simulation.judgments, fit(simulation.judgments))
+    heads = consensus(simulation.judgments, Reliabilities())
     sure, right, by_heads = [], [], []
-    for task, posterior in found.items():
-        true = made.order_of(task)[0][0]
+    for task, posterior in result.items():
+        true = simulation.order_of(task)[0][0]
         sure.append(posterior.best_probability)
         right.append(posterior.responses[posterior.best.argmax()] == true)
         by_heads.append(heads[task].responses[heads[task].best.argmax()] == true)
@@ -153,14 +158,14 @@ def test_the_consensus_beats_a_majority_vote_and_is_calibrated():
 
 
 def test_the_estimates_maximise_the_posterior():
-    made = simulate(8, kinds=[HONEST] * 3, tasks=60, overlap=3)
-    found = fit(made.judgments)
+    simulation = simulate(8, kinds=[HONEST] * 3, tasks=60, overlap=3)
+    fitted = fit(simulation.judgments)
     patterns: dict[tuple[tuple[int, int], ...], int] = {}
-    pairs = expand(made.judgments)
-    said: dict[int, list[tuple[int, int]]] = {}
+    pairs = expand(simulation.judgments)
+    results: dict[int, list[tuple[int, int]]] = {}
     for pair, who, outcome in zip(pairs.pair, pairs.reviewer, pairs.outcome, strict=True):
-        said.setdefault(int(pair), []).append((int(who), int(outcome)))
-    for statements in said.values():
+        results.setdefault(int(pair), []).append((int(who), int(outcome)))
+    for statements in results.values():
         key = tuple(sorted(statements))
         patterns[key] = patterns.get(key, 0) + 1
 
@@ -187,15 +192,15 @@ def test_the_estimates_maximise_the_posterior():
             total += times * np.log(likelihood)
         return total + 8 * np.log(1 - tied) + 2 * np.log(tied)
 
-    people = [found[who] for who in pairs.reviewers]
-    wrong = [1 - one.right - one.tie for one in people]
+    people = [fitted[who] for who in pairs.reviewers]
+    wrong = [1 - person.right - person.tie for person in people]
     top = np.array(
         [
             [np.log(p.right / w), np.log(p.tie / w), np.log(p.tie_of_tie / (1 - p.tie_of_tie))]
             for p, w in zip(people, wrong, strict=True)
         ]
     ).ravel()
-    top = np.r_[top, np.log(found.tied / (1 - found.tied))]
+    top = np.r_[top, np.log(fitted.tied / (1 - fitted.tied))]
     for axis in np.eye(10):
         slope = (log_posterior(top + 1e-4 * axis) - log_posterior(top - 1e-4 * axis)) / 2e-4
         assert abs(slope) < 0.02
@@ -208,45 +213,45 @@ def test_two_disagreeing_reviewers_are_equally_reliable():
         a, b = 2 * task, 2 * task + 1
         other = [[a], [b]] if rng.random() < 0.7 else [[b], [a]]
         judgments += [Judgment(task, "ann", [[a], [b]]), Judgment(task, "bob", other)]
-    found = fit(judgments)
+    fitted = fit(judgments)
     for name in ("ann", "bob"):
-        assert found[name].high - found[name].low > 0.2
+        assert fitted[name].high - fitted[name].low > 0.2
 
 
 def test_the_result_does_not_depend_on_the_order_of_rankings_and_ids():
-    made = simulate(1, kinds=KINDS[:8], tasks=80)
-    found = fit(made.judgments)
+    simulation = simulate(1, kinds=KINDS[:8], tasks=80)
+    fitted = fit(simulation.judgments)
     turned = [
         Judgment(task, who, [[-response for response in tier] for tier in tiers])
-        for task, who, tiers in reversed(made.judgments)
+        for task, who, tiers in reversed(simulation.judgments)
     ]
     again = fit(turned)
-    for person in found.of:
-        assert again[person].quality == pytest.approx(found[person].quality, abs=1e-4)
-        assert again[person].error == pytest.approx(found[person].error, rel=1e-2)
+    for person in fitted.of:
+        assert again[person].quality == pytest.approx(fitted[person].quality, abs=1e-4)
+        assert again[person].error == pytest.approx(fitted[person].error, rel=1e-2)
 
 
 def test_standard_errors_for_many_reviewers_are_close_to_joint_estimates(monkeypatch):
-    made = simulate(2, kinds=KINDS, tasks=600, overlap=3)
-    together = fit(made.judgments)
+    simulation = simulate(2, kinds=KINDS, tasks=600, overlap=3)
+    together = fit(simulation.judgments)
     monkeypatch.setattr(reliability, "MAX_JOINT_REVIEWERS", 10)
-    apart = fit(made.judgments)
+    apart = fit(simulation.judgments)
     for person in together.of:
         assert apart[person].error == pytest.approx(together[person].error, rel=0.35)
 
 
 def test_nine_responses_are_ordered_together():
     order = [[i] for i in range(9)]
-    found = posterior_of_pairs([("a", order), ("b", order)], trusted(a=0.9, b=0.9))
-    assert found.tiers == tuple((i,) for i in range(9))
-    assert found.best.sum() >= 1
-    total = found.above + found.above.T + found.tied
+    posterior = posterior_of_pairs([("a", order), ("b", order)], trusted(a=0.9, b=0.9))
+    assert posterior.tiers == tuple((i,) for i in range(9))
+    assert posterior.best.sum() >= 1
+    total = posterior.above + posterior.above.T + posterior.tied
     assert np.allclose(total[~np.eye(9, dtype=bool)], 1, atol=1e-5)
 
 
 def test_many_rankings_are_fitted_quickly():
     """Check the time; 100,000 rankings of four take 3 to 6 seconds of one core."""
-    made = simulate(0, kinds=KINDS, tasks=2000, overlap=3)
+    simulation = simulate(0, kinds=KINDS, tasks=2000, overlap=3)
     began = time.process_time()
-    fit(made.judgments)
+    fit(simulation.judgments)
     assert time.process_time() - began < 2

@@ -110,9 +110,9 @@ def test_harmless_texts_have_no_findings(text):
 
 
 def test_a_finding_shows_the_matching_words():
-    [found] = scan("Sure!\nHere you are. I am ChatGPT, and I like tea. More follows here.")
-    assert found.kind == Finding.Kind.IDENTITY
-    assert found.excerpt.startswith("I am ChatGPT, and I like tea")
+    [result] = scan("Sure!\nHere you are. I am ChatGPT, and I like tea. More follows here.")
+    assert result.kind == Finding.Kind.IDENTITY
+    assert result.excerpt.startswith("I am ChatGPT, and I like tea")
 
 
 def test_the_projects_names_of_models_are_found():
@@ -126,8 +126,8 @@ def test_the_projects_names_of_models_are_found():
     [{"truncated": True}, {"finish_reason": "length"}, {"tokens": 64, "max_new_tokens": 64}],
 )
 def test_the_samplers_finish_reason_is_trusted(sampling):
-    [found] = scan("All is said.", sampling=sampling)
-    assert found.kind == Finding.Kind.TRUNCATED
+    [result] = scan("All is said.", sampling=sampling)
+    assert result.kind == Finding.Kind.TRUNCATED
     assert not scan(
         "All is said.", sampling={"truncated": False, "tokens": 3, "max_new_tokens": 64}
     )

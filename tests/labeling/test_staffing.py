@@ -89,8 +89,8 @@ def test_leads_are_warned_if_tasks_need_more_rankings_than_there_are_reviewers()
     make_task(project, rankings_wanted=1)
     lead = make_member(project, "lead")
     make_member(project)
-    found = staffing.shortage(project)
-    assert (found.tasks, found.reviewers, found.open_tasks) == (1, 2, 2)
+    result = staffing.shortage(project)
+    assert (result.tasks, result.reviewers, result.open_tasks) == (1, 2, 2)
     html = page_of(project, lead, "project")
     assert "1 task needs more rankings than this project’s reviewers can still give." in html
     assert "Add at least 2 more reviewers." in html

@@ -39,9 +39,9 @@ def test_alpha_of_two_observers_equals_krippendorffs_example():
 
 def test_alpha_of_many_categories_equals_krippendorffs_example():
     # Krippendorff (2011), section B: two observers, five categories. alpha = 0.692.
-    one, two = "aabbdcccedda", "babbbccceddd"
+    first, second = "aabbdcccedda", "babbbccceddd"
     number = {letter: n for n, letter in enumerate("abcde")}
-    table = [[number[x] for x in one], [number[x] for x in two]]
+    table = [[number[x] for x in first], [number[x] for x in second]]
     assert alpha(table, "nominal") == pytest.approx(0.692, abs=0.0005)
 
 
@@ -87,11 +87,11 @@ def test_tau_of_two_rankings_equals_tau_of_their_ranks():
     rng = np.random.default_rng(4)
     for _round in range(30):
         places = rng.integers(0, 4, size=(2, 6))
-        tiers = [[[i for i in range(6) if row[i] == place] for place in range(4)] for row in places]
+        tiers = [[[i for i in range(6) if row[i] == index] for index in range(4)] for row in places]
         tiers = [[tier for tier in row if tier] for row in tiers]
-        found = Compared([Judgment(1, n, row) for n, row in enumerate(tiers)]).tau().value
+        result = Compared([Judgment(1, n, row) for n, row in enumerate(tiers)]).tau().value
         expected = tau_b(*places)
-        assert found == (None if expected is None else pytest.approx(expected))
+        assert result == (None if expected is None else pytest.approx(expected))
 
 
 def test_alpha_counts_each_pair_of_responses_in_both_directions():
@@ -99,8 +99,8 @@ def test_alpha_counts_each_pair_of_responses_in_both_directions():
     # of the responses do not matter; n is the number of values, not twice that. Turned round is one
     # table of both, whose n is twice as large: 1 − alpha has a factor (n − 1)/n, so
     # (1 − alpha) = (1 − table) · (n − 1)/n · 2n/(2n − 1).
-    made = simulate(7, kinds=[HONEST] * 5, tasks=40, overlap=3)
-    compared = Compared(made.judgments)
+    simulation = simulate(7, kinds=[HONEST] * 5, tasks=40, overlap=3)
+    compared = Compared(simulation.judgments)
     pairs = compared.pairs
     table = np.full((5, len(pairs)), np.nan)
     table[pairs.reviewer, pairs.pair] = pairs.outcome
@@ -108,10 +108,12 @@ def test_alpha_counts_each_pair_of_responses_in_both_directions():
     n = np.isfinite(table).sum()
     for metric in ("ordinal", "nominal"):
         expected = 1 - (1 - alpha(both, metric)) * (n - 1) / n * 2 * n / (2 * n - 1)
-        found = compared.alpha(metric=metric)
-        assert found.value == pytest.approx(expected)
-        assert found.low < found.value < found.high
-    turned = [Judgment(t, w, [[-i for i in x] for x in tiers]) for t, w, tiers in made.judgments]
+        result = compared.alpha(metric=metric)
+        assert result.value == pytest.approx(expected)
+        assert result.low < result.value < result.high
+    turned = [
+        Judgment(t, w, [[-i for i in x] for x in tiers]) for t, w, tiers in simulation.judgments
+    ]
     assert Compared(turned).alpha().value == pytest.approx(compared.alpha().value)
 
 
@@ -121,8 +123,8 @@ def test_alpha_is_about_zero_by_chance_and_one_in_full_agreement():
     same = [Judgment(n // 2, n, orders[n // 2]) for n in range(400)]
     chance = [Judgment(n // 2, n, orders[n]) for n in range(1200)]
     assert Compared(same).alpha().value == 1
-    found = Compared(chance).alpha()
-    assert found.low < 0 < found.high and abs(found.value) < 0.06
+    result = Compared(chance).alpha()
+    assert result.low < 0 < result.high and abs(result.value) < 0.06
 
 
 def test_an_undefined_measure_has_a_reason():
@@ -160,8 +162,8 @@ def test_the_interval_covers_the_true_value():
         tasks = set(rng.choice(3000, 150, replace=False).tolist())
         part = Compared([j for j in judgments if j.task in tasks], resamples=300)
         for name in covered:
-            found = getattr(part, name)()
-            covered[name] += found.low <= getattr(truth, name)().value <= found.high
+            result = getattr(part, name)()
+            covered[name] += result.low <= getattr(truth, name)().value <= result.high
     assert min(covered.values()) >= 54
 
 
@@ -172,10 +174,10 @@ def test_alpha_of_a_criterion_equals_krippendorffs_example():
         for unit, value in enumerate(row)
         if value is not None
     ]
-    found = rating_agreement(ratings)
-    assert found.value == pytest.approx(0.815, abs=0.0005)
-    assert found.low < 0.815 < found.high
-    assert found.pairs == 40  # the twelfth unit has one value
+    result = rating_agreement(ratings)
+    assert result.value == pytest.approx(0.815, abs=0.0005)
+    assert result.low < 0.815 < result.high
+    assert result.pairs == 40  # the twelfth unit has one value
     assert "rated by two" in rating_agreement(ratings[:1]).reason
     assert "All ratings are equal" in rating_agreement([Rating(1, 1, 3), Rating(1, 1, 3)]).reason
 
@@ -199,53 +201,53 @@ def test_a_position_bias_of_five_points_is_detected():
 
 
 def test_the_share_of_wins_is_reported_by_position():
-    made = simulate(1, kinds=[HONEST] * 10, tasks=500, displayed=0.3)
-    places = biases(made).by_position()
-    assert [place.value for place in places] == sorted((p.value for p in places), reverse=True)
+    simulation = simulate(1, kinds=[HONEST] * 10, tasks=500, displayed=0.3)
+    places = biases(simulation).by_position()
+    assert [share.value for share in places] == sorted((p.value for p in places), reverse=True)
     assert places[0].low > 0.5 > places[-1].high
     # Everyone who is just shown the order gives first place all its pairs, last place none.
-    assert sum(place.value for place in places) == pytest.approx(2)
+    assert sum(share.value for share in places) == pytest.approx(2)
 
 
 def test_reviewers_with_a_position_bias_are_identified():
-    made = simulate(2, kinds=[HONEST] * 6, tasks=700)
-    lazy = next(j.reviewer for j in made.judgments)
-    for number, judgment in enumerate(made.judgments):
+    simulation = simulate(2, kinds=[HONEST] * 6, tasks=700)
+    lazy = next(j.reviewer for j in simulation.judgments)
+    for number, judgment in enumerate(simulation.judgments):
         if judgment.reviewer == lazy and number % 5 == 0:
-            tiers = [[response] for response in made.shown[number]]
-            made.judgments[number] = judgment._replace(tiers=tiers)
-    found = biases(made)
-    index = found.pairs.reviewers.index(lazy)
-    assert found.position(index).low > 0
-    others = [found.position(n) for n in range(6) if n != index]
+            tiers = [[response] for response in simulation.shown[number]]
+            simulation.judgments[number] = judgment._replace(tiers=tiers)
+    result = biases(simulation)
+    index = result.pairs.reviewers.index(lazy)
+    assert result.position(index).low > 0
+    others = [result.position(n) for n in range(6) if n != index]
     assert sum(meter.excludes_zero for meter in others) <= 1
 
 
 def test_a_bias_for_length_is_distinguished_from_deserved_length():
     # Longer is better in truth. Reviewer 0 puts the longer first whatever it is worth.
-    made = simulate(3, kinds=[HONEST] * 6, tasks=700)
+    simulation = simulate(3, kinds=[HONEST] * 6, tasks=700)
     lengths = {
         10 * task + i: int(1000 + 200 * worth + 300 * np.sin(17 * task + i))
-        for task, worths in made.truth.items()
+        for task, worths in simulation.truth.items()
         for i, worth in enumerate(worths)
     }
-    for number, (task, reviewer, _tiers) in enumerate(made.judgments):
+    for number, (task, reviewer, _tiers) in enumerate(simulation.judgments):
         if reviewer == 0:
             ids = sorted(range(10 * task, 10 * task + 4), key=lambda i: -lengths[i])
-            made.judgments[number] = Judgment(task, 0, [[i] for i in ids])
-    found = biases(made, lengths)
-    assert found.length().low > 0.05
-    people = {who: found.length_of(n) for n, who in enumerate(found.pairs.reviewers)}
+            simulation.judgments[number] = Judgment(task, 0, [[i] for i in ids])
+    result = biases(simulation, lengths)
+    assert result.length().low > 0.05
+    people = {who: result.length_of(n) for n, who in enumerate(result.pairs.reviewers)}
     assert people[0].low > 0.1
     assert all(people[who].value < 0.05 for who in range(1, 6))
 
 
 def test_an_undefined_bias_has_a_reason():
-    made = simulate(0, kinds=[HONEST] * 2, tasks=3)
-    made.shown = [[] for _order in made.shown]
-    found = biases(made)
-    assert "order in which its responses were shown" in found.position().reason
-    assert "differs in length" in found.length().reason and found.by_position() == []
+    simulation = simulate(0, kinds=[HONEST] * 2, tasks=3)
+    simulation.shown = [[] for _order in simulation.shown]
+    result = biases(simulation)
+    assert "order in which its responses were shown" in result.position().reason
+    assert "differs in length" in result.length().reason and result.by_position() == []
 
 
 def test_speed_is_relative_to_other_reviewers_of_the_same_tasks():
@@ -253,9 +255,9 @@ def test_speed_is_relative_to_other_reviewers_of_the_same_tasks():
     length = {who: [1000.0] * 50 for who in "abcd"}
     seconds = {who: (60 * rng.lognormal(0, 0.4, 50)).tolist() for who in "abc"}
     seconds["d"] = (6 * rng.lognormal(0, 0.4, 50)).tolist()
-    found = speeds(seconds, length)
-    assert found["d"].value == pytest.approx(0.1, rel=0.3) and found["d"].high < 0.2
-    assert all(0.6 < found[who].value < 1.6 for who in "abc")
+    result = speeds(seconds, length)
+    assert result["d"].value == pytest.approx(0.1, rel=0.3) and result["d"].high < 0.2
+    assert all(0.6 < result[who].value < 1.6 for who in "abc")
     assert "Nobody else" in speeds({"a": [1.0]}, {"a": [1.0]})["a"].reason
 
 
@@ -311,44 +313,51 @@ def test_strengths_of_two_models_match_an_example_by_hand():
     strength, ties = bradley_terry.fit(counts)
     assert strength[0, 0] - strength[0, 1] == pytest.approx(np.log(3), abs=0.005)
     assert np.exp(ties[0]) == pytest.approx(20 / np.sqrt(300), abs=0.005)
-    found = board(("a", "b", 1, 30), ("a", "b", -1, 10), ("b", "a", 0, 20))
-    assert [one.name for one in found.standings] == ["a", "b"]
-    best = found.standings[0]
+    leaderboard = board(("a", "b", 1, 30), ("a", "b", -1, 10), ("b", "a", 0, 20))
+    assert [standing.name for standing in leaderboard.standings] == ["a", "b"]
+    best = leaderboard.standings[0]
     assert (best.score, best.comparisons, best.wins, best.ties) == (40 / 60, 60, 30, 20)
-    apart = found.standings[0].rating - found.standings[1].rating
+    apart = leaderboard.standings[0].rating - leaderboard.standings[1].rating
     assert apart == pytest.approx(400 * np.log10(3), abs=1)
     assert best.low < best.rating < best.high
-    assert found.rates == [[None, 40 / 60], [20 / 60, None]] and found.met[0][1] == 60
+    assert leaderboard.rates == [[None, 40 / 60], [20 / 60, None]] and leaderboard.met[0][1] == 60
 
 
 def test_strengths_are_recovered_for_models_without_direct_comparisons():
     rng = np.random.default_rng(0)
     true = {"a": 1.0, "b": 0.3, "c": -0.3, "d": -1.0}
     names, games = list(true), []
-    for one, two in (("a", "b"), ("b", "c"), ("c", "d")):
-        up = np.exp(true[one] - true[two])
+    for first, second in (("a", "b"), ("b", "c"), ("c", "d")):
+        up = np.exp(true[first] - true[second])
         shares = np.array([up, 0.5 * np.sqrt(up), 1]) / (up + 0.5 * np.sqrt(up) + 1)
-        games += [(one, two, int(o)) for o in rng.choice([1, 0, -1], size=600, p=shares)]
-    found = board(*games)
-    assert [one.name for one in found.standings] == names
-    for one in found.standings:
-        rating = 1000 + 400 / np.log(10) * true[one.name]
-        assert one.low - 10 < rating < one.high + 10
-        assert one.high - one.low < 120
-    assert found.groups == 1 and found.reason == ""
+        games += [(first, second, int(o)) for o in rng.choice([1, 0, -1], size=600, p=shares)]
+    leaderboard = board(*games)
+    assert [standing.name for standing in leaderboard.standings] == names
+    for first in leaderboard.standings:
+        rating = 1000 + 400 / np.log(10) * true[first.name]
+        assert first.low - 10 < rating < first.high + 10
+        assert first.high - first.low < 120
+    assert leaderboard.groups == 1 and leaderboard.reason == ""
 
 
 def test_groups_of_models_without_comparisons_get_a_note():
-    found = board(("a", "b", 1), ("b", "a", 1), ("c", "d", 1), ("d", "c", 0))
-    assert found.groups == 2 and "without a task in common" in found.reason
-    assert {one.name: one.group for one in found.standings} == {"a": 0, "b": 0, "c": 1, "d": 1}
+    leaderboard = board(("a", "b", 1), ("b", "a", 1), ("c", "d", 1), ("d", "c", 0))
+    assert leaderboard.groups == 2 and "without a task in common" in leaderboard.reason
+    assert {standing.name: standing.group for standing in leaderboard.standings} == {
+        "a": 0,
+        "b": 0,
+        "c": 1,
+        "d": 1,
+    }
 
 
 def test_a_model_that_never_lost_has_a_rating_and_a_note():
-    found = board(("a", "b", 1, 9), ("b", "c", 1, 5), ("c", "b", 1, 4))
-    notes = {one.name: one.note for one in found.standings}
+    leaderboard = board(("a", "b", 1, 9), ("b", "c", 1, 5), ("c", "b", 1, 4))
+    notes = {standing.name: standing.note for standing in leaderboard.standings}
     assert "Won every comparison" in notes["a"] and notes["b"] == notes["c"] == ""
-    assert all(np.isfinite([one.low, one.rating, one.high]).all() for one in found.standings)
+    assert all(
+        np.isfinite([item.low, item.rating, item.high]).all() for item in leaderboard.standings
+    )
 
 
 def test_a_single_model_gets_a_note():
@@ -358,8 +367,11 @@ def test_a_single_model_gets_a_note():
 
 def test_only_the_most_compared_models_are_rated_when_there_are_too_many(monkeypatch):
     monkeypatch.setattr(bradley_terry, "MAX_MODELS", 2)
-    found = board(("a", "b", 1, 5), ("a", "b", -1, 5), ("c", "a", 1, 2))
-    assert [one.name for one in found.standings] == ["a", "b"] and found.left_out == 1
+    leaderboard = board(("a", "b", 1, 5), ("a", "b", -1, 5), ("c", "a", 1, 2))
+    assert [standing.name for standing in leaderboard.standings] == [
+        "a",
+        "b",
+    ] and leaderboard.left_out == 1
 
 
 @pytest.mark.parametrize(("clusters", "known"), [(4, False), (5, True)])

@@ -34,17 +34,19 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
     task, places = slot.task, ids(slot.task)
     project = Project.objects.select_related("current_version").get()
     with django_assert_num_queries(1):
-        found = filling.slot_to_answer(project, slot.pk, reviewer)
-        found_slot = found.slot
+        result = filling.slot_to_answer(project, slot.pk, reviewer)
+        found_slot = result.slot
         assert (found_slot, found_slot.task, found_slot.project) == (slot, task, project)
-        assert found.response_ids == places
+        assert result.response_ids == places
     content = {"idempotency_key": key(), "content": Content(one_each(slot.task))}
     with django_assert_num_queries(3):  # a savepoint around it, inside a test's transaction
-        made = recording.submit(slot_id=slot.pk, reviewer=reviewer, loaded_slot=found, **content)
-    assert (made.duplicate, made.extra) == (False, False)
+        submission = recording.submit(
+            slot_id=slot.pk, reviewer=reviewer, loaded_slot=result, **content
+        )
+    assert (submission.duplicate, submission.extra) == (False, False)
     stored = Ranking.objects.get()
     for field in Ranking._meta.concrete_fields:
-        assert getattr(stored, field.attname) == getattr(made.ranking, field.attname), field
+        assert getattr(stored, field.attname) == getattr(submission.ranking, field.attname), field
 
 
 def test_a_slot_of_another_project_is_not_there(slot, reviewer):

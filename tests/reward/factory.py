@@ -75,5 +75,5 @@ def rank(
 ) -> Ranking:
     """Rank a task; `order` has indices of its responses, best first."""
     ids = response_ids(task)
-    tiers = [[ids[place] for place in tier] for tier in order]
+    tiers = [[ids[position] for position in tier] for tier in order]
     return Ranking.objects.create(task=task, reviewer=reviewer, tiers=tiers, **fields)

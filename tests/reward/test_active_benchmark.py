@@ -51,14 +51,14 @@ def test_active_selection_learns_more_from_the_same_number_of_rankings(monkeypat
 
 def test_one_order_serves_a_batch_of_rankings(monkeypatch):
     monkeypatch.setattr(active, "BUDGET", 160)
-    asked = []
+    requests = []
 
     def choose(tasks, waits, ranked, count, rng):
-        asked.append((len(ranked), count))
+        requests.append((len(ranked), count))
         return waits[:count]
 
     points = curve(World("any"), 0, choose, 60)
-    assert asked == [(40, 60), (100, 60)] and len(points) == len(active.counts()) == 7
+    assert requests == [(40, 60), (100, 60)] and len(points) == len(active.counts()) == 7
 
 
 def test_a_batch_between_two_points_of_the_curve_is_refused(capsys):
@@ -71,25 +71,25 @@ def test_savings_are_relative_to_random_selection(monkeypatch):
     monkeypatch.setattr(active, "BUDGET", 240)
     level = [0.5, 0.6, 0.7, 0.8, 0.9, *[0.9] * 6]
     steep = [0.5, 0.7, 0.9, *[0.95] * 8]
-    found = compare([level] * 3, [steep] * 3)
-    assert found["needed"] == {"random": 120, "active": 80}
-    assert found["saved_to"] == pytest.approx(80 / 120, abs=1e-3)
+    result = compare([level] * 3, [steep] * 3)
+    assert result["needed"] == {"random": 120, "active": 80}
+    assert result["saved_to"] == pytest.approx(80 / 120, abs=1e-3)
 
 
 def test_an_unreached_target_is_null(monkeypatch):
     monkeypatch.setattr(active, "BUDGET", 240)
     flat, steep = [0.5] * 11, [0.5, 0.7, 0.9, *[0.95] * 8]
-    found = compare([steep] * 3, [flat, flat, steep])
-    assert found["saved_to"] is found["needed"]["active"] is None
-    assert found["saved_to_range"] == [1.0, None]
-    case = {"world": "hard", "batch": 20, **json.loads(json.dumps(found, allow_nan=False))}
+    result = compare([steep] * 3, [flat, flat, steep])
+    assert result["saved_to"] is result["needed"]["active"] is None
+    assert result["saved_to_range"] == [1.0, None]
+    case = {"world": "hard", "batch": 20, **json.loads(json.dumps(result, allow_nan=False))}
     assert "hard: not reached" in active.svg([case])
 
 
 def test_the_wins_of_equal_responses_have_the_variance_of_ranks():
-    found = noise_of(np.zeros((400, 4)), np.random.default_rng(0)).mean(axis=0)
+    result = noise_of(np.zeros((400, 4)), np.random.default_rng(0)).mean(axis=0)
     by_hand = (np.eye(4) - 1 / 4) * 4 * 5 / 12
-    np.testing.assert_allclose(found, by_hand, atol=0.02)
+    np.testing.assert_allclose(result, by_hand, atol=0.02)
 
 
 def test_knowing_the_true_weights_saves_more_on_unequal_tasks():

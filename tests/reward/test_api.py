@@ -81,10 +81,10 @@ def caller(project):
 def refused(answer, status, sentence):
     assert answer.status_code == status, answer.content
     assert answer["Content-Type"] == "application/problem+json"
-    said = answer.json()
-    assert (said["status"], said["type"]) == (status, "about:blank") and said["title"]
-    assert sentence in said["detail"], said
-    return said
+    payload = answer.json()
+    assert (payload["status"], payload["type"]) == (status, "about:blank") and payload["title"]
+    assert sentence in payload["detail"], payload
+    return payload
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -93,26 +93,26 @@ def refused(answer, status, sentence):
 def test_one_conversation_gives_one_score_and_a_list_gives_a_list_in_order(warm, caller, models):
     texts = ["The tall one.", "Red.", "x" * 600, "The tall one."]
     answer = caller.post("score", [conversation(text) for text in texts])
-    found = answer.json()
-    assert answer.status_code == 200 and len(found) == 4
+    payload = answer.json()
+    assert answer.status_code == 200 and len(payload) == 4
     expected = Scorer(models[0]).judge([(PROMPT, [texts[0], texts[1]])])[0]
-    assert [f["score"] for f in found[:2]] == pytest.approx(expected.scores.tolist(), abs=1e-5)
-    apart = [f["uncertainty"] for f in found[:2]]
+    assert [f["score"] for f in payload[:2]] == pytest.approx(expected.scores.tolist(), abs=1e-5)
+    apart = [f["uncertainty"] for f in payload[:2]]
     assert apart == pytest.approx(expected.disagreements.tolist(), abs=1e-5)
-    assert found[2]["score"] is None and "512 tokens" in found[2]["reason"]
+    assert payload[2]["score"] is None and "512 tokens" in payload[2]["reason"]
     single = caller.post("score", conversation("Red.")).json()
-    assert single["score"] == pytest.approx(found[1]["score"], abs=1e-5)
+    assert single["score"] == pytest.approx(payload[1]["score"], abs=1e-5)
     number = RewardModel.objects.get(project=warm).pk
     assert answer["Tiebreak-Reward-Model"] == str(number)
 
 
 def test_best_of_n_reads_the_prompt_once(warm, caller, models):
     texts = ["The tall one.", "Red.", "x" * 600, "Both."]
-    found = caller.post("best-of-n", {"prompt": "Which lamp?", "responses": texts}).json()
-    scores = found["scores"]
-    assert scores[2] is None and found["best"] == max((0, 1, 3), key=lambda k: scores[k])
+    payload = caller.post("best-of-n", {"prompt": "Which lamp?", "responses": texts}).json()
+    scores = payload["scores"]
+    assert scores[2] is None and payload["best"] == max((0, 1, 3), key=lambda k: scores[k])
     head, tails = Scorer(models[0]).chat.encode(PROMPT, [texts[0], texts[1], texts[3]])
-    assert found["tokens_forwarded"] == len(head) + sum(map(len, tails))
+    assert payload["tokens_forwarded"] == len(head) + sum(map(len, tails))
     one_by_one = caller.post("score", [conversation(text) for text in texts]).json()
     assert scores[:2] == pytest.approx([s["score"] for s in one_by_one[:2]], abs=1e-5)
     nothing = {"prompt": PROMPT, "responses": ["x" * 600]}
@@ -290,8 +290,8 @@ def test_the_number_of_waiting_requests_is_limited(warm, caller, settings):
 
 def test_only_the_log_names_the_folder_of_an_unusable_model(warm, caller, caplog):
     RewardModel.objects.filter(project=warm).update(path="/srv/secret/place")
-    said = refused(caller.post("score", conversation("a")), 500, "cannot be loaded")
-    assert "secret" not in json.dumps(said) and "/srv/secret/place" in caplog.text
+    text = refused(caller.post("score", conversation("a")), 500, "cannot be loaded")
+    assert "secret" not in json.dumps(text) and "/srv/secret/place" in caplog.text
 
 
 # --- its document --------------------------------------------------------------------------------------
@@ -308,18 +308,18 @@ def test_a_fault_of_the_storage_is_a_problem_with_a_sentence(
 
     monkeypatch.setattr("reward.scoring.scorer.judge", fail)
     caller.client.raise_request_exception = False
-    said = refused(caller.post("score", conversation("Red.")), status, str(settings.VAR_DIR))
-    assert "\n" not in said["detail"]
+    text = refused(caller.post("score", conversation("Red.")), status, str(settings.VAR_DIR))
+    assert "\n" not in text["detail"]
     monkeypatch.setattr("accounts.models.User.can_lead", False)
-    said = refused(caller.post("score", conversation("Red.")), status, "Ask the operator")
-    assert str(settings.VAR_DIR) not in said["detail"]
+    text = refused(caller.post("score", conversation("Red.")), status, "Ask the operator")
+    assert str(settings.VAR_DIR) not in text["detail"]
 
 
 def test_the_committed_openapi_document_is_up_to_date(client):
-    said = json.dumps(client.get("/api/v1/openapi.json").json(), indent=2, sort_keys=True) + "\n"
+    payload = json.dumps(client.get("/api/v1/openapi.json").json(), indent=2, sort_keys=True) + "\n"
     if os.environ.get("TIEBREAK_PIN_OPENAPI"):
-        SNAPSHOT.write_text(said)
-    assert SNAPSHOT.read_text() == said, "TIEBREAK_PIN_OPENAPI=1 regenerates it"
+        SNAPSHOT.write_text(payload)
+    assert SNAPSHOT.read_text() == payload, "TIEBREAK_PIN_OPENAPI=1 regenerates it"
 
 
 def test_every_operation_and_limit_is_documented():

@@ -40,8 +40,8 @@ def test_snapshot_freezes_by_its_filter_and_lists_excluded_rankings(project):
     )
     assert str(snapshot.file) in text
     filters = ["--reviewer", ann.username, "--guideline-version", str(version.number)]
-    found = json.loads(said("snapshot", project.slug, *filters, "--json"))
-    assert found["counts"]["used"] == 1 and found["hash"] == snapshot.content_hash
+    payload = json.loads(said("snapshot", project.slug, *filters, "--json"))
+    assert payload["counts"]["used"] == 1 and payload["hash"] == snapshot.content_hash
 
 
 def test_a_dry_run_of_snapshot_writes_nothing(project):

@@ -45,14 +45,14 @@ def publish(run: Run) -> None:
 def model(request, project):
     snapshot = make_snapshot(project, prompts=2)
     if request.param == "model":
-        found = make_adapter(make_base(project), snapshot, name="Tiny: é/../x")
+        downloadable = make_adapter(make_base(project), snapshot, name="Tiny: é/../x")
     else:
-        found = make_reward_model(snapshot, name="Tiny: é/../x")
-    publish(found.run)
-    found.address = lambda part="": reverse(
-        request.param + (f"-{part}" if part else ""), args=[found.pk]
+        downloadable = make_reward_model(snapshot, name="Tiny: é/../x")
+    publish(downloadable.run)
+    downloadable.address = lambda part="": reverse(
+        request.param + (f"-{part}" if part else ""), args=[downloadable.pk]
     )
-    return found
+    return downloadable
 
 
 def test_the_archive_contains_every_published_file(client, people, model):
@@ -63,9 +63,9 @@ def test_the_archive_contains_every_published_file(client, people, model):
     data = b"".join(answer.streaming_content)
     assert len(data) == int(answer["Content-Length"])
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        found = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
-    assert found.pop("tiny-ex/folder/more.txt") == b"more"
-    assert found == {f"tiny-ex/{name}": data for name, data in FILES.items()}
+        result = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
+    assert result.pop("tiny-ex/folder/more.txt") == b"more"
+    assert result == {f"tiny-ex/{name}": data for name, data in FILES.items()}
     entry = AuditEntry.objects.get(action="model downloaded")
     assert (entry.user, entry.details) == (people["lead"], {"id": model.pk, "part": "archive"})
 

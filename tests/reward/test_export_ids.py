@@ -168,8 +168,8 @@ def test_an_id_names_the_prompt_or_the_task(tmp_path, row, prompt, task, respons
     import_file(saved(tmp_path, [row]), project=make_project())
     assert Prompt.objects.get().external_id == prompt
     assert Task.objects.get().external_id == task
-    found = Response.objects.order_by("pk").values_list("external_id", flat=True)
-    assert list(found) == responses
+    result = Response.objects.order_by("pk").values_list("external_id", flat=True)
+    assert list(result) == responses
 
 
 def test_rows_of_one_prompt_give_their_own_ids_to_their_responses(tmp_path):
@@ -196,9 +196,9 @@ def test_an_id_that_cannot_be_stored_is_counted(tmp_path):
     tally = import_file(saved(tmp_path, [{"prompt": "Q?", "id": 2}]), project=project).tally
     [count] = [n for reason, n in tally.left_out.items() if n and reason.startswith("ids of")]
     assert count == 1
-    given = {"prompt": "R?", "response_1": "x", "response_2": "y", "code": 3}
+    values = {"prompt": "R?", "response_1": "x", "response_2": "y", "code": 3}
     mapping = Mapping.parse(["response_id=code"])
-    tally = import_file(saved(tmp_path, [given]), project=project, mapping=mapping).tally
+    tally = import_file(saved(tmp_path, [values]), project=project, mapping=mapping).tally
     assert tally.left_out["ids that match no response of their row"] == 1
 
 

@@ -96,10 +96,10 @@ def test_labels_follow_the_line_or_otherwise_the_balance_of_rankings(project, tm
     rank(plain, make_user(), ((0,), (1,), (2,)))
     file = tmp_path / "labels.jsonl"
     counts = exported("--project", project.slug, str(file), "--format", "unpaired")
-    found = [
+    result = [
         (r["prompt"][0]["content"], r["completion"][0]["content"], r["label"]) for r in lines(file)
     ]
-    assert found == [
+    assert result == [
         ("1?", "a", True), ("1?", "b", True), ("1?", "c", False), ("2?", "a", True), ("2?", "c", False),
     ]  # fmt: skip
     assert counts["responses_even"] == 1
@@ -129,8 +129,8 @@ def test_excluded_data_is_counted_by_reason(project, tmp_path):
     full = tmp_path / "full.jsonl"
     counts = exported("--project", project.slug, str(full), "--format", "full")
     assert (counts["rankings"], counts["rankings_superseded"]) == (1, 1)
-    [[kept]] = [task["rankings"] for row in lines(full) for task in row["tasks"]]
-    assert kept["tiers"] == [[1], [0]]
+    [[ranking]] = [task["rankings"] for row in lines(full) for task in row["tasks"]]
+    assert ranking["tiers"] == [[1], [0]]
 
 
 def test_content_that_the_format_cannot_hold_is_counted(project, tmp_path):
@@ -214,8 +214,8 @@ def test_trl_recognises_the_preference_format(project, ranked, tmp_path):
         exported("--project", project.slug, str(file), "--format", form)
         assert all(trl.is_conversational(row) for row in lines(file))
     [row] = lines(tmp_path / "pairs-implicit.jsonl")
-    found = trl.extract_prompt({"chosen": row["chosen"], "rejected": row["rejected"]})
-    assert found["prompt"] == [{"role": "user", "content": "Why?"}]
+    result = trl.extract_prompt({"chosen": row["chosen"], "rejected": row["rejected"]})
+    assert result["prompt"] == [{"role": "user", "content": "Why?"}]
 
 
 # --- going on ------------------------------------------------------------------------------------
@@ -254,8 +254,8 @@ def test_an_interrupted_export_resumes(project, tmp_path, monkeypatch, capsys, f
     with pytest.raises(CommandError, match="--restart"):
         call_command("export", "--project", project.slug, str(cut), "--format", "kwise")
     written.clear()
-    found = exported("--project", project.slug, str(cut), "--format", form)
-    assert {**found, "file": "", "about": ""} == {**expected, "file": "", "about": ""}
+    content = exported("--project", project.slug, str(cut), "--format", form)
+    assert {**content, "file": "", "about": ""} == {**expected, "file": "", "about": ""}
     assert cut.read_bytes() == whole.read_bytes() if suffix == ".jsonl" else True
     assert [path.stem for path in written] == ["000003", "000004"], "the first parts were kept"
     assert not list(tmp_path.glob(".*"))
@@ -299,19 +299,19 @@ def described(project: Project):
         response = Response.objects.get(pk=pk)
         return (response.text, response.model_name, response.seed)
 
-    found = []
+    items = []
     for task in Task.objects.filter(project=project):
         responses = [place(task, p.response_id) for p in task.places.order_by("position")]
         for ranking in task.rankings.filter(superseded_at=None):
-            found.append(
+            items.append(
                 (
                     json.dumps(task.prompt.messages), task.prompt.external_id, tuple(responses),
                     task.priority, task.kind, ranking.reviewer.username,
                     tuple(frozenset(place(task, pk) for pk in tier) for tier in ranking.tiers),
                     ranking.cut, ranking.strength, ranking.rationale, ranking.active_seconds,
                     frozenset(
-                        (place(task, int(pk)), tuple(sorted(said.items())))
-                        for pk, said in ranking.ratings.items()
+                        (place(task, int(pk)), tuple(sorted(ratings.items())))
+                        for pk, ratings in ranking.ratings.items()
                     ),
                     frozenset(
                         (place(task, int(pk)), tuple(said)) for pk, said in ranking.flags.items()
@@ -319,7 +319,7 @@ def described(project: Project):
                     tuple(place(task, pk) for pk in ranking.shown_order), ranking.created_at,
                 )
             )  # fmt: skip
-    return sorted(found, key=repr)
+    return sorted(items, key=repr)
 
 
 text = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=30)
@@ -329,12 +329,12 @@ text = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="
 def rankings_of(draw, size):
     order = draw(st.permutations(range(size)))
     breaks = draw(st.lists(st.booleans(), min_size=size, max_size=size))
-    kept = draw(st.integers(2, size))
+    ranked = draw(st.integers(2, size))
     tiers: list[list[int]] = []
-    for place, starts in zip(order[:kept], breaks, strict=False):
+    for position, starts in zip(order[:ranked], breaks, strict=False):
         if starts or not tiers:
             tiers.append([])
-        tiers[-1].append(place)
+        tiers[-1].append(position)
     graded = size == 2 and len(tiers) == 2
     some = st.integers(0, size - 1)
     return {
@@ -364,28 +364,28 @@ def tasks_of(draw):
 def build(tasks) -> Project:
     project = make_guided_project()
     run = uuid.uuid4().hex[:6]
-    for number, one in enumerate(tasks):
+    for number, item in enumerate(tasks):
         prompt, _ = Prompt.objects.get_or_create(
             project=project, external_id=f"p{number}",
-            messages=[{"role": "user", "content": f"{number} {one['prompt']}"}],
+            messages=[{"role": "user", "content": f"{number} {item['prompt']}"}],
         )  # fmt: skip
         responses = [
             Response.objects.create(prompt=prompt, text=words, model_name=f"m{n}", seed=n)
-            for n, words in enumerate(one["texts"])
+            for n, words in enumerate(item["texts"])
         ]
         task, _ = add_task(
-            project=project, prompt=prompt, responses=responses, priority=one["priority"]
+            project=project, prompt=prompt, responses=responses, priority=item["priority"]
         )
         ids = [response.pk for response in responses]
-        for name, said in one["rankings"].items():
+        for name, ranking in item["rankings"].items():
             reviewer, _ = User.objects.get_or_create(username=f"{run}-{name}", is_active=False)
             places = {
-                **said,
-                "tiers": [[ids[place] for place in tier] for tier in said["tiers"]],
-                "ratings": {ids[place]: rated for place, rated in said["ratings"].items()},
-                "flags": {ids[place]: named for place, named in said["flags"].items()},
+                **ranking,
+                "tiers": [[ids[place] for place in tier] for tier in ranking["tiers"]],
+                "ratings": {ids[place]: rated for place, rated in ranking["ratings"].items()},
+                "flags": {ids[place]: named for place, named in ranking["flags"].items()},
             }
-            order = [ids[place] for place in places.pop("shown_order")]
+            order = [ids[position] for position in places.pop("shown_order")]
             record(
                 task=task,
                 reviewer=reviewer,
@@ -419,12 +419,12 @@ def test_exporting_and_importing_gives_the_same_rankings(tmp_path, suffix, tasks
 
 
 def test_full_records_contain_names_only_on_request(project, ranked, tmp_path):
-    names = set(User.objects.values_list("username", flat=True))
+    usernames = set(User.objects.values_list("username", flat=True))
     for reviewers in ("pseudonyms", "names"):
         file = tmp_path / f"{reviewers}.jsonl"
         exported("--project", project.slug, str(file), "--format", "full", "--reviewers", reviewers)
-        said = {r["reviewer"] for row in lines(file) for t in row["tasks"] for r in t["rankings"]}
-        assert len(said) == 3 and (said <= names) == (reviewers == "names")
+        names = {r["reviewer"] for row in lines(file) for t in row["tasks"] for r in t["rankings"]}
+        assert len(names) == 3 and (names <= usernames) == (reviewers == "names")
 
 
 def test_full_records_contain_prompts_and_responses_without_rankings(project, tmp_path):

@@ -22,9 +22,9 @@ def test_the_benchmark_ends_with_one_line_of_json_over_every_signal(capfd):
 
 def gain(signal: str, setting: str, figure: str, seeds: int = 4) -> float:
     comparison = next(c for c in COMPARISONS if c.signal == signal)
-    found = [run_seed(comparison, seed) for seed in range(seeds)]
+    result = [run_seed(comparison, seed) for seed in range(seeds)]
     without = comparison.arms[0].name
-    return sum(v[setting, figure] - v[without, figure] for v in found) / seeds
+    return sum(v[setting, figure] - v[without, figure] for v in result) / seeds
 
 
 @pytest.mark.parametrize(

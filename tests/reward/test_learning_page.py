@@ -50,11 +50,11 @@ def mistakes_of(rankings, **changes):
         }
         for ranking in rankings
     ]  # fmt: skip
-    found = {
+    result = {
         "checked": "all", "rankings": 500, "share": 0.05, "likely": len(rows), "sure": 0.75,
         "rows": rows, "reason": None,
     }  # fmt: skip
-    return {"label_mistakes": {**found, **changes}}
+    return {"label_mistakes": {**result, **changes}}
 
 
 # --- the plot -------------------------------------------------------------------------------------
@@ -86,8 +86,8 @@ def test_axis_labels_do_not_overlap():
 
 
 def test_the_answer_has_a_number_with_interval_or_a_reason():
-    said = answer(CURVE["one_point"])
-    assert "needs about 310 more rankings" in said and "90 and 2,400" in said
+    text = answer(CURVE["one_point"])
+    assert "needs about 310 more rankings" in text and "90 and 2,400" in text
     assert "90 or more" in answer({**CURVE["one_point"], "interval": [90, None]})
     flat = {"rankings": None, "interval": [None, None], "reason": "Not expected."}
     assert answer(flat) == "Not expected."
@@ -185,9 +185,9 @@ def test_a_likely_mistake_links_to_the_decision_without_names(
 
 @pytest.mark.django_db
 def test_likely_mistakes_are_not_presented_as_certain(client, lead, snapshot, rankings, project):
-    found = mistakes_of(rankings[:1])
-    found["label_mistakes"]["rows"][0]["probability"] = 0.9983
-    make_reported(snapshot, **found)
+    result = mistakes_of(rankings[:1])
+    result["label_mistakes"]["rows"][0]["probability"] = 0.9983
+    make_reported(snapshot, **result)
     client.force_login(lead)
     text = client.get(list_of(project)).text
     assert "over 99%" in text and "100%" not in text

@@ -32,13 +32,13 @@ def snapshot(project):
 
 
 def statuses(client, people, address):
-    found = {}
+    results = {}
     for name, user in people.items():
         client.force_login(user)
-        found[name] = client.get(address).status_code
+        results[name] = client.get(address).status_code
     client.logout()
-    found["stranger"] = client.get(address).status_code
-    return found
+    results["stranger"] = client.get(address).status_code
+    return results
 
 
 LOOKING = {"trainer": 200, "lead": 200, "lead_elsewhere": 404, "reviewer": 403, "stranger": 302}
@@ -83,8 +83,8 @@ def ranked(project):
 
 
 def form(**values):
-    given = {"sources": ["review", "import", "simulation"], "min_active_seconds": "0"}
-    return {**given, "test_fraction": "0.3", "seed": "0", **values}
+    content = {"sources": ["review", "import", "simulation"], "min_active_seconds": "0"}
+    return {**content, "test_fraction": "0.3", "seed": "0", **values}
 
 
 def test_freezing_from_the_page_makes_a_snapshot_by_its_filter(client, people, ranked):
@@ -384,12 +384,12 @@ def test_the_page_shows_the_limit_of_any_model(client, people, snapshot):
 def test_the_page_warns_if_length_is_as_accurate(client, people, snapshot):
     client.force_login(people["trainer"])
     sentence = "no better than always preferring the longer response"
-    for own, longer, said in ((0.63, 0.67, True), (0.7, 0.67, False), (None, 0.67, False)):
+    for own, longer, warns in ((0.63, 0.67, True), (0.7, 0.67, False), (None, 0.67, False)):
         shares = {
             "accuracy": {**SHARE, "value": own},
             "longer_is_better": {**SHARE, "value": longer},
         }
-        assert (sentence in page_of(client, reported(snapshot, **shares))) == said
+        assert (sentence in page_of(client, reported(snapshot, **shares))) == warns
 
 
 def test_calibration_error_is_shown_next_to_its_value_by_chance(client, people, snapshot):
@@ -406,8 +406,8 @@ def test_slices_name_the_guideline_version_and_show_the_ceiling(client, people, 
         {"name": version.pk, "accuracy": SHARE, "reviewer_agreement": {"value": 0.83}},
         {"name": None, "accuracy": SHARE, "reviewer_agreement": {"value": None}},
     ]
-    one = [{"name": "r1", "accuracy": SHARE, "reviewer_agreement": {"value": None}}]
-    slices = {"guideline_version": rows, "reviewer": one, "response_model": []}
+    slices_of_reviewers = [{"name": "r1", "accuracy": SHARE, "reviewer_agreement": {"value": None}}]
+    slices = {"guideline_version": rows, "reviewer": slices_of_reviewers, "response_model": []}
     text = page_of(client, reported(snapshot, slices=slices))
     assert str(version) in text and "Under no guideline" in text
     assert "83.0%" in text and "1,234" in text

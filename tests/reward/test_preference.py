@@ -138,11 +138,13 @@ def test_the_hash_counts_a_row_that_appears_twice():
 
 
 def test_dropping_responses_keeps_the_rest_of_each_ranking():
-    kept = keep_responses(make_group(), [33, 11])
-    assert kept.response_ids == [11, 33]
-    assert kept.responses == ["one", "三"]
-    assert kept.rankings[0] == Judgment("r1", [[11, 33]], cut=0, weight=2.0, guideline_version=4)
-    assert kept.rankings[1].tiers == [[11]]
+    remaining = keep_responses(make_group(), [33, 11])
+    assert remaining.response_ids == [11, 33]
+    assert remaining.responses == ["one", "三"]
+    assert remaining.rankings[0] == Judgment(
+        "r1", [[11, 33]], cut=0, weight=2.0, guideline_version=4
+    )
+    assert remaining.rankings[1].tiers == [[11]]
 
 
 def test_dropping_responses_keeps_the_models_of_the_others():

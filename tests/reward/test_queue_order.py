@@ -43,11 +43,11 @@ def model(project):
 
 def score(model, task, apart: float, *, gap: float = 0.0, direction: int = 0):
     """Score a task with features `apart` along one direction, and scores `gap` apart."""
-    for place, response in enumerate(task.responses.order_by("places__position")):
+    for index, response in enumerate(task.responses.order_by("places__position")):
         features = np.zeros(4, "<f4")
-        features[direction] = apart * place
+        features[direction] = apart * index
         ResponseScore.objects.create(
-            reward_model=model, response=response, score=gap * place, features=features.tobytes()
+            reward_model=model, response=response, score=gap * index, features=features.tobytes()
         )
     return task
 
@@ -102,13 +102,13 @@ def test_reviewers_get_the_tasks_in_that_order(project, model):
     tasks_outside_the_stream(project, model, 6)
     order = queue_order.put_in_order(model=model, by=None)
     reviewer = make_member(project)
-    given = []
+    items = []
     for _ in range(Task.objects.filter(project=project).count()):
         slot = slots.claim(project=project, reviewer=reviewer)
-        given.append(slot.task_id)
+        items.append(slot.task_id)
         slots.skip(slot_id=slot.pk, reviewer=reviewer, reason="other")
     ordered = list(order.tasks.order_by("place").values_list("task_id", flat=True))
-    assert [pk for pk in given if pk in ordered] == ordered
+    assert [pk for pk in items if pk in ordered] == ordered
 
 
 def test_priorities_are_unchanged_and_come_first(project, model):
@@ -145,11 +145,11 @@ def test_started_and_unscored_tasks_are_not_ordered(project, model):
     recording.record(
         task=begun, reviewer=make_member(project), source="import", content=Content(one_each(begun))
     )
-    place = queued(project).index(unscored.pk)
+    position = queued(project).index(unscored.pk)
     order = queue_order.put_in_order(model=model, by=None)
     ordered = set(order.tasks.values_list("task_id", flat=True))
     assert ordered == {task.pk for task in others} and order.counts["unscored"] == 1
-    assert queued(project).index(unscored.pk) == place
+    assert queued(project).index(unscored.pk) == position
 
 
 def test_undoing_an_order_restores_the_queue(project, model):
@@ -163,8 +163,10 @@ def test_undoing_an_order_restores_the_queue(project, model):
     order.refresh_from_db()
     assert order.undone_at
     assert queue_order.undo(project=project, by=by) is None
-    said = AuditEntry.objects.filter(user=by).order_by("id").values_list("action", flat=True)
-    assert list(said) == ["queue put in order", "queue order taken back"]
+    audit_entries = (
+        AuditEntry.objects.filter(user=by).order_by("id").values_list("action", flat=True)
+    )
+    assert list(audit_entries) == ["queue put in order", "queue order taken back"]
 
 
 def test_undoing_two_orders_restores_the_original_queue(project, model):
@@ -324,8 +326,8 @@ def test_an_assigned_task_is_no_longer_next(project, model):
         reviewer=make_member(project), leased_until="2100-01-01T00:00Z"
     )
     page = signed_in(lead_of(project)).get(reverse("queue-order", args=[project.slug]))
-    said = page.content.decode()
-    assert f"#{second.task_id}" in said and f"#{first.task_id}<" not in said
+    html = page.content.decode()
+    assert f"#{second.task_id}" in html and f"#{first.task_id}<" not in html
 
 
 def test_reviewers_and_strangers_cannot_see_or_change_the_order(project, model):

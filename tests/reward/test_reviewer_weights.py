@@ -29,13 +29,13 @@ def test_a_weight_is_the_log_odds_of_being_right_relative_to_the_typical_reviewe
 
 
 def test_weights_are_between_zero_and_the_maximum():
-    found = Reliabilities({1: reliability(0.999), 2: reliability(0.1)}, reliability(0.75))
-    assert (Weights(found)(1), Weights(found)(2)) == (HEAVIEST, 0.0)
+    result = Reliabilities({1: reliability(0.999), 2: reliability(0.1)}, reliability(0.75))
+    assert (Weights(result)(1), Weights(result)(2)) == (HEAVIEST, 0.0)
 
 
 def test_weights_are_equal_if_the_typical_reviewer_is_random():
-    found = Reliabilities({1: reliability(0.9)}, reliability(0.4))
-    assert Weights(found)(1) == 1.0
+    result = Reliabilities({1: reliability(0.9)}, reliability(0.4))
+    assert Weights(result)(1) == 1.0
 
 
 @pytest.fixture
@@ -52,27 +52,27 @@ def crowd(db):
 
 
 def weights_in(snapshot) -> dict[str, set[float]]:
-    found: dict[str, set[float]] = {}
+    results: dict[str, set[float]] = {}
     for group in read_groups(snapshot.file):
         for ranking in group.rankings:
-            found.setdefault(ranking.reviewer, set()).add(ranking.weight)
-    return found
+            results.setdefault(ranking.reviewer, set()).add(ranking.weight)
+    return results
 
 
 def test_a_snapshot_weights_rankings_by_agreement(crowd):
     project, careful, careless, _ = crowd
-    found = weights_in(freeze(project=project, filter=WEIGHED, by=None))
+    result = weights_in(freeze(project=project, filter=WEIGHED, by=None))
     name = pseudonyms(project)
-    (light,) = found[name(careless.pk)]
+    (light,) = result[name(careless.pk)]
     assert light < 0.3
-    for one in careful:
-        (heavy,) = found[name(one.pk)]
+    for item in careful:
+        (heavy,) = result[name(item.pk)]
         assert heavy >= 0.9
 
 
 def test_weights_are_equal_by_default(crowd):
-    found = weights_in(freeze(project=crowd[0], filter=SnapshotFilter(), by=None))
-    assert set().union(*found.values()) == {1.0}
+    result = weights_in(freeze(project=crowd[0], filter=SnapshotFilter(), by=None))
+    assert set().union(*result.values()) == {1.0}
 
 
 def test_the_same_rankings_give_the_same_weighted_snapshot(crowd):
@@ -85,7 +85,10 @@ def test_the_same_rankings_give_the_same_weighted_snapshot(crowd):
 def test_an_outcome_has_the_weight_of_a_typical_ranking(crowd):
     project, _, careless, tasks = crowd
     Adjudication.objects.create(
-        task=tasks[0], by=careless, tiers=[[one] for one in response_ids(tasks[0])], cause="mistake"
+        task=tasks[0],
+        by=careless,
+        tiers=[[response_id] for response_id in response_ids(tasks[0])],
+        cause="mistake",
     )
     chosen = SnapshotFilter(weigh_reviewers=True, adjudicated=True)
     snapshot = freeze(project=project, filter=chosen, by=None)

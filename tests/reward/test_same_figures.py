@@ -36,10 +36,10 @@ def project():
 @pytest.fixture
 def expected(project):
     """Compute the figure from its definition, over all rankings of the project."""
-    said: dict[int, list] = {}
+    results: dict[int, list] = {}
     for task, tiers in Ranking.objects.filter(task__project=project).values_list("task", "tiers"):
-        said.setdefault(task, []).append(tiers)
-    return pairwise_agreement(said.values())
+        results.setdefault(task, []).append(tiers)
+    return pairwise_agreement(results.values())
 
 
 @pytest.fixture
@@ -89,8 +89,8 @@ def test_commands_and_exports_print_the_same_figure(client, project, trainer, ex
     card = (tmp_path / "all.about.md").read_text()
     assert f"Pairwise agreement of 24 tasks with two rankings or more: {sentence}" in card
     in_card = json.loads(card.split("```json")[1].split("```")[0])["pairwise_agreement"]
-    found = json.loads(printed("agreement", "--json", f"--project={project.slug}"))
-    assert found["agreement"]["pairwise"]["value"] == in_card["value"] == expected.value
+    payload = json.loads(printed("agreement", "--json", f"--project={project.slug}"))
+    assert payload["agreement"]["pairwise"]["value"] == in_card["value"] == expected.value
     assert in_card["interval"] == [expected.low, expected.high]
     assert f"{expected.value:.4f} ({expected.low:.4f} to {expected.high:.4f})" in printed(
         "agreement", f"--project={project.slug}"
@@ -125,8 +125,8 @@ def test_two_rankings_of_one_reviewer_are_not_compared():
     group = Group("g", [], [1, 2], ["a", "b"], twice)
     assert reviewer_agreement([group])["value"] is None
     other = Judgment("r2", [[1], [2]])
-    found = reviewer_agreement([replace(group, rankings=[*twice, other])])
-    assert (found["value"], found["pairs"]) == (0.5, 2)
+    figure = reviewer_agreement([replace(group, rankings=[*twice, other])])
+    assert (figure["value"], figure["pairs"]) == (0.5, 2)
 
 
 def test_the_result_of_a_run_has_the_figure_under_its_name():

@@ -46,9 +46,9 @@ def written(path, rows):
 
 
 def test_a_row_may_have_each_of_the_three_shapes():
-    one, two, three = map(parse_row, ROWS)
-    assert (one.prompt, one.responses, one.many) == (PROMPT, ["The tall one."], False)
-    assert (two.prompt, two.responses, two.many) == (PROMPT, ["The red one."], False)
+    first, second, three = map(parse_row, ROWS)
+    assert (first.prompt, first.responses, first.many) == (PROMPT, ["The tall one."], False)
+    assert (second.prompt, second.responses, second.many) == (PROMPT, ["The red one."], False)
     assert three.many and len(three.responses) == 3
 
 
@@ -98,11 +98,11 @@ def test_all_three_shapes_get_the_same_scores(folder, tmp_path):
     make_reward_model(snapshot, path=str(folder), state=RewardModel.State.PROMOTED, name="lamps")
     source, out, errors = written(tmp_path / "rows.jsonl", ROWS), io.StringIO(), io.StringIO()
     call_command("score", str(source), stdout=out, stderr=errors)
-    one, two, many = map(json.loads, out.getvalue().splitlines())
-    assert (one["id"], two["note"]) == ("a", "kept")
-    assert many["scores"][:2] == pytest.approx([one["score"], two["score"]], abs=1e-5)
-    assert many["uncertainties"][0] == pytest.approx(one["uncertainty"], abs=1e-5)
-    assert many["scores"][2] is None and one["uncertainty"] > 0
+    first, second, many = map(json.loads, out.getvalue().splitlines())
+    assert (first["id"], second["note"]) == ("a", "kept")
+    assert many["scores"][:2] == pytest.approx([first["score"], second["score"]], abs=1e-5)
+    assert many["uncertainties"][0] == pytest.approx(first["uncertainty"], abs=1e-5)
+    assert many["scores"][2] is None and first["uncertainty"] > 0
     assert (
         "lamps scored 4 responses of 3 rows. 1 are too long for the model or incomplete"
         in errors.getvalue()
@@ -114,18 +114,18 @@ def test_parquet_keeps_its_columns_and_equals_the_scores_of_the_older_recipe(sco
     source, out, older = (tmp_path / f"{name}.parquet" for name in ("in", "out", "older"))
     pq.write_table(pa.Table.from_pylist(rows), source)
     assert score_rows(scorer, source, out) == {"rows": 3, "responses": 6, "scored": 6}
-    found = pq.read_table(out)
-    assert found.schema.names == ["prompt", "responses", "n", "scores", "uncertainties"]
+    content = pq.read_table(out)
+    assert content.schema.names == ["prompt", "responses", "n", "scores", "uncertainties"]
     score_file(scorer, source, older)
-    for mine, theirs in zip(found.to_pylist(), pq.read_table(older).to_pylist(), strict=True):
+    for mine, theirs in zip(content.to_pylist(), pq.read_table(older).to_pylist(), strict=True):
         assert mine["scores"] == pytest.approx(theirs["scores"], abs=1e-5)
         assert mine["uncertainties"] == pytest.approx(theirs["disagreements"], abs=1e-5)
 
 
 def test_rows_score_the_same_together_and_alone(scorer):
-    asked = [parse_row({"prompt": f"{n % 3} lamps?", "response": "x" * n}) for n in range(1, 9)]
-    together = judge(scorer, asked)
-    for row, verdict in zip(asked, together, strict=True):
+    rows = [parse_row({"prompt": f"{n % 3} lamps?", "response": "x" * n}) for n in range(1, 9)]
+    together = judge(scorer, rows)
+    for row, verdict in zip(rows, together, strict=True):
         assert verdict.heads == pytest.approx(judge(scorer, [row])[0].heads, abs=1e-5)
 
 

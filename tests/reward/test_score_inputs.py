@@ -64,17 +64,17 @@ def dry(*arguments, **options):
     ],
 )  # fmt: skip
 def test_a_row_of_a_file_is_read_as_imports_read_it(row, prompt, responses, unread):
-    asked = parse_file_row(row)
-    assert asked.prompt[-1] == user(prompt)
-    assert asked.responses == responses and asked.unread == unread
+    parsed_row = parse_file_row(row)
+    assert parsed_row.prompt[-1] == user(prompt)
+    assert parsed_row.responses == responses and parsed_row.unread == unread
 
 
 def test_a_response_that_is_null_or_answers_an_image_gets_no_score(folder):
     scorer = Scorer(folder)
     rows = [{"prompt": "a", "responses": ["b", None]},
             {"messages": [user([{"type": "image"}]), assistant("c")]}]  # fmt: skip
-    many, one = judge(scorer, list(map(parse_file_row, rows)))
-    assert np.isfinite(many.scores[0]) and np.isnan(many.scores[1]) and np.isnan(one.scores[0])
+    many, image = judge(scorer, list(map(parse_file_row, rows)))
+    assert np.isfinite(many.scores[0]) and np.isnan(many.scores[1]) and np.isnan(image.scores[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,8 +144,8 @@ def test_odd_values_come_out_of_score_as_json(folder, tmp_path):
         json.dumps(row)[:-1] + ', "level": NaN}\n' + json.dumps(row, ensure_ascii=True) + "\n"
     )
     assert score_rows(Scorer(folder), path, out)["scored"] == 2
-    found = [json.loads(line) for line in out.read_text().split("\n")[:-1]]
-    assert {name: found[0][name] for name in row} == row and found[0]["level"] is None
+    payload = [json.loads(line) for line in out.read_text().split("\n")[:-1]]
+    assert {name: payload[0][name] for name in row} == row and payload[0]["level"] is None
     lake = tmp_path / "a.parquet"
     pq.write_table(
         pa.Table.from_pylist([{"prompt": "a", "response": "c", "level": float("nan")}]), lake
@@ -167,12 +167,12 @@ def test_a_line_that_is_not_utf_8_is_named(tmp_path):
 
 def test_a_row_of_rewardbench_may_hold_numbers_nulls_parts_and_either_normal_form():
     row = {"prompt": 1, "chosen": [2, None], "rejected": [True], "subset": "Gro\u0308\u00dfe"}
-    found = read_row(row)
-    assert (found.responses, found.chosen) == (["2", "true"], 1)
-    assert found.subset == unicodedata.normalize("NFC", row["subset"]) and found.whole
+    result = read_row(row)
+    assert (result.responses, result.chosen) == (["2", "true"], 1)
+    assert result.subset == unicodedata.normalize("NFC", row["subset"]) and result.whole
     parts = [user([{"type": "text", "text": "a"}, {"type": "image"}]), assistant("b")]
-    found = read_row({"chosen": parts, "rejected": [*parts[:1], assistant("c")]})
-    assert found.prompt == [user("a")] and not found.whole
+    result = read_row({"chosen": parts, "rejected": [*parts[:1], assistant("c")]})
+    assert result.prompt == [user("a")] and not result.whole
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -67,8 +67,8 @@ class Running:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(300)
             connection.connect(address(self.socket))
-            question = {"model": str(model), "conversations": conversations, "seconds": seconds}
-            send(connection, question)
+            request = {"model": str(model), "conversations": conversations, "seconds": seconds}
+            send(connection, request)
             return receive(connection)
 
     def process(self):
@@ -99,24 +99,26 @@ def test_no_model_library_is_loaded_before_the_first_request(running):
 
 
 def test_the_scores_equal_the_recipes_and_do_not_depend_on_the_batch(running, models):
-    asked = [[PROMPT, ["The tall one.", "x" * n]] for n in range(1, 6)] + [[PROMPT, ["Red."]]]
-    expected = Scorer(models[0]).judge([(prompt, texts) for prompt, texts in asked])
-    together = running.ask(models[0], asked)["verdicts"]
-    for row, found, wanted in zip(asked, together, expected, strict=True):
-        assert found["scores"] == pytest.approx(wanted.scores.tolist(), abs=1e-5)
-        assert found["uncertainties"] == pytest.approx(wanted.disagreements.tolist(), abs=1e-5)
+    conversations = [[PROMPT, ["The tall one.", "x" * n]] for n in range(1, 6)] + [
+        [PROMPT, ["Red."]]
+    ]
+    expected = Scorer(models[0]).judge([(prompt, texts) for prompt, texts in conversations])
+    together = running.ask(models[0], conversations)["verdicts"]
+    for row, result, target in zip(conversations, together, expected, strict=True):
+        assert result["scores"] == pytest.approx(target.scores.tolist(), abs=1e-5)
+        assert result["uncertainties"] == pytest.approx(target.disagreements.tolist(), abs=1e-5)
         (alone,) = running.ask(models[0], [row])["verdicts"]
-        assert alone["scores"] == pytest.approx(found["scores"], abs=1e-5)
+        assert alone["scores"] == pytest.approx(result["scores"], abs=1e-5)
 
 
 def test_the_prompt_is_forwarded_once_for_all_its_responses(running, models):
     texts = ["one", "three", "seventeen"]
     head, tails = Scorer(models[0]).chat.encode(PROMPT, texts)
     assert len(head) > 40, "too short for this test"
-    said = running.ask(models[0], [[PROMPT, texts]])
-    assert said["forwarded"] == len(head) + sum(map(len, tails))
+    reply = running.ask(models[0], [[PROMPT, texts]])
+    assert reply["forwarded"] == len(head) + sum(map(len, tails))
     alone = running.ask(models[0], [[PROMPT, [text]] for text in texts])
-    assert alone["forwarded"] == said["forwarded"], "single responses to a prompt share it too"
+    assert alone["forwarded"] == reply["forwarded"], "single responses to a prompt share it too"
 
 
 def test_a_family_that_cannot_share_gets_the_prompt_with_each_response(tmp_path):
@@ -128,9 +130,9 @@ def test_a_family_that_cannot_share_gets_the_prompt_with_each_response(tmp_path)
 
 
 def test_requests_of_disconnected_clients_are_dropped(models):
-    asked, kept = [], {"verdicts": [], "limit": 512, "forwarded": 0}
+    requests, reply = [], {"verdicts": [], "limit": 512, "forwarded": 0}
     cache = type(
-        "ModelCache", (), {"answer": lambda *question, **options: asked.append(options) or kept}
+        "ModelCache", (), {"answer": lambda *question, **options: requests.append(options) or reply}
     )
     for leaves in (True, False):
         ours, theirs = socket.socketpair()
@@ -138,8 +140,8 @@ def test_requests_of_disconnected_clients_are_dropped(models):
         if leaves:
             theirs.close()
         answer(cache(), question)
-        assert len(asked) == (0 if leaves else 1)
-    assert receive(theirs) == kept
+        assert len(requests) == (0 if leaves else 1)
+    assert receive(theirs) == reply
     theirs.close()
 
 
@@ -159,8 +161,8 @@ def test_a_question_has_its_seconds_for_all_of_the_answer_together(tmp_path, set
         receive(connection)
         message = b"\x00\x00\x00\x40"
         try:
-            for place in range(20):
-                connection.sendall(message[place : place + 1] or b" ")
+            for index in range(20):
+                connection.sendall(message[index : index + 1] or b" ")
                 time.sleep(0.5)
         except OSError:
             pass
@@ -264,8 +266,8 @@ def test_an_idle_one_gives_its_memory_back_and_answers_on(tmp_path, models):
 def test_a_question_beyond_its_memory_is_refused_and_it_restarts(tmp_path, models):
     with Running(tmp_path, "--memory", "400") as scorer:
         before = scorer.process().pid
-        said = scorer.ask(models[0], [[PROMPT, ["x" * 400] * 16] for _ in range(128)])
-        assert "verdicts" in said or "400 MB" in said["text"]
+        reply = scorer.ask(models[0], [[PROMPT, ["x" * 400] * 16] for _ in range(128)])
+        assert "verdicts" in reply or "400 MB" in reply["text"]
         wait_until(lambda: "restarting" in scorer.log.read_text(), 20)
         scorer.wait()
         assert scorer.process().pid == before
@@ -379,7 +381,7 @@ class Echo:
     def answer(self, model, conversations, *, stop):
         self.asked.append(model)
         scores = [[float(text.split()[0]) for text in texts] for _, texts in conversations]
-        verdicts = [{"scores": found, "uncertainties": found} for found in scores]
+        verdicts = [{"scores": score, "uncertainties": score} for score in scores]
         return {"verdicts": verdicts, "limit": 512, "forwarded": sum(map(len, scores))}
 
 
@@ -430,8 +432,8 @@ def test_long_questions_take_turns_and_new_ones_never_starve_them(ask):
         door.requests.append(ask("short", [[PROMPT, ["7"]]])[1])
         work(turns, model)
     for asker in clients.values():
-        found = receive(asker)["verdicts"]
-        assert [verdict["scores"] for verdict in found] == [[float(n)] for n in range(5)]
+        result = receive(asker)["verdicts"]
+        assert [verdict["scores"] for verdict in result] == [[float(n)] for n in range(5)]
     order = [name for name in model.asked if name != "short"]
     assert set(order[1:4]) == {"first", "second"}
 

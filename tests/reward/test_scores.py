@@ -163,8 +163,8 @@ def test_the_command_takes_the_promoted_model_of_a_project(model, capsys):
     make_reward_model(model.snapshot)
     options = {"project": model.project.slug, "dry_run": True, "order": True, "random_share": 0.1}
     call_command("score_responses", **options)
-    told = json.loads(capsys.readouterr().out)
-    assert told["inputs"] == {"reward_model": model.pk, "order": True, "random_share": 0.1}
+    output = json.loads(capsys.readouterr().out)
+    assert output["inputs"] == {"reward_model": model.pk, "order": True, "random_share": 0.1}
     assert not Run.objects.filter(kind="score").exists()
     with pytest.raises(CommandError, match="has no reward model"):
         call_command("score_responses", project=make_project().slug)

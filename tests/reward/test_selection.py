@@ -36,14 +36,14 @@ def test_the_order_equals_a_plain_greedy_search():
     known = selection.prior(tasks)
     order = selection.in_order(tasks, known, most=15)
     left, laplacians = set(range(80)), tasks.laplacians()
-    for place, gain in zip(order.chosen[:15], order.gains[:15], strict=True):
+    for position, gain in zip(order.chosen[:15], order.gains[:15], strict=True):
         worth = {
             n: np.linalg.slogdet(known + x.T @ laplacians[n] @ x)[1]
             for n in left
             for x in [tasks.features[n]]
         }
         best = max(worth, key=worth.__getitem__)
-        assert place == best
+        assert position == best
         assert gain == pytest.approx(worth[best] - np.linalg.slogdet(known)[1])
         known = known + tasks.features[best].T @ laplacians[best] @ tasks.features[best]
         left.remove(best)

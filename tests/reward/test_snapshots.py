@@ -96,15 +96,15 @@ def test_a_superseded_ranking_is_excluded_and_counted(project, ann):
 
 def test_tasks_of_one_prompt_join_into_one_group(project, ann):
     prompt = make_prompt(project)
-    one, two = make_task(prompt, ("a", "b")), make_task(prompt, ("c", "d"))
-    rank(one, ann, ((0,), (1,)))
-    rank(two, ann, ((0, 1),))
+    first, second = make_task(prompt, ("a", "b")), make_task(prompt, ("c", "d"))
+    rank(first, ann, ((0,), (1,)))
+    rank(second, ann, ((0, 1),))
     snapshot = freeze(project=project, filter=ALL, by=ann)
     (group,) = rows(snapshot).values()
     assert group.responses == ["a", "b", "c", "d"]
     assert [ranking.tiers for ranking in group.rankings] == [
-        [[i] for i in response_ids(one)],
-        [response_ids(two)],
+        [[i] for i in response_ids(first)],
+        [response_ids(second)],
     ]
     assert (snapshot.counts["pairs"], snapshot.counts["ties"]) == (1, 1)
 
@@ -181,9 +181,9 @@ def test_the_split_follows_the_requested_fraction():
 def test_reviewers_are_pseudonyms_that_differ_between_projects(project, ann):
     other = make_project()
     names = []
-    for place in (project, other):
-        rank(make_task(make_prompt(place)), ann)
-        (group,) = rows(freeze(project=place, filter=ALL, by=ann)).values()
+    for owner in (project, other):
+        rank(make_task(make_prompt(owner)), ann)
+        (group,) = rows(freeze(project=owner, filter=ALL, by=ann)).values()
         names.append(group.rankings[0].reviewer)
     assert names[0] != names[1]
     assert all(ann.username not in name and name.startswith("r-") for name in names)

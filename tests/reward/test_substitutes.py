@@ -33,7 +33,7 @@ RELABELLED = SnapshotFilter(relabelled=True)
 
 def decide(task: Task, order=((1,), (0, 2)), **fields) -> Adjudication:
     ids = response_ids(task)
-    tiers = [[ids[place] for place in tier] for tier in order]
+    tiers = [[ids[position] for position in tier] for tier in order]
     fields = {"cause": "close", "by": make_user(Role.LEAD), "cut": 1, **fields}
     return Adjudication.objects.create(task=task, tiers=tiers, **fields)
 
@@ -49,8 +49,8 @@ def relabel(task: Task) -> Task:
     """Create a copy of the task with the same responses and no ranking."""
     copy = make_task(task.prompt, kind=Task.Kind.RELABEL)
     copy.places.all().delete()
-    for place in task.places.all():
-        copy.places.create(response=place.response, position=place.position)
+    for task_response in task.places.all():
+        copy.places.create(response=task_response.response, position=task_response.position)
     drafts = GuidelineVersion.objects.filter(guideline__project=task.project)
     version = drafts.first() or make_version(task.project)
     sample = RelabelSample.objects.create(project=task.project, before=version, after=version)

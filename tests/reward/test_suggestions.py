@@ -57,10 +57,10 @@ class World:
 
 
 def shows(page: str) -> bool:
-    said = [score in page for score in SCORES]
-    assert all(said) or not any(said)
-    assert ("the-oracle" in page) is all(said)
-    return all(said)
+    visible_scores = [score in page for score in SCORES]
+    assert all(visible_scores) or not any(visible_scores)
+    assert ("the-oracle" in page) is all(visible_scores)
+    return all(visible_scores)
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,9 @@ def test_the_benchmark_ends_with_one_line_of_json_and_equal_gradients(quick):
 
 
 def test_the_rankings_are_the_same_for_every_contender():
-    one, two = make_groups(2, 3, 5, 7), make_groups(2, 3, 5, 7)
-    assert [g.prompt.tolist() for g in one] == [g.prompt.tolist() for g in two]
-    assert one[0].prompt.tolist() != one[1].prompt.tolist()
+    first, second = make_groups(2, 3, 5, 7), make_groups(2, 3, 5, 7)
+    assert [g.prompt.tolist() for g in first] == [g.prompt.tolist() for g in second]
+    assert first[0].prompt.tolist() != first[1].prompt.tolist()
 
 
 def test_lengths_are_uneven_where_asked():

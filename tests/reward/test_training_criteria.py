@@ -25,11 +25,11 @@ def rated_groups(train: int, test: int) -> list[Group]:
 
 
 def rated(group: Group) -> Group:
-    given = {
+    values = {
         str(i): {"brief": 13 - len(text)}
         for i, text in zip(group.response_ids, group.responses, strict=True)
     }
-    return Group(**{**vars(group), "meta": {"ratings": [given, given]}})
+    return Group(**{**vars(group), "meta": {"ratings": [values, values]}})
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +74,10 @@ def test_ratings_asked_for_but_never_given_are_refused_with_a_sentence(tmp_path)
 
 
 def test_a_criterion_is_judged_by_ratings_and_not_by_the_order():
-    given = {"0": {"kind": 2}, "1": {"kind": 5}, "2": {"kind": 5}}
+    values = {"0": {"kind": 2}, "1": {"kind": 5}, "2": {"kind": 5}}
     group = Group(
         "g", [], [0, 1, 2], ["a", "b", "c"], [Judgment("r", [[0], [1], [2]])],
-        split="test", meta={"ratings": [given]},
+        split="test", meta={"ratings": [values]},
     )  # fmt: skip
     item = Scored(
         group, np.array([3.0, 2.0, 1.0]), np.ones(3), None, np.array([[0.0], [2.0], [-1.0]])

@@ -33,27 +33,27 @@ def test_the_rule_and_the_tiles_equal_the_dense_mask(name, packed):
     segments, groups = rows(GROUPS[name], packed)
     count, length = segments.shape
     assert length % flex.TILE == 0 and length >= 2 * flex.TILE
-    found = flex.tile_mask(segments, groups)
+    result = flex.tile_mask(segments, groups)
     dense = block_mask(segments, groups, torch.float32) == 0
 
-    assert torch.equal(create_mask(found.mask_mod, count, 1, length, length, "cpu"), dense)
-    asked = create_block_mask(found.mask_mod, count, None, length, length, "cpu")
-    assert torch.equal(found.to_dense(), asked.to_dense())
+    assert torch.equal(create_mask(result.mask_mod, count, 1, length, length, "cpu"), dense)
+    reference = create_block_mask(result.mask_mod, count, None, length, length, "cpu")
+    assert torch.equal(result.to_dense(), reference.to_dense())
     for ours, torchs in (
-        (found.kv_num_blocks, asked.kv_num_blocks),
-        (found.full_kv_num_blocks, asked.full_kv_num_blocks),
-        (found.q_num_blocks, asked.q_num_blocks),
+        (result.kv_num_blocks, reference.kv_num_blocks),
+        (result.full_kv_num_blocks, reference.full_kv_num_blocks),
+        (result.q_num_blocks, reference.q_num_blocks),
     ):
         assert torch.equal(ours, torchs)
 
 
 def test_a_tile_counts_as_full_only_where_all_of_it_is_seen():
     segments, groups = rows(GROUPS["one prompt"], packed=True)
-    seen = flex.count_in_tiles(segments, groups)[0]
+    kinds = flex.count_in_tiles(segments, groups)[0]
     dense = (block_mask(segments, groups, torch.float32) == 0)[0, 0]
     expected = dense.unflatten(0, (-1, 128)).unflatten(2, (-1, 128)).sum(dim=(1, 3))
-    assert torch.equal(seen, expected)
-    assert (seen == 128 * 128).any() and (seen == 0).any()
+    assert torch.equal(kinds, expected)
+    assert (kinds == 128 * 128).any() and (kinds == 0).any()
 
 
 def test_flex_attention_equals_sdpa_with_the_dense_mask():
@@ -66,8 +66,8 @@ def test_flex_attention_equals_sdpa_with_the_dense_mask():
         query, key, value, attn_mask=mask, enable_gqa=True
     )
     tiles = flex.tile_mask(segments, groups)
-    found = flex_attention(query, key, value, block_mask=tiles, enable_gqa=True)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    result = flex_attention(query, key, value, block_mask=tiles, enable_gqa=True)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_lengths_are_left_open_so_another_shape_compiles_nothing(monkeypatch):

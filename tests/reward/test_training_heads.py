@@ -136,8 +136,8 @@ def pair(number, heads_gap, right=True):
 def test_the_spread_of_a_pair_is_the_spread_of_the_difference():
     heads = np.array([[11.0, 1.0], [10.0, 0.0]])  # the heads differ by a constant alone
     group = Group("g", [], [0, 1], ["a", "b"], [Judgment("r", [[0], [1]])])
-    found = pairs_of([Scored(group, heads.mean(axis=1), np.ones(2), heads)])
-    assert (found.spread.tolist(), found.gap.tolist()) == ([0.0], [1.0])
+    result = pairs_of([Scored(group, heads.mean(axis=1), np.ones(2), heads)])
+    assert (result.spread.tolist(), result.gap.tolist()) == ([0.0], [1.0])
 
 
 def test_the_area_counts_wrong_above_right_and_equals_by_half():
@@ -151,16 +151,16 @@ def test_the_area_counts_wrong_above_right_and_equals_by_half():
 def test_useful_disagreement_finds_mistakes_that_a_small_gap_does_not():
     right = [pair(n, [1.0, 1.0]) for n in range(40)]
     wrong = [pair(100 + n, [3.0, -1.0], right=False) for n in range(30)]
-    found = disagreement(right + wrong)
-    assert found["finds_mistakes"]["spread"]["value"] == 1.0
-    assert found["finds_mistakes"]["small_gap"]["value"] == 0.5
-    assert found["parts"][0]["accuracy"] == 1.0
-    assert found["parts"][-1]["accuracy"] == 0.0
-    assert (found["heads"], found["pairs"], found["prompts"]) == (2, 70, 70)
+    figure = disagreement(right + wrong)
+    assert figure["finds_mistakes"]["spread"]["value"] == 1.0
+    assert figure["finds_mistakes"]["small_gap"]["value"] == 0.5
+    assert figure["parts"][0]["accuracy"] == 1.0
+    assert figure["parts"][-1]["accuracy"] == 0.0
+    assert (figure["heads"], figure["pairs"], figure["prompts"]) == (2, 70, 70)
 
 
 @pytest.mark.parametrize("items", [[], [pair(1, [1.0, 1.0])]])
 def test_without_mistakes_nothing_is_claimed(items):
-    found = json.loads(json.dumps(disagreement(items), allow_nan=False))
-    assert found["finds_mistakes"]["spread"]["value"] is None
-    assert found["finds_mistakes"]["spread"]["reason"] and found["parts"] == []
+    payload = json.loads(json.dumps(disagreement(items), allow_nan=False))
+    assert payload["finds_mistakes"]["spread"]["value"] is None
+    assert payload["finds_mistakes"]["spread"]["reason"] and payload["parts"] == []

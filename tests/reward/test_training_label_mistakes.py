@@ -48,16 +48,18 @@ def test_the_share_of_mistakes_is_found_and_those_that_contradict_most_are_the_l
 
 
 def test_uncontradicted_rankings_are_not_listed():
-    found = label_mistakes([[item(n, [[[0], [1]]], [3.0, 0.0]) for n in range(100)]], checked="all")
-    assert found["likely"] == 0 and found["share"] < 0.05
+    mistakes = label_mistakes(
+        [[item(n, [[[0], [1]]], [3.0, 0.0]) for n in range(100)]], checked="all"
+    )
+    assert mistakes["likely"] == 0 and mistakes["share"] < 0.05
 
 
 def test_an_untrained_model_lists_no_mistakes():
     rng = np.random.default_rng(0)
     items = [item(n, [[[0], [1]]], rng.normal(size=2)) for n in range(300)]
-    found = label_mistakes([items], checked="all")
-    assert not found["rows"]
-    assert found["likely"] == 0 or "always preferring the longer" in found["reason"]
+    mistakes = label_mistakes([items], checked="all")
+    assert not mistakes["rows"]
+    assert mistakes["likely"] == 0 or "always preferring the longer" in mistakes["reason"]
 
 
 def test_a_model_that_only_measures_length_lists_no_mistakes():
@@ -65,16 +67,16 @@ def test_a_model_that_only_measures_length_lists_no_mistakes():
     items = [item(n, [[[0], [1]] if n % 4 else [[1], [0]]], [6.0, 0.0]) for n in range(200)]
     assert "always preferring" not in (label_mistakes([items], checked="all")["reason"] or "")
     longer = [replace(each, lengths=np.array([50.0, 10.0])) for each in items]
-    found = label_mistakes([longer], checked="all")
-    assert found["likely"] is None and "always preferring the longer" in found["reason"]
+    mistakes = label_mistakes([longer], checked="all")
+    assert mistakes["likely"] is None and "always preferring the longer" in mistakes["reason"]
 
 
 def test_the_report_names_a_ranking_and_the_evidence_against_it():
     items = [item(n, [[[0], [1], [2]]] * 2, [6.0, 3.0, 0.0]) for n in range(60)]
     items.append(item(77, [[[2], [1], [0]], [[0], [1], [2]]], [6.0, 3.0, 0.0]))
-    found = label_mistakes([items], checked="all")
-    assert found["likely"] == 1 and found["rankings"] == 122
-    (row,) = found["rows"]
+    mistakes = label_mistakes([items], checked="all")
+    assert mistakes["likely"] == 1 and mistakes["rankings"] == 122
+    (row,) = mistakes["rows"]
     assert (row["ranking_id"], row["group_id"], row["reviewer"]) == (7700, "g77", "r0")
     assert (row["pairs"], row["contradicted"], row["other_rankings"]) == (3, 3, 1)
     assert row["probability"] >= SURE and row["tiers"] == [[2], [1], [0]]
@@ -82,15 +84,17 @@ def test_the_report_names_a_ranking_and_the_evidence_against_it():
 
 
 def test_a_few_rankings_are_not_judged():
-    found = label_mistakes([[item(n, [[[0], [1]]], [0.0, 9.0]) for n in range(39)]], checked="all")
-    assert found["rows"] == [] and "39 rankings are too few" in found["reason"]
+    mistakes = label_mistakes(
+        [[item(n, [[[0], [1]]], [0.0, 9.0]) for n in range(39)]], checked="all"
+    )
+    assert mistakes["rows"] == [] and "39 rankings are too few" in mistakes["reason"]
 
 
 def test_the_list_is_bounded_and_says_how_many_there_are():
     good = [item(n, [[[0], [1]]], [9.0, 0.0]) for n in range(3000)]
     bad = [item(5000 + n, [[[1], [0]]], [9.0, 0.0]) for n in range(MAX_ROWS + 50)]
-    found = label_mistakes([good + bad], checked="all")
-    assert len(found["rows"]) == MAX_ROWS and found["likely"] == MAX_ROWS + 50
+    mistakes = label_mistakes([good + bad], checked="all")
+    assert len(mistakes["rows"]) == MAX_ROWS and mistakes["likely"] == MAX_ROWS + 50
 
 
 def poor_model(reviewers: int) -> list[Scored]:
@@ -101,17 +105,17 @@ def poor_model(reviewers: int) -> list[Scored]:
 
 
 def test_a_poor_model_lists_no_rankings_on_which_reviewers_agree():
-    found = label_mistakes([poor_model(3)], checked="all")
-    assert found["likely"] == 0 and found["reason"] is None
+    mistakes = label_mistakes([poor_model(3)], checked="all")
+    assert mistakes["likely"] == 0 and mistakes["reason"] is None
     slip = item(900, [[[1], [0]], [[0], [1]], [[0], [1]]], [4.0, 0.0])
     rows = label_mistakes([[*poor_model(3), slip]], checked="all")["rows"]
     assert [(row["group_id"], row["reviewer"]) for row in rows] == [("g900", "r0")]
 
 
 def test_a_poor_model_of_single_rankings_attributes_mistakes_to_itself():
-    found = label_mistakes([poor_model(1)], checked="all")
-    assert found["rows"] == [] and found["likely"] is None
-    assert "probably mistakes of the model" in found["reason"]
+    mistakes = label_mistakes([poor_model(1)], checked="all")
+    assert mistakes["rows"] == [] and mistakes["likely"] is None
+    assert "probably mistakes of the model" in mistakes["reason"]
 
 
 def test_other_rankings_count_as_votes():
@@ -140,8 +144,8 @@ def test_scores_of_different_models_are_put_on_one_scale():
     quiet = [item(100 + n, [[[0], [1]]], [0.9, 0.0]) for n in range(60)] + [
         item(901, [[[1], [0]]], [0.9, 0.0])
     ]
-    found = label_mistakes([loud, quiet], checked="all")
-    assert {row["group_id"] for row in found["rows"]} == {"g900", "g901"}
+    mistakes = label_mistakes([loud, quiet], checked="all")
+    assert {row["group_id"] for row in mistakes["rows"]} == {"g900", "g901"}
 
 
 def test_no_prompt_is_in_two_parts():
@@ -159,15 +163,15 @@ def test_label_mistakes_differ_from_the_worst_mistakes_of_the_model():
 
 
 def test_of_ten_listed_seven_were_flipped():
-    found = [simulate_mistakes(300, 4, 1.0, seed) for seed in range(2)]
-    listed = sum(one["listed"] for one in found)
+    result = [simulate_mistakes(300, 4, 1.0, seed) for seed in range(2)]
+    listed = sum(entry["listed"] for entry in result)
     assert listed >= 20
-    assert sum(one["flipped_listed"] for one in found) / listed >= 0.7
+    assert sum(one["flipped_listed"] for one in result) / listed >= 0.7
 
 
 def test_the_ranking_that_contradicts_the_model_most_is_listed_however_sure_the_model_is():
     items = [item(n, [[[0], [1]]], [1.0 + n / 1500, 0.0]) for n in range(599)]
     items.append(item(599, [[[1], [0]]], [40.0, 0.0]))
-    found = label_mistakes([items], checked="all")
-    assert [row["group_id"] for row in found["rows"]] == ["g599"]
-    assert np.isfinite(found["share"])
+    mistakes = label_mistakes([items], checked="all")
+    assert [row["group_id"] for row in mistakes["rows"]] == ["g599"]
+    assert np.isfinite(mistakes["share"])

@@ -26,7 +26,7 @@ def points(accuracies, rankings=(100, 200, 400, 800, 1600), prompts=600, seed=0)
     """Return points that are right on the same easy prompts, so that they do not differ by chance."""
     luck = np.random.default_rng(seed).permutation(prompts) / prompts
     return [
-        Point(n, n, [Tally(float(one < accuracy), 1.0, 1) for one in luck])
+        Point(n, n, [Tally(float(item < accuracy), 1.0, 1) for item in luck])
         for n, accuracy in zip(rankings, accuracies, strict=True)
     ]
 
@@ -48,9 +48,9 @@ def test_subsets_of_a_few_prompts_are_not_trained():
 
 def test_the_forecast_follows_the_power_law_that_made_the_points():
     sizes = (100, 200, 400, 800, 1600)
-    found = learning_curve(points([law(n) for n in sizes], sizes))
-    assert found["reason"] is None
-    twice, four = found["forecast"]
+    curve = learning_curve(points([law(n) for n in sizes], sizes))
+    assert curve["reason"] is None
+    twice, four = curve["forecast"]
     assert (twice["rankings"], four["rankings"]) == (3200, 6400)
     for forecast in (twice, four):
         assert forecast["value"] == pytest.approx(law(forecast["rankings"]), abs=0.006)
@@ -63,17 +63,17 @@ def test_the_forecast_follows_the_power_law_that_made_the_points():
 
 def test_the_cost_of_the_next_point_follows_the_power_law():
     sizes = (100, 200, 400, 800, 1600)
-    found = learning_curve(points([law(n) for n in sizes], sizes))["one_point"]
+    curve = learning_curve(points([law(n) for n in sizes], sizes))["one_point"]
     needed = (2.0 / (0.9 - law(1600) - 0.01)) ** 2 - 1600
-    assert found["rankings"] == pytest.approx(needed, rel=0.25)
-    assert found["interval"][0] < needed and found["chance"] > 0.95
+    assert curve["rankings"] == pytest.approx(needed, rel=0.25)
+    assert curve["interval"][0] < needed and curve["chance"] > 0.95
 
 
 def test_a_flat_curve_promises_nothing():
-    found = learning_curve(points([0.8, 0.8, 0.8, 0.8, 0.8]))
-    assert found["one_point"]["rankings"] is None
-    assert "not expected to add a point" in found["one_point"]["reason"]
-    assert found["forecast"][0]["gain"]["value"] < 0.005
+    curve = learning_curve(points([0.8, 0.8, 0.8, 0.8, 0.8]))
+    assert curve["one_point"]["rankings"] is None
+    assert "not expected to add a point" in curve["one_point"]["reason"]
+    assert curve["forecast"][0]["gain"]["value"] < 0.005
     noisy = learning_curve(points([0.7, 0.6, 0.72, 0.65, 0.68], prompts=60))["one_point"]
     assert noisy["rankings"] is not None or "do not show" in noisy["reason"]
 
@@ -118,9 +118,9 @@ def test_the_forecast_holds_in_simulated_worlds():
 def test_the_benchmark_ends_with_one_line_of_json(capfd, monkeypatch):
     monkeypatch.setattr("benchmarks.learning_curve.OTHERS", 50)
     assert main(["--worlds", "1", "--kind", "few rankings of four"]) == 0
-    found = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert found["name"] == "learning_curve"
-    assert [case["times"] for case in found["cases"]] == [2, 4]
+    output = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert output["name"] == "learning_curve"
+    assert [case["times"] for case in output["cases"]] == [2, 4]
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +147,9 @@ def test_a_run_reports_its_curve(with_parts):
 
 
 def test_a_run_judges_every_ranking_by_a_model_that_did_not_train_on_it(with_parts):
-    found = report_of(with_parts)["label_mistakes"]
+    result = report_of(with_parts)["label_mistakes"]
     ordered = [g for g in read_folder(with_parts.data) if strict_wins(g).any()]
-    assert found["checked"] == "all" and found["rankings"] == 2 * len(ordered) > 140
+    assert result["checked"] == "all" and result["rankings"] == 2 * len(ordered) > 140
 
 
 def test_a_part_that_is_done_is_not_trained_again(with_parts, monkeypatch):
@@ -167,10 +167,10 @@ def test_a_part_that_is_done_is_not_trained_again(with_parts, monkeypatch):
 
 def test_the_parts_leave_no_checkpoint_and_do_not_move_the_run_s_progress(with_parts):
     assert not list(with_parts.path.glob("parts/*/checkpoints/*"))
-    told = [e for e in with_parts.events() if e["event"] == "progress"]
-    steps = [e["step"] for e in told]
+    output = [e for e in with_parts.events() if e["event"] == "progress"]
+    steps = [e["step"] for e in output]
     assert steps == sorted(steps) and steps[-1] == 16
-    assert {e["total"] for e in told} == {16}
+    assert {e["total"] for e in output} == {16}
 
 
 def test_without_the_option_a_run_has_no_curve_and_scores_its_held_out_prompts(tmp_path):

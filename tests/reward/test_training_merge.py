@@ -63,10 +63,10 @@ def test_the_merged_folder_scores_alike_with_transformers_alone_and_with_the_pro
     finished, tmp_path
 ):
     out = merge(finished.path, tmp_path / "merged")
-    [wanted] = Scorer(finished.output).score([(PROMPT, RESPONSES)])
-    np.testing.assert_allclose(plain_scores(out), wanted, atol=1e-5)
+    [expected] = Scorer(finished.output).score([(PROMPT, RESPONSES)])
+    np.testing.assert_allclose(plain_scores(out), expected, atol=1e-5)
     [ours] = Scorer(out).score([(PROMPT, RESPONSES)])
-    np.testing.assert_allclose(ours, wanted, atol=1e-5)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
     assert not (out / "adapter_config.json").exists()
     report = json.loads((out / "report.json").read_text())
     assert report["merged_from"]["outputs"]["heads"] == 2 and report["outputs"]["heads"] == 1
@@ -110,8 +110,8 @@ def test_a_whole_model_with_criteria_keeps_the_overall_score(tmp_path):
     )  # fmt: skip
     train(run_dir, StopSignal())
     out = merge(run_dir.path, tmp_path / "merged")
-    [wanted] = Scorer(run_dir.output).score([(PROMPT, RESPONSES)])
-    np.testing.assert_allclose(Scorer(out).score([(PROMPT, RESPONSES)])[0], wanted, atol=1e-5)
+    [expected] = Scorer(run_dir.output).score([(PROMPT, RESPONSES)])
+    np.testing.assert_allclose(Scorer(out).score([(PROMPT, RESPONSES)])[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
@@ -125,9 +125,9 @@ def test_an_encoders_last_layer_becomes_the_mean_of_its_heads(family):
     model = AutoModelForSequenceClassification.from_config(config).eval()
     probe = {"input_ids": torch.randint(5, 99, (2, 7))}
     with torch.no_grad():
-        wanted = model(**probe).logits[:, :2].mean(dim=-1)
-        found = with_one_label(model, 2)(**probe).logits
-    torch.testing.assert_close(found, wanted[:, None], atol=1e-6, rtol=0)
+        expected = model(**probe).logits[:, :2].mean(dim=-1)
+        result = with_one_label(model, 2)(**probe).logits
+    torch.testing.assert_close(result, expected[:, None], atol=1e-6, rtol=0)
 
 
 def test_an_encoder_with_heads_and_criteria_trains_scores_and_merges(tmp_path):

@@ -51,9 +51,9 @@ def test_a_run_killed_inside_a_part_ends_with_the_report_of_one_that_was_not(tmp
     assert not (killed.path / "parts" / "curve-32" / "scores.npz").exists()
     train(killed, StopSignal())
     train(whole, StopSignal())
-    said = messages(killed, "info")
-    assert any(text.startswith("32 of 64 prompts: Resuming from checkpoint-") for text in said)
-    assert said.count("Training on 8 of 64 prompts for the learning curve.") == 1
+    texts = messages(killed, "info")
+    assert any(text.startswith("32 of 64 prompts: Resuming from checkpoint-") for text in texts)
+    assert texts.count("Training on 8 of 64 prompts for the learning curve.") == 1
     for key in ("learning_curve", "label_mistakes", "accuracy"):
         assert report_of(killed)[key] == report_of(whole)[key]
     assert not list(killed.path.glob("parts/*/checkpoints/*"))
@@ -69,8 +69,8 @@ def prepared() -> Prepared:
         "test": [make_group(n) for n in range(9)],
     }
     tokens = {
-        split: [TokenGroup([1], [[2]] * 3, np.zeros((3, 3)), {}) for _ in found]
-        for split, found in groups.items()
+        split: [TokenGroup([1], [[2]] * 3, np.zeros((3, 3)), {}) for _ in result]
+        for split, result in groups.items()
     }
     return Prepared(groups=groups, tokens=tokens)
 
@@ -94,9 +94,9 @@ def test_the_whole_run_repeats_the_messages_of_its_parts_and_keeps_its_curves(tm
     assert messages(run_dir, "warning") == [  # the same of both, so once
         "Without part 1 of 2: Out of memory with 4 examples at a time; continuing with 2."
     ]
-    training, told, done = (text for text in messages(run_dir, "info") if "part 1 of 2" in text)
+    training, output, done = (text for text in messages(run_dir, "info") if "part 1 of 2" in text)
     assert training == "Training without part 1 of 2 to look for mistakes in it."
-    assert told.startswith("Without part 1 of 2: ") and told.endswith(" prompts.")
+    assert output.startswith("Without part 1 of 2: ") and output.endswith(" prompts.")
     assert re.match(r"Without part 1 of 2: trained and scored in \d+ s, accuracy [\d.]+%", done)
     assert not [event for event in run_dir.events() if event["event"] == "progress"]
     [part, _] = run_dir.parts()
@@ -111,13 +111,13 @@ def test_a_part_that_is_done_is_read_without_a_word_and_its_checkpoints_go(tmp_p
     # The state after a kill between writing scores and deleting checkpoints.
     left = run_dir.path / "parts" / "without-1" / "checkpoints" / "checkpoint-1"
     left.mkdir(parents=True)
-    said = messages(run_dir, "info")
+    texts = messages(run_dir, "info")
     again = Parts(run_dir, prepared, by_length).folds(config)
-    assert messages(run_dir, "info") == said
+    assert messages(run_dir, "info") == texts
     assert not left.exists()
     for ours, theirs in zip(first, again, strict=True):
-        for one, other in zip(ours, theirs, strict=True):
-            np.testing.assert_array_equal(one.scores, other.scores)
+        for our, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(our.scores, other.scores)
 
 
 def test_a_part_leaves_no_model_in_memory(tmp_path, prepared):

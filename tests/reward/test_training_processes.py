@@ -87,9 +87,9 @@ def test_two_processes_stopped_and_resumed_give_the_run_of_one(tmp_path, monkeyp
     ours, theirs = (load_file(r.output / "adapter_model.safetensors") for r in (alone, together))
     for name, weight in ours.items():
         torch.testing.assert_close(weight, theirs[name], atol=1e-5, rtol=0)
-    [one, two] = [json.loads((r.output / "report.json").read_text()) for r in (alone, together)]
-    assert one["accuracy"] == two["accuracy"]
-    assert (one["training"]["processes"], two["training"]["processes"]) == (1, 2)
+    [item, second] = [json.loads((r.output / "report.json").read_text()) for r in (alone, together)]
+    assert item["accuracy"] == second["accuracy"]
+    assert (item["training"]["processes"], second["training"]["processes"]) == (1, 2)
 
 
 def test_only_the_first_process_reports_and_only_the_first_failure_is_reported(
@@ -160,9 +160,9 @@ def test_a_recipe_that_is_one_process_keeps_to_one_gpu(tmp_path, monkeypatch, vi
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(sys, "argv", ["recipe", str(tmp_path)])
     monkeypatch.setattr(StopSignal, "listen", lambda self: None)  # this process keeps its SIGTERM
-    seen = []
-    run_recipe(lambda run_dir, stop: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]), "")
-    assert seen == [used]
+    calls = []
+    run_recipe(lambda run_dir, stop: calls.append(os.environ["CUDA_VISIBLE_DEVICES"]), "")
+    assert calls == [used]
 
 
 def test_one_of_several_processes_sees_all_gpus_and_takes_its_own(monkeypatch):

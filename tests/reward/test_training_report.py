@@ -25,9 +25,9 @@ def test_accuracy_counts_each_strict_judgment_with_its_weight():
     # Reviewer 0 (weight 1): 0 > 1 > 2. Reviewer 1 (weight 3): 2 > {0, 1}; the tie counts for nobody.
     item = scored([[[0], [1], [2]], [[2], [0, 1]]], [3.0, 1.0, 2.0], weights=[1.0, 3.0])
     # Right: 0>1 (1), 0>2 (1), 2>1 (3). All: 3 of reviewer 0 and 2 × 3 of reviewer 1.
-    found = report.accuracy([item])
-    assert found["value"] == pytest.approx(5 / 9)
-    assert (found["pairs"], found["prompts"]) == (3, 1)
+    figure = report.accuracy([item])
+    assert figure["value"] == pytest.approx(5 / 9)
+    assert (figure["pairs"], figure["prompts"]) == (3, 1)
 
 
 def test_equal_scores_are_half_right():
@@ -35,17 +35,17 @@ def test_equal_scores_are_half_right():
 
 
 def test_ties_alone_leave_accuracy_undefined_with_a_reason():
-    found = report.accuracy([scored([[[0, 1]]], [1.0, 0.0])])
-    assert found["value"] is None and found["interval"] is None
-    assert found["reason"] == "No two responses were strictly ordered."
+    figure = report.accuracy([scored([[[0, 1]]], [1.0, 0.0])])
+    assert figure["value"] is None and figure["interval"] is None
+    assert figure["reason"] == "No two responses were strictly ordered."
 
 
 def test_reviewer_agreement_compares_pairs_that_both_ordered_strictly():
     # 0 > 1 > 2 against 0 > {1, 2}: they share 0>1 and 0>2 (same); 1 and 2 tie for one of them.
     # Against 2 > 1 > 0: all three pairs turned; the second and third share 0-1 and 0-2, turned.
     tiers = [[[0], [1], [2]], [[0], [1, 2]], [[2], [1], [0]]]
-    found = report.reviewer_agreement([scored(tiers, [0, 0, 0]).group])
-    assert found["value"] == pytest.approx(2 / (2 + 3 + 2))
+    figure = report.reviewer_agreement([scored(tiers, [0, 0, 0]).group])
+    assert figure["value"] == pytest.approx(2 / (2 + 3 + 2))
 
 
 def test_agreement_weighs_reviewers_as_accuracy_does():
@@ -55,9 +55,9 @@ def test_agreement_weighs_reviewers_as_accuracy_does():
 
 
 def test_one_reviewer_has_no_agreement():
-    found = report.reviewer_agreement([scored([[[0], [1]]], [0, 0]).group])
-    assert found["reason"] == "No two reviewers both ordered the same pair without a tie."
-    assert found["value"] is None and found["reason"]
+    figure = report.reviewer_agreement([scored([[[0], [1]]], [0, 0]).group])
+    assert figure["reason"] == "No two reviewers both ordered the same pair without a tie."
+    assert figure["value"] is None and figure["reason"]
 
 
 def test_wilson_agrees_with_a_published_example():
@@ -66,20 +66,20 @@ def test_wilson_agrees_with_a_published_example():
 
 
 def test_a_few_perfect_prompts_do_not_claim_certainty():
-    found = report.accuracy([scored([[[0], [1]]], [1.0, 0.0], number=n) for n in range(4)])
-    assert found["value"] == 1.0
-    assert found["interval"] == pytest.approx([0.5101, 1.0], abs=1e-4)
-    assert found["method"] == "wilson"
+    figure = report.accuracy([scored([[[0], [1]]], [1.0, 0.0], number=n) for n in range(4)])
+    assert figure["value"] == 1.0
+    assert figure["interval"] == pytest.approx([0.5101, 1.0], abs=1e-4)
+    assert figure["method"] == "wilson"
 
 
 def test_the_interval_resamples_prompts_not_pairs():
     right = [scored([[[0], [1], [2]]], [3.0, 2.0, 1.0], number=n) for n in range(20)]
     wrong = [scored([[[0], [1], [2]]], [1.0, 2.0, 3.0], number=n) for n in range(20)]
-    found = report.accuracy(right + wrong)
-    low, high = found["interval"]
+    figure = report.accuracy(right + wrong)
+    low, high = figure["interval"]
     # Forty prompts, each all right or all wrong: half-width 1.96 · √(¼/40) = 0.155, though there
     # are 120 pairs, which would give 0.089.
-    assert found["method"] == "bootstrap"
+    assert figure["method"] == "bootstrap"
     assert (high - low) / 2 == pytest.approx(0.155, abs=0.02)
     assert report.accuracy(right + wrong)["interval"] == [low, high]
 
@@ -89,11 +89,11 @@ def test_calibration_bins_by_how_sure_the_model_is():
     sure = [scored([[[0], [1]]], [2.0, 0.0], number=n) for n in range(15)]
     sure += [scored([[[1], [0]]], [2.0, 0.0], number=n) for n in range(5)]
     unsure = [scored([[[1], [0]]], [0.0, 0.0], number=n) for n in range(5)]
-    found = report.calibration(sure + unsure)
-    first, fourth = found["bins"][0], found["bins"][3]
+    figure = report.calibration(sure + unsure)
+    first, fourth = figure["bins"][0], figure["bins"][3]
     assert (first["pairs"], first["predicted"], first["observed"]) == (5, 0.5, 0.5)
     assert (fourth["pairs"], fourth["observed"]) == (20, 0.75)
-    assert found["ece"] == pytest.approx((20 * (1 / (1 + math.exp(-2)) - 0.75) + 5 * 0) / 25)
+    assert figure["ece"] == pytest.approx((20 * (1 / (1 + math.exp(-2)) - 0.75) + 5 * 0) / 25)
 
 
 def test_few_pairs_are_off_by_chance_and_many_hardly():
@@ -146,15 +146,15 @@ def test_a_bootstrap_in_pieces_is_the_same_bootstrap(monkeypatch):
 
 
 def test_calibration_of_a_handful_of_pairs_is_not_claimed():
-    found = report.calibration([scored([[[0], [1]]], [2.0, 0.0])])
-    assert found["ece"] is None and "too few" in found["reason"]
+    figure = report.calibration([scored([[[0], [1]]], [2.0, 0.0])])
+    assert figure["ece"] is None and "too few" in figure["reason"]
 
 
 def test_spearman_gives_ties_their_mean_rank():
     assert report.ranks(np.array([10, 20, 20, 5])).tolist() == [2.0, 3.5, 3.5, 1.0]
     # Ranks 1 2.5 2.5 4 against 1 2 3 4: 4.5 / √(4.5 · 5) = 0.948683
-    found = report.spearman(np.array([1, 2, 2, 3]), np.array([1, 2, 3, 4]))
-    assert found == pytest.approx(0.9486833)
+    figure = report.spearman(np.array([1, 2, 2, 3]), np.array([1, 2, 3, 4]))
+    assert figure == pytest.approx(0.9486833)
     assert report.spearman(np.array([1, 1, 1]), np.array([1, 2, 3])) is None
 
 
@@ -164,9 +164,9 @@ def test_length_is_correlated_within_prompts():
         scored([[[0], [1]]], [10.0 * n + 1, 10.0 * n], [10 * n + 1, 10 * n + 2], number=n)
         for n in range(12)
     ]
-    found = report.length_correlation(items, lambda s: s.scores, 0)
-    assert found["value"] == pytest.approx(-1.0)
-    assert found["interval"] == pytest.approx([-1.0, -1.0])
+    figure = report.length_correlation(items, lambda s: s.scores, 0)
+    assert figure["value"] == pytest.approx(-1.0)
+    assert figure["interval"] == pytest.approx([-1.0, -1.0])
 
 
 def test_win_share_counts_ties_as_half():

@@ -17,13 +17,13 @@ from reward.evaluation.slices import length_slices, slices
 def item(number, tiers, scores, lengths=None, **judgment) -> Scored:
     """Return a scored group; `tiers` is one ranking, or a list of (reviewer, tiers)."""
     count = len(scores)
-    said = tiers if isinstance(tiers[0], tuple) else [("r", tiers)]
+    judgments = tiers if isinstance(tiers[0], tuple) else [("r", tiers)]
     group = Group(
         f"g{number}",
         [{"role": "user", "content": f"Question {number}"}],
         list(range(count)),
         [f"text {k}" for k in range(count)],
-        [Judgment(name, placed, **judgment) for name, placed in said],
+        [Judgment(name, placed, **judgment) for name, placed in judgments],
         split="test",
     )
     return Scored(group, np.array(scores, float), np.array(lengths or [1] * count, float))
@@ -42,12 +42,12 @@ def won(share: float, gap: float, count: int, start: int = 0) -> list[Scored]:
 
 def test_the_temperature_makes_the_gap_say_how_often_it_wins():
     # Three in four win at a gap of 4 where σ(4) claims 98 %: σ(4 / T) = ¾ at T = 4 / log 3
-    found = temperature(won(0.75, 4.0, 100))
-    assert found["value"] == pytest.approx(4 / math.log(3), rel=1e-4)
-    assert found["reason"] is None
-    assert found["before"]["ece"] == pytest.approx(1 / (1 + math.exp(-4)) - 0.75, abs=1e-6)
-    assert found["after"]["ece"] < 0.05
-    assert found["after"]["log_loss"] < found["before"]["log_loss"]
+    figure = temperature(won(0.75, 4.0, 100))
+    assert figure["value"] == pytest.approx(4 / math.log(3), rel=1e-4)
+    assert figure["reason"] is None
+    assert figure["before"]["ece"] == pytest.approx(1 / (1 + math.exp(-4)) - 0.75, abs=1e-6)
+    assert figure["after"]["ece"] < 0.05
+    assert figure["after"]["log_loss"] < figure["before"]["log_loss"]
 
 
 def test_cross_fitting_estimates_the_result_on_new_prompts():
@@ -59,12 +59,12 @@ def test_cross_fitting_estimates_the_result_on_new_prompts():
         item(n, [[0], [1]] if rng.random() < p else [[1], [0]], [gap, 0.0])
         for n, (gap, p) in enumerate(zip(gaps, sure, strict=True))
     ]
-    found, fitted = temperature(honest), fit(comparisons(honest))
+    result, fitted = temperature(honest), fit(comparisons(honest))
     assert fitted == pytest.approx(1, abs=0.2)
-    assert found["after"]["log_loss"] == pytest.approx(found["before"]["log_loss"], abs=0.01)
-    assert found["after"]["log_loss"] > comparisons(honest).log_loss(fitted)
-    assert found["after"]["log_loss"] > found["before"]["log_loss"]
-    assert found["value"] is None and "did not improve the probabilities" in found["reason"]
+    assert result["after"]["log_loss"] == pytest.approx(result["before"]["log_loss"], abs=0.01)
+    assert result["after"]["log_loss"] > comparisons(honest).log_loss(fitted)
+    assert result["after"]["log_loss"] > result["before"]["log_loss"]
+    assert result["value"] is None and "did not improve the probabilities" in result["reason"]
 
 
 def test_a_tie_pulls_the_temperature_up():
@@ -75,8 +75,8 @@ def test_a_tie_pulls_the_temperature_up():
 
 def test_little_data_or_no_mistake_gives_no_temperature_but_a_reason():
     for few in ([], won(0.75, 1.0, 4), won(1.0, 1.0, 60)):
-        found = json.loads(json.dumps(temperature(few), allow_nan=False))
-        assert found["value"] is None and found["reason"]
+        payload = json.loads(json.dumps(temperature(few), allow_nan=False))
+        assert payload["value"] is None and payload["reason"]
 
 
 def test_a_model_that_was_hardly_trained_gets_a_small_temperature():
@@ -92,8 +92,8 @@ def test_a_temperature_that_ran_to_an_end_says_which():
 def test_the_temperature_leaves_out_ties_that_are_an_outcome_of_their_own():
     strict = won(0.75, 4.0, 60)
     tied = strict + [item(100 + n, [[0, 1]], [4.0, 0.0]) for n in range(30)]
-    found = temperature(tied, 0, strict_wins)["value"]
-    assert found == pytest.approx(temperature(strict)["value"], rel=1e-6)
+    figure = temperature(tied, 0, strict_wins)["value"]
+    assert figure == pytest.approx(temperature(strict)["value"], rel=1e-6)
 
 
 # --- slices ---------------------------------------------------------------------------------------
@@ -104,33 +104,33 @@ def test_slices_count_the_judgments_of_one_reviewer_or_version_alone():
         item(1, [("a", [[0], [1]]), ("b", [[1], [0]])], [1.0, 0.0], guideline_version=4),
         item(2, [("a", [[0], [1]])], [1.0, 0.0], guideline_version=5),
     ]
-    found = slices(rows)
-    by_reviewer = {row["name"]: row for row in found["reviewer"]}
+    slice_rows = slices(rows)
+    by_reviewer = {row["name"]: row for row in slice_rows["reviewer"]}
     assert (
         by_reviewer["a"]["accuracy"]["value"] == 1.0 and by_reviewer["a"]["accuracy"]["pairs"] == 2
     )
     assert by_reviewer["b"]["accuracy"]["value"] == 0.0
     assert by_reviewer["a"]["reviewer_agreement"]["value"] == 0.0
-    versions = {row["name"]: row for row in found["guideline_version"]}
+    versions = {row["name"]: row for row in slice_rows["guideline_version"]}
     assert versions[4]["accuracy"]["value"] == 0.5 and versions[5]["accuracy"]["value"] == 1.0
     assert versions[5]["reviewer_agreement"]["value"] is None
-    assert [row["name"] for row in found["reviewer"]] == ["a", "b"]
+    assert [row["name"] for row in slice_rows["reviewer"]] == ["a", "b"]
 
 
 def test_a_reviewers_agreement_is_with_the_others_not_among_them():
-    said = [("a", [[0], [1]]), ("b", [[1], [0]]), ("c", [[1], [0]])]
-    found = {row["name"]: row for row in slices([item(1, said, [1.0, 0.0])])["reviewer"]}
-    assert found["a"]["reviewer_agreement"]["value"] == 0.0
-    assert found["b"]["reviewer_agreement"]["value"] == 0.5
+    judgments = [("a", [[0], [1]]), ("b", [[1], [0]]), ("c", [[1], [0]])]
+    result = {row["name"]: row for row in slices([item(1, judgments, [1.0, 0.0])])["reviewer"]}
+    assert result["a"]["reviewer_agreement"]["value"] == 0.0
+    assert result["b"]["reviewer_agreement"]["value"] == 0.5
 
 
 def test_a_pair_of_two_models_is_in_the_slice_of_both():
     three = item(1, [[0], [1], [2]], [3.0, 1.0, 2.0])
     meta = {"response_models": ["big", "small", "small"]}
     three = replace(three, group=replace(three.group, meta=meta))
-    found = {row["name"]: row["accuracy"] for row in slices([three])["response_model"]}
-    assert (found["big"]["value"], found["big"]["pairs"]) == (1.0, 2)
-    assert (found["small"]["value"], found["small"]["pairs"]) == (pytest.approx(2 / 3), 3)
+    result = {row["name"]: row["accuracy"] for row in slices([three])["response_model"]}
+    assert (result["big"]["value"], result["big"]["pairs"]) == (1.0, 2)
+    assert (result["small"]["value"], result["small"]["pairs"]) == (pytest.approx(2 / 3), 3)
 
 
 def test_without_names_of_models_there_is_no_such_slice():
@@ -148,10 +148,10 @@ def test_a_model_that_only_counts_is_right_where_the_longer_won():
         item(3, [[0], [1]], [100, 105], [100, 105]),
         item(4, [[0], [1]], [105, 100], [105, 100]),
     ]
-    found = length_slices(rows)
-    assert (found["longer_won"]["value"], found["shorter_won"]["value"]) == (1.0, 0.0)
-    assert (found["matched"]["value"], found["matched"]["pairs"]) == (0.5, 2)
-    assert found["balanced"] == 0.5
+    slice_rows = length_slices(rows)
+    assert (slice_rows["longer_won"]["value"], slice_rows["shorter_won"]["value"]) == (1.0, 0.0)
+    assert (slice_rows["matched"]["value"], slice_rows["matched"]["pairs"]) == (0.5, 2)
+    assert slice_rows["balanced"] == 0.5
 
 
 def test_each_pair_is_in_one_row_of_the_length_slices_though_reviewers_disagree():
@@ -163,15 +163,15 @@ def test_each_pair_is_in_one_row_of_the_length_slices_though_reviewers_disagree(
         item(2, [[0], [1]], [50, 10], [50, 10]),
         item(3, [[0], [1]], [100, 105], [100, 105]),
     ]
-    found = length_slices(rows)
-    pairs = {name: figure["pairs"] for name, figure in found.items() if name != "balanced"}
+    slice_rows = length_slices(rows)
+    pairs = {name: figure["pairs"] for name, figure in slice_rows.items() if name != "balanced"}
     assert pairs == {"matched": 1, "longer_won": 1, "shorter_won": 0, "contested": 3}
     assert sum(pairs.values()) == accuracy(rows)["pairs"]
 
 
 def test_length_slices_of_nothing_are_undefined_with_reasons():
-    found = length_slices([])
-    assert found["balanced"] is None and found["matched"]["reason"]
+    slice_rows = length_slices([])
+    assert slice_rows["balanced"] is None and slice_rows["matched"]["reason"]
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -196,8 +196,10 @@ def test_the_worst_mistakes_come_first_one_of_a_prompt_and_only_real_ones():
 def test_long_texts_are_cut_and_omitted_characters_are_counted():
     wrong = item(1, [[0], [1]], [0.0, 1.0])
     long = replace(wrong.group, responses=["x" * (MAX_CHARACTERS + 7), "y"])
-    [found] = worst_mistakes([replace(wrong, group=long)])
-    assert len(found["preferred"]["text"]) == MAX_CHARACTERS and found["preferred"]["left_out"] == 7
+    [result] = worst_mistakes([replace(wrong, group=long)])
+    assert (
+        len(result["preferred"]["text"]) == MAX_CHARACTERS and result["preferred"]["left_out"] == 7
+    )
 
 
 def test_nothing_held_out_gives_no_mistakes():
@@ -206,9 +208,9 @@ def test_nothing_held_out_gives_no_mistakes():
 
 def test_a_criterion_is_a_slice_of_the_pairs_rated_differently_by_it():
     def rated(number, ratings, scores):
-        one = item(number, [[0], [1]], scores)
-        given = {str(k): {"tone": value} for k, value in enumerate(ratings)}
-        return replace(one, group=replace(one.group, meta={"ratings": [given]}))
+        entry = item(number, [[0], [1]], scores)
+        values = {str(k): {"tone": value} for k, value in enumerate(ratings)}
+        return replace(entry, group=replace(entry.group, meta={"ratings": [values]}))
 
     scored = [rated(1, (5, 1), (2.0, 0.0)), rated(2, (1, 5), (2.0, 0.0)), rated(3, (3, 3), (2, 0))]
     (row,) = slices(scored)["criterion"]

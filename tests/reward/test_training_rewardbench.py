@@ -52,15 +52,15 @@ def written(path, rows):
     ],
 )
 def test_a_pair_may_be_texts_lists_or_conversations(chosen, rejected):
-    found = read_row({"prompt": "Which?", "chosen": chosen, "rejected": rejected})
-    assert (found.prompt, found.responses, found.chosen) == (TURNS, ["xx", "x"], 1)
+    result = read_row({"prompt": "Which?", "chosen": chosen, "rejected": rejected})
+    assert (result.prompt, result.responses, result.chosen) == (TURNS, ["xx", "x"], 1)
 
 
 def test_a_prompt_may_be_messages_and_a_row_may_have_several_of_each():
     row = {"prompt": TURNS, "chosen": ["a", "b"], "rejected": ["c"], "subset": "Ties", "id": 3}
-    found = read_row(row)
-    assert (found.subset, found.responses, found.chosen) == ("Ties", ["a", "b", "c"], 2)
-    assert found.chance == pytest.approx(1 / 3)
+    result = read_row(row)
+    assert (result.subset, result.responses, result.chosen) == ("Ties", ["a", "b", "c"], 2)
+    assert result.chance == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,15 @@ def test_subsets_are_counted_apart_and_unreadable_rows_are_left_out(tmp_path):
         row("hard", "x" * 30, "x", "a", "b"),
         row("long", "x" * 30, "x"),
     ]
-    found = evaluate(CountsX(), written(tmp_path / "rows.jsonl", rows))
-    easy, hard, long = found["subsets"]
+    result = evaluate(CountsX(), written(tmp_path / "rows.jsonl", rows))
+    easy, hard, long = result["subsets"]
     assert (easy["value"], easy["rows"], easy["chance"]) == (1.0, 2, 0.5)
     assert (hard["value"], hard["rows"], hard["chance"], hard["left_out"]) == (0.5, 2, 0.25, 1)
     assert long["value"] is None and "too long for the model" in long["reason"]
-    assert found["accuracy"]["value"] == 0.75 and found["mean_of_subsets"] == 0.75
-    assert found["left_out"] == 2 and found["accuracy"]["interval"][0] < 0.75
+    assert result["accuracy"]["value"] == 0.75 and result["mean_of_subsets"] == 0.75
+    assert result["left_out"] == 2 and result["accuracy"]["interval"][0] < 0.75
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    assert evaluate(CountsX(), tmp_path / "rows.parquet") == found
+    assert evaluate(CountsX(), tmp_path / "rows.parquet") == result
 
 
 @pytest.fixture
@@ -152,8 +152,8 @@ def scored(tmp_path, monkeypatch):
 def test_figures_are_written_into_a_folder_that_was_not_there(scored, tmp_path, capsys):
     out = tmp_path / "new" / "folder" / "figures.json"
     assert scored(out) == (0, 1)
-    said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert json.loads(out.read_text()) == said and said["accuracy"]["value"] == 1.0
+    output = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert json.loads(out.read_text()) == output and output["accuracy"]["value"] == 1.0
 
 
 def test_an_unwritable_file_is_refused_before_scoring(scored, tmp_path, capsys):

@@ -97,9 +97,9 @@ def test_both_layouts_give_the_same_features(model, layout):
 
 def test_a_wide_layer_is_projected_and_lengths_stay_in_the_mean():
     wide = np.random.default_rng(0).normal(size=(200, 512))
-    kept = wide @ projection(512, 64)
-    assert kept.shape == (200, 64)
-    ratio = (kept**2).sum(axis=1) / (wide**2).sum(axis=1)
+    projected = wide @ projection(512, 64)
+    assert projected.shape == (200, 64)
+    ratio = (projected**2).sum(axis=1) / (wide**2).sum(axis=1)
     assert ratio.mean() == pytest.approx(1, abs=0.05)
     np.testing.assert_array_equal(projection(512, 64), projection.__wrapped__(512, 64))
 

@@ -25,10 +25,10 @@ def stop(*_: object) -> None:
 
 
 def newest(run_dir: RunDir) -> tuple[int, str]:
-    found = sorted(run_dir.checkpoints.glob("count-*.json"), key=lambda p: int(p.stem[6:]))
-    if not found:
+    result = sorted(run_dir.checkpoints.glob("count-*.json"), key=lambda p: int(p.stem[6:]))
+    if not result:
         return 0, ""
-    state = json.loads(found[-1].read_text())
+    state = json.loads(result[-1].read_text())
     return state["step"], state["digest"]
 
 

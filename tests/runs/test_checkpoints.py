@@ -114,8 +114,8 @@ def test_files_are_synced_before_they_are_renamed(run_dir, monkeypatch):
 
     def rename(path: Path, target: Path) -> Path:
         if target.name == "checkpoint-6":
-            wanted = {"weights.safetensors", "state.json", "rng_0.pth", "ranks", "checkpoint-6"}
-            missing.extend(wanted - set(synced))
+            expected = {"weights.safetensors", "state.json", "rng_0.pth", "ranks", "checkpoint-6"}
+            missing.extend(expected - set(synced))
             assert (path / checkpoints.MANIFEST).exists()
             synced.clear()
         return real_rename(path, target)

@@ -111,8 +111,8 @@ def test_every_damage_to_a_preference_file_raises_one_error_class(tmp_path):
     write_groups(path, groups_that_like_b(12))
     sound = path.read_bytes()
     damages = [sound[:n] for n in (0, 3, len(sound) // 2, len(sound) - 9)]
-    for place in range(0, len(sound), max(1, len(sound) // 300)):
-        damages.append(sound[:place] + bytes([sound[place] ^ 255]) + sound[place + 1 :])
+    for index in range(0, len(sound), max(1, len(sound) // 300)):
+        damages.append(sound[:index] + bytes([sound[index] ^ 255]) + sound[index + 1 :])
     refused = 0
     for data in damages:
         path.write_bytes(data)

@@ -49,14 +49,14 @@ def test_a_run_is_executed_to_its_result(begin, runs_dir):
 
 def test_published_files_are_recorded_with_their_hash(begin, runs_dir):
     run = services.run_now(begin(total=3, send=False).pk)
-    made = {artifact.name: artifact for artifact in run.artifacts.all()}
-    assert set(made) == {"count.json", "parts"}
+    result = {artifact.name: artifact for artifact in run.artifacts.all()}
+    assert set(result) == {"count.json", "parts"}
     written = (runs_dir / str(run.pk) / "output" / "count.json").read_bytes()
-    assert made["count.json"].sha256 == hashlib.sha256(written).hexdigest()
-    assert made["count.json"].bytes == len(written)
-    one = hashlib.sha256(b"one").hexdigest()
-    listing = f"{one}  parts/one.txt\n".encode()
-    assert made["parts"].sha256 == hashlib.sha256(listing).hexdigest()
+    assert result["count.json"].sha256 == hashlib.sha256(written).hexdigest()
+    assert result["count.json"].bytes == len(written)
+    digest = hashlib.sha256(b"one").hexdigest()
+    listing = f"{digest}  parts/one.txt\n".encode()
+    assert result["parts"].sha256 == hashlib.sha256(listing).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -332,11 +332,11 @@ def test_a_recipe_gets_the_allowed_variables_and_no_secret(begin, runs_dir, monk
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TIEBREAK_SECRET_KEY", "hunter2")
     run = services.run_now(begin(total=2, send=False).pk)
-    seen = json.loads((runs_dir / str(run.pk) / "environment.json").read_text())
-    assert {name: seen.get(name) for name in allowed} == allowed
-    assert seen["PATH"] == os.environ["PATH"]
-    assert not set(names) & set(seen)
-    assert "hunter2" not in seen.values()
+    environment = json.loads((runs_dir / str(run.pk) / "environment.json").read_text())
+    assert {name: environment.get(name) for name in allowed} == allowed
+    assert environment["PATH"] == os.environ["PATH"]
+    assert not set(names) & set(environment)
+    assert "hunter2" not in environment.values()
 
 
 def test_two_attempts_never_write_the_same_directory_concurrently(begin, runs_dir):

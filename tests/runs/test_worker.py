@@ -65,8 +65,8 @@ def test_a_run_survives_kill_9_of_its_worker_with_the_same_result(begin, celery_
     wait_for_end(run)
     assert (run.state, run.attempt) == (State.SUCCEEDED, 2)
     assert run.result["digest"] == digest_of(100)
-    said = RunEvent.objects.filter(run=run, event="message").values_list("data__text", flat=True)
-    assert any("resumed from step" in text for text in said)
+    texts = RunEvent.objects.filter(run=run, event="message").values_list("data__text", flat=True)
+    assert any("resumed from step" in text for text in texts)
 
 
 def test_a_run_returns_to_the_queue_with_a_checkpoint_when_its_worker_shuts_down(
@@ -206,15 +206,15 @@ def test_sending_to_a_hanging_broker_times_out(folder):
     redis = start_redis(folder, port)
     redis.send_signal(signal.SIGSTOP)
     try:
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "-c", TELL], cwd=BASE_DIR, capture_output=True, text=True, timeout=60,
             env={
                 **os.environ, "REDIS_URL": f"redis://127.0.0.1:{port}/0",
                 "DJANGO_SETTINGS_MODULE": "config.settings",
             },
         )  # fmt: skip
-        assert told.stdout.split() == ["False", "0"], told.stderr
-        assert "the broker does not answer" in told.stderr
+        assert output.stdout.split() == ["False", "0"], output.stderr
+        assert "the broker does not answer" in output.stderr
     finally:
         redis.kill()
         redis.wait(5)
