@@ -100,13 +100,13 @@ def test_the_most_disputed_task_comes_first_without_names(project):
     ):
         rank(task, a)
         rank(task, b, other, rationale="It names a day.")
-    outcome = quality_of(project)
-    assert [d.task_id for d in outcome.disputes] == [upside_down.pk]
-    assert [(d.task_id, d.distance) for d in outcome.disagreements] == [
+    quality = quality_of(project)
+    assert [d.task_id for d in quality.disputes] == [upside_down.pk]
+    assert [(d.task_id, d.distance) for d in quality.disagreements] == [
         (upside_down.pk, 1.0),
         (tied.pk, 0.5),
     ]
-    assert found.agreement.value == pytest.approx(1 / 2)
+    assert quality.agreement.value == pytest.approx(1 / 2)
     page = signed_in(make_lead(project)).get(reverse("project-quality", args=[project.slug]))
     html = page.content.decode()
     disputes = html[html.index("Disputed") :]
