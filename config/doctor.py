@@ -21,8 +21,8 @@ from runs.kinds import CannotRun
 from runs.models import ENDED, Run, State
 from runs.supervision import workspace
 
-LEAST_FREE = 2 << 30
-"""Bytes below which a checkpoint of a small model may fail."""
+MIN_FREE_BYTES = 2 << 30
+"""Enough for a checkpoint of a small model."""
 
 FOLDERS = {
     "TIEBREAK_VAR": "VAR_DIR",
@@ -80,7 +80,7 @@ def folders() -> Iterator[Problem]:
             continue
         disk = folder.stat().st_dev
         free = shutil.disk_usage(folder).free
-        if free < LEAST_FREE and disk not in disks:
+        if free < MIN_FREE_BYTES and disk not in disks:
             yield Problem(
                 "disk",
                 f"The disk of {folder} has {free >> 20} MB left. Runs write checkpoints of "

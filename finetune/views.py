@@ -23,7 +23,7 @@ from reward.pages.charts import interval_row
 from reward.pages.downloads import offered, sent
 from reward.pages.views import moved, version_lines
 
-PER_PAGE = 50
+PAGE_SIZE = 50
 ANSWERS_PER_PAGE = 10
 
 
@@ -32,13 +32,13 @@ ANSWERS_PER_PAGE = 10
 def models(request: HttpRequest) -> HttpResponse:
     projects = led_projects(user_of(request))
     rows = Model.objects.filter(project__in=projects).select_related("project", "parent", "run")
-    page = Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))
+    page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page"))
     last = last_evaluations(page.object_list)
     rewards = RewardModel.objects.filter(project__in=projects).select_related("project")
     context = {
         "page": page,
         "rows": [(model, last.get(model.pk)) for model in page.object_list],
-        "reward_models": rewards.select_related("snapshot")[:PER_PAGE],
+        "reward_models": rewards.select_related("snapshot")[:PAGE_SIZE],
         "can_train": user_of(request).can_train,
     }
     return render(request, "finetune/models.html", context)

@@ -4,8 +4,8 @@ from celery import shared_task
 from celery.signals import beat_embedded_init, worker_shutting_down
 
 from runs import services
-from runs.supervision.leash import PR_SET_PDEATHSIG, prctl
 from runs.supervision.supervisor import SHUTTING_DOWN
+from runs.supervision.watchdog import PR_SET_PDEATHSIG, prctl
 
 
 @shared_task

@@ -16,7 +16,7 @@ from runs.kinds import CannotRun, RunKind
 from runs.models import ENDED, Run, State
 from runs.supervision import workspace
 
-PAGE = 25
+PAGE_SIZE = 25
 LOG_TAIL = 6000
 
 
@@ -40,7 +40,7 @@ def kind_or_404(name: str) -> RunKind:
 def run_list(request: HttpRequest) -> HttpResponse:
     form = FilterForm(request.GET, user=user_of(request))
     runs = form.runs().select_related("created_by", "project").defer("config")
-    page = Paginator(runs, PAGE).get_page(request.GET.get("page"))
+    page = Paginator(runs, PAGE_SIZE).get_page(request.GET.get("page"))
     context = {"page": page, "form": form, "filtered": bool(form.chosen), "section": "runs"}
     return render(request, "runs/list.html", context)
 
@@ -72,7 +72,7 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_for(request, run_id)
     points = live.points(run)
     context = {
-        **_changing(run),
+        **_live_context(run),
         "kind": live.kind_of(run),
         "points": points,
         "last": points[-1]["number"] if points else 0,
@@ -86,7 +86,7 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
     return render(request, "runs/run.html", context)
 
 
-def _changing(run: Run) -> dict[str, Any]:
+def _live_context(run: Run) -> dict[str, Any]:
     log = workspace.log_of(workspace.run_dir_of(run))
     return {
         "run": run,
@@ -102,19 +102,19 @@ def _changing(run: Run) -> dict[str, Any]:
 def run_live(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_for(request, run_id)
     after = request.GET.get("after", "")
-    changing = _changing(run)
+    live_context = _live_context(run)
     answer = {
         "state": run.state,
         "label": run.get_state_display(),
-        "ended": changing["ended"],
+        "ended": live_context["ended"],
         "cancelling": run.cancel_requested_at is not None,
         "step": run.step,
         "total": run.total_steps,
-        "seconds_left": changing["progress"].seconds_left,
+        "seconds_left": live_context["progress"].seconds_left,
         "points": live.points(run, after=number(after) or 0),
-        "status": in_english("runs/status.html", changing, request),
-        "messages": in_english("runs/messages.html", changing, request),
-        "log": changing["log"],
+        "status": in_english("runs/status.html", live_context, request),
+        "messages": in_english("runs/messages.html", live_context, request),
+        "log": live_context["log"],
     }
     return JsonResponse(answer, headers={"Cache-Control": "no-store"})
 

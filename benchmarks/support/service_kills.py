@@ -85,7 +85,7 @@ class Site:
 def is_beat(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         line = process.cmdline()
-        return "beat" in line and "celery" in line and "runs.supervision.leash" not in line
+        return "beat" in line and "celery" in line and "runs.supervision.watchdog" not in line
     return False
 
 

@@ -31,7 +31,7 @@ def start(postgres: Postgres, redis: Redis) -> None:
         redis.wait_until_it_answers()
     except SystemExit:
         redis.stop()
-        redis.set_unreadable_queue_aside()
+        redis.quarantine_unreadable_queue()
         redis.start()
         redis.wait_until_it_answers()
     postgres.wait_until_it_answers()

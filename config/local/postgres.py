@@ -1,4 +1,4 @@
-"""The PostgreSQL server of a data folder: from a wheel, on a private socket, with a password."""
+"""A PostgreSQL server from a Python wheel, on a private socket and with a password."""
 
 import os
 import secrets

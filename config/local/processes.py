@@ -33,7 +33,7 @@ NO_ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 class Service:
     """A child process that is restarted when it ends, and ends with this process.
 
-    It runs under runs.supervision.leash: closing the pipe kills it and all its children.
+    It runs under runs.supervision.watchdog: closing the pipe kills it and all its children.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Service:
 
     def start(self) -> None:
         self.started_at = time.monotonic()
-        self._let_go()
+        self._close_pipe()
         child_end, self.pipe = os.pipe()
         with Path(os.devnull).open() as no_lock:
             self.process = subprocess.Popen(
                 [
                     sys.executable,
                     "-m",
-                    "runs.supervision.leash",
+                    "runs.supervision.watchdog",
                     str(child_end),
                     str(no_lock.fileno()),
                     *self.command,
@@ -96,10 +96,10 @@ class Service:
             return
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0.1, deadline - time.monotonic()))
-        self._let_go()
+        self._close_pipe()
         self.process.wait()
 
-    def _let_go(self) -> None:
+    def _close_pipe(self) -> None:
         if self.pipe >= 0:
             os.close(self.pipe)
             self.pipe = -1

@@ -60,7 +60,7 @@ class Redis(Server):
     def url(self) -> str:
         return f"redis+socket://{quote(str(self.socket))}"
 
-    def set_unreadable_queue_aside(self) -> None:
+    def quarantine_unreadable_queue(self) -> None:
         """Rename files that this server cannot read, such as those of a newer Redis.
 
         No work is lost: messages are only hints, and the reaper sends them again.

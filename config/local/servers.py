@@ -11,7 +11,7 @@ from typing import IO, Any
 import psutil
 
 from config.local.supervision import Restarts, sentence
-from runs.supervision.leash import PR_SET_PDEATHSIG, prctl
+from runs.supervision.watchdog import PR_SET_PDEATHSIG, prctl
 
 START_SECONDS = 60
 STOP_SECONDS = 15

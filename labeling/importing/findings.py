@@ -25,7 +25,7 @@ from labeling.queue.tasks import NewTask
 
 RESPONSE_BATCH_SIZE = 2000
 MAX_COUNT = 1000
-PAGE = 25
+PAGE_SIZE = 25
 
 
 @transaction.atomic
@@ -121,9 +121,9 @@ def page_of(project: Project, *, after: int | None = None) -> tuple[list[Task], 
     if after is not None:
         tasks = tasks.filter(pk__gt=after)
     rows = list(
-        tasks.prefetch_related("places__response__findings", "places__response")[: PAGE + 1]
+        tasks.prefetch_related("places__response__findings", "places__response")[: PAGE_SIZE + 1]
     )
-    return rows[:PAGE], rows[PAGE - 1].pk if len(rows) > PAGE else None
+    return rows[:PAGE_SIZE], rows[PAGE_SIZE - 1].pk if len(rows) > PAGE_SIZE else None
 
 
 # --- decisions -----------------------------------------------------------------------------------

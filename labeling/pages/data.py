@@ -21,7 +21,7 @@ from labeling.queue.gold_copies import copies_of
 from labeling.rankings import skip as skipping
 from labeling.rankings.recording import InvalidRanking
 
-PAGE = 50
+PAGE_SIZE = 50
 
 
 @login_required
@@ -35,7 +35,7 @@ def data(request: HttpRequest, slug: str) -> HttpResponse:
     tasks_found = _searched(task_filters.filtered(project, show), search)
     if before is not None:
         tasks_found = tasks_found.filter(pk__lt=before)
-    tasks = list(tasks_found.select_related("prompt").order_by("-pk")[: PAGE + 1])
+    tasks = list(tasks_found.select_related("prompt").order_by("-pk")[: PAGE_SIZE + 1])
     context = {
         "project": project,
         "section": "projects",
@@ -43,8 +43,8 @@ def data(request: HttpRequest, slug: str) -> HttpResponse:
         "search": search,
         "show": show if show in task_filters.FILTERS else "",
         "filters": task_filters.FILTERS,
-        "rows": _rows(tasks[:PAGE]),
-        "older": tasks[PAGE - 1].pk if len(tasks) > PAGE else None,
+        "rows": _rows(tasks[:PAGE_SIZE]),
+        "older": tasks[PAGE_SIZE - 1].pk if len(tasks) > PAGE_SIZE else None,
         "begun": before is not None,
     }
     return render(request, "labeling/data.html", context)

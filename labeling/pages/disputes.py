@@ -36,7 +36,7 @@ from labeling.queue.gold_copies import copies_of
 from labeling.queue.withdrawals import among
 from labeling.rankings.content import FLAGS
 
-PAGE = 25
+PAGE_SIZE = 25
 
 
 @login_required
@@ -53,7 +53,7 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
         "decided": decided.select_related("by").order_by("-created_at"),
     }
     show = show if show in lists else "open"
-    page = Paginator(lists[show], PAGE).get_page(request.GET.get("page"))
+    page = Paginator(lists[show], PAGE_SIZE).get_page(request.GET.get("page"))
     context = {
         "project": project,
         "section": "projects",

@@ -26,7 +26,7 @@ from labeling.gold.making import GoldError
 from labeling.models import Adjudication, Gold, Project, Ranking, Task
 from labeling.reviewing import assignment
 
-PAGE = 50
+PAGE_SIZE = 50
 ANSWERS_SHOWN = 50
 STARTS_SHOWN = 9
 
@@ -44,12 +44,12 @@ def gold_list(request: HttpRequest, slug: str) -> HttpResponse:
     before = number(request.GET.get("before", ""))
     matching = Gold.objects.filter(project=project, retired_at__isnull=not retired)
     rows = matching.filter(pk__lt=before) if before is not None else matching
-    page = list(rows.select_related("task__prompt").order_by("-pk")[: PAGE + 1])
+    page = list(rows.select_related("task__prompt").order_by("-pk")[: PAGE_SIZE + 1])
     shares = gold_shares.shares(project)
     context = _context(
         project,
-        rows=[_row(gold, shares) for gold in page[:PAGE]],
-        older=page[PAGE - 1].pk if len(page) > PAGE else None,
+        rows=[_row(gold, shares) for gold in page[:PAGE_SIZE]],
+        older=page[PAGE_SIZE - 1].pk if len(page) > PAGE_SIZE else None,
         begun=before is not None,
         retired=retired,
         counts=_counts(project),

@@ -27,7 +27,7 @@ from labeling.reviewing import progress
 from labeling.reviewing.confirmation import confirmation_page
 from labeling.reviewing.sheet import Sheet
 
-PAGE = 50
+PAGE_SIZE = 50
 
 
 @login_required
@@ -45,13 +45,15 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
     before = number(request.GET.get("before", ""))
     if before is not None:
         own = own.filter(pk__lt=before)
-    rankings = list(own.order_by("-id")[: PAGE + 1])
+    rankings = list(own.order_by("-id")[: PAGE_SIZE + 1])
     context = {
         "project": project,
         "section": "review",
         "progress": progress.of_reviewer(project, user_of(request)),
-        "rows": [{"ranking": ranking, "until": open_until(ranking)} for ranking in rankings[:PAGE]],
-        "older": rankings[PAGE - 1].pk if len(rankings) > PAGE else None,
+        "rows": [
+            {"ranking": ranking, "until": open_until(ranking)} for ranking in rankings[:PAGE_SIZE]
+        ],
+        "older": rankings[PAGE_SIZE - 1].pk if len(rankings) > PAGE_SIZE else None,
         "newer": before is not None,
         "sees_others": _may_see_more(request, project, rankings[0]) if rankings else False,
     }

@@ -16,7 +16,7 @@ from labeling.core.text import shortened
 from labeling.models import Adjudication, Project, Ranking
 from reward.models import RewardModel
 
-PAGE = 25
+PAGE_SIZE = 25
 MAX_MODELS = 20
 
 
@@ -30,7 +30,7 @@ def listed(request: HttpRequest, slug: str) -> HttpResponse:
     with_rows = [model for model in models if model["likely"]]
     model = next(iter([*chosen, *with_rows, *models]), None)
     rows = _rows_of(model) if model else []
-    page = Paginator(rows, PAGE).get_page(request.GET.get("page"))
+    page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page"))
     context = {
         "project": project,
         "section": "projects",

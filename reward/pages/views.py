@@ -41,7 +41,7 @@ from reward.preferences.snapshots import (
 )
 from reward.promotion import MOVED, CannotMove, Promotable, move
 
-PER_PAGE = 50
+PAGE_SIZE = 50
 SAMPLES = 3
 
 
@@ -50,7 +50,7 @@ SAMPLES = 3
 def snapshots(request: HttpRequest) -> HttpResponse:
     projects = led_projects(user_of(request))
     listed = Snapshot.objects.filter(project__in=projects).select_related("project", "created_by")
-    page = Paginator(listed, PER_PAGE).get_page(request.GET.get("page"))
+    page = Paginator(listed, PAGE_SIZE).get_page(request.GET.get("page"))
     context = {"page": page, "can_freeze": user_of(request).can_train}
     return render(request, "reward/snapshots.html", context)
 

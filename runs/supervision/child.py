@@ -15,7 +15,7 @@ from runs.supervision.environment import for_recipe
 from runs.supervision.gpus import GpuLease
 
 LAUNCHER = "accelerate.commands.launch"
-LAUNCHER_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+LAUNCHER_KILL_SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 """Seconds from SIGTERM to SIGKILL, for torch's launcher, which accelerate's launcher calls."""
 
 
@@ -31,7 +31,7 @@ def command_for(module: str, run_dir: Path, *, gpus: int) -> list[str]:
 
 
 class Child:
-    """A command on a leash (see runs.supervision.leash). Its output is appended to `log`.
+    """A command below a watchdog (runs.supervision.watchdog). Its output is appended to `log`.
 
     It sees only the GPUs of its lease. The caller may close its copies of `lock` and of the locks
     of the GPUs once this object exists.
@@ -57,7 +57,7 @@ class Child:
                 pass_fds=[reader, *locks],
             )  # fmt: skip
         os.close(reader)
-        self.leash_pid = self._leash.pid
+        self.watchdog_pid = self._watchdog.pid
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM to the recipe's own process, which then writes a checkpoint and exits."""
@@ -67,7 +67,7 @@ class Child:
     def kill(self) -> int:
         """Kill the recipe and everything it started, wait for it, and return the exit status."""
         self._close_pipe()
-        return self._leash.wait()
+        return self._watchdog.wait()
 
     def ended(self, timeout: float) -> int | None:
         """Return the exit status, or None if it still runs after `timeout`.
@@ -75,7 +75,7 @@ class Child:
         The status is 128 + number for a signal.
         """
         try:
-            status = self._leash.wait(timeout)
+            status = self._watchdog.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
         self._close_pipe()
@@ -97,5 +97,5 @@ def environment(command: list[str], gpus: Sequence[str] = ()) -> dict[str, str]:
     if gpus:
         variables[VISIBLE] = ",".join(gpus)
     if LAUNCHER in command:
-        variables[LAUNCHER_PATIENCE] = str(ceil(settings.RUN_GRACE_SECONDS) + 1)
+        variables[LAUNCHER_KILL_SECONDS] = str(ceil(settings.RUN_GRACE_SECONDS) + 1)
     return {**variables, "PYTHONUNBUFFERED": "1"}

@@ -32,9 +32,11 @@ class Slot:
         self.descriptor = descriptor
         self.note(None)
 
-    def note(self, lease: Lease | None, *, leash_pid: int | None = None) -> None:
+    def note(self, lease: Lease | None, *, watchdog_pid: int | None = None) -> None:
         """Write to the file what the slot is used for, for other processes of this machine."""
-        holder = {"run": lease.run_id, "token": lease.token, "leash": leash_pid} if lease else {}
+        holder = (
+            {"run": lease.run_id, "token": lease.token, "watchdog": watchdog_pid} if lease else {}
+        )
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, json.dumps(holder).encode(), 0)
 
@@ -76,9 +78,9 @@ def _evict(path: Path) -> bool:
     holder = _holder(path)
     if "run" not in holder or lifecycle.is_held(Lease(holder["run"], holder["token"])):
         return False
-    if _is_leash(holder.get("leash")):
+    if _is_watchdog(holder.get("watchdog")):
         with suppress(ProcessLookupError):
-            os.kill(holder["leash"], signal.SIGTERM)
+            os.kill(holder["watchdog"], signal.SIGTERM)
     path.unlink(missing_ok=True)
     return True
 
@@ -90,12 +92,12 @@ def _holder(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _is_leash(pid: int | None) -> bool:
-    """Return whether the process is a leash. Process ids are reused, so check before killing."""
+def _is_watchdog(pid: int | None) -> bool:
+    """Return whether the process is a watchdog. Process ids are reused, so check before killing."""
     try:
         return (
             pid is not None
-            and b"runs.supervision.leash" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            and b"runs.supervision.watchdog" in Path(f"/proc/{pid}/cmdline").read_bytes()
         )
     except OSError:
         return False

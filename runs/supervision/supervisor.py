@@ -1,6 +1,6 @@
 """Supervision of one run from its claim to its end, in a thread of a worker or in a command.
 
-The supervisor prepares the directory and starts the recipe on its leash. Every tick it copies
+The supervisor prepares the directory and starts the recipe below a watchdog. Every tick it copies
 events, renews the lease, and checks for a cancel request, a lost lease and a worker shutdown. It
 never uses CUDA. If the database becomes unavailable, the recipe continues to train.
 """
@@ -38,9 +38,9 @@ logger = logging.getLogger("tiebreak.runs")
 T = TypeVar("T")
 
 TICK_SECONDS = 0.2
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 LOG_TAIL_BYTES = 4000
-PATIENCE_SECONDS = 3600
+MAX_RETRY_SECONDS = 3600
 
 SHUTTING_DOWN = threading.Event()
 """Set when this process was asked to end. Its recipes write a checkpoint, and their runs are requeued."""
@@ -113,7 +113,7 @@ def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
         command = command_for(kind.module, run_dir.path, gpus=len(gpus.names))
         process.start(command, lock, gpus)
         if slot:
-            slot.note(lease, leash_pid=process.child.leash_pid)
+            slot.note(lease, watchdog_pid=process.child.watchdog_pid)
     status = process.wait()
     if status == 0:
         workspace.mark_finished(run_dir)
@@ -206,7 +206,7 @@ class RecipeProcess:
         self.waits_for_gpu = False
         copied = run.events.aggregate(last=Max("number"))["last"] or 0
         self.tail = EventTail(run.pk, run_dir, after=copied)
-        self._beat_at = self._look_at = 0.0
+        self._beat_at = self._poll_at = 0.0
         self._kill_at = float("inf")
 
     def wait_for_gpu(self) -> None:
@@ -259,8 +259,8 @@ class RecipeProcess:
             if now >= self._beat_at:
                 lifecycle.heartbeat(self.lease)
                 self._beat_at = now + settings.RUN_LEASE_SECONDS / 3
-            if now >= self._look_at:
-                self._look_at = now + LOOK_SECONDS
+            if now >= self._poll_at:
+                self._poll_at = now + POLL_SECONDS
                 self.copy_events()
                 if lifecycle.cancel_requested(self.lease):
                     self._stop(StopReason.CANCEL)
@@ -363,7 +363,7 @@ def retry_until_available(write: Callable[[], T]) -> T:
     After that, raises the database's error. Nothing is lost: the run directory keeps the results,
     and the next attempt publishes them.
     """
-    until = time.monotonic() + PATIENCE_SECONDS
+    until = time.monotonic() + MAX_RETRY_SECONDS
     while True:
         try:
             return write()

@@ -211,8 +211,8 @@ def locked(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int
         os.close(descriptor)
 
 
-def note_holder(descriptor: int, leash_pid: int | None) -> None:
-    note = json.dumps({"host": socket.gethostname(), "leash": leash_pid}).encode()
+def note_holder(descriptor: int, watchdog_pid: int | None) -> None:
+    note = json.dumps({"host": socket.gethostname(), "watchdog": watchdog_pid}).encode()
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, note, 0)
 
@@ -235,14 +235,14 @@ def _lock_within(descriptor: int, seconds: float, waiting: Callable[[], None]) -
 
 
 def _kill_holder(descriptor: int) -> None:
-    """Send SIGTERM to the leash that holds the lock, which then kills its recipe."""
+    """Send SIGTERM to the watchdog that holds the lock, which then kills its recipe."""
     try:
         holder = json.loads(os.pread(descriptor, 1000, 0) or b"{}")
     except ValueError:
         return
-    if holder.get("host") == socket.gethostname() and holder.get("leash"):
+    if holder.get("host") == socket.gethostname() and holder.get("watchdog"):
         with suppress(ProcessLookupError):
-            os.kill(holder["leash"], signal.SIGTERM)
+            os.kill(holder["watchdog"], signal.SIGTERM)
 
 
 # --- output ---------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def world(settings, tmp_path, monkeypatch) -> dict[str, Any]:
     settings.VAR_DIR = tmp_path
     settings.RUNS_DIR, settings.SNAPSHOTS_DIR = tmp_path / "runs", tmp_path / "snapshots"
     settings.UPLOADS_DIR = tmp_path / "uploads"
-    monkeypatch.setattr(doctor, "LEAST_FREE", 0)
+    monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 0)
     project = make_project()
     snapshot = make_snapshot(project, prompts=2)
     base = make_base(project)
@@ -122,7 +122,7 @@ def test_quick_compares_only_sizes(world):
 
 
 def test_a_full_disk_is_a_warning(world, monkeypatch):
-    monkeypatch.setattr(doctor, "LEAST_FREE", 1 << 60)
+    monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 1 << 60)
     text, status = examined()
     assert status == 0
     assert text.count("MB left") == 1

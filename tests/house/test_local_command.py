@@ -95,7 +95,7 @@ def test_local_serves_on_a_free_port_in_little_memory_and_stops_on_ctrl_c(
         family = local.family()
         servers = [p for p in family if "gunicorn" in " ".join(p.cmdline())]
         assert max(p.memory_info().rss for p in servers) < 200e6
-        assert len(family) >= 6, "a web server, a worker and a scheduler, each on its leash"
+        assert len(family) >= 6, "a web server, a worker and a scheduler, each below its watchdog"
         for command in ("local", "demo"):
             second = subprocess.run(
                 [sys.executable, "manage.py", command],

@@ -65,11 +65,11 @@ class Site(Local):
         return items
 
     def part(self, *words: str) -> psutil.Process | None:
-        """Return the process of `manage.py local`, below its leash, with these words in its command."""
+        """Return the process of `manage.py local`, below its watchdog, with these words in its command."""
         for process in self.family():
             with suppress(psutil.Error):  # it may have ended
                 line = process.cmdline()
-                if "runs.supervision.leash" not in line and all(
+                if "runs.supervision.watchdog" not in line and all(
                     word in " ".join(line) for word in words
                 ):
                     return process

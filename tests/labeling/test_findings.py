@@ -162,7 +162,7 @@ def test_a_blind_comparison_is_held_only_for_a_name(project):
 
 
 def test_the_list_has_pages(project, bring, monkeypatch):
-    monkeypatch.setattr(findings, "PAGE", 2)
+    monkeypatch.setattr(findings, "PAGE_SIZE", 2)
     tasks = [bring("Fine.", LEAK, prompt=f"{n}?") for n in range(3)]
     shown, after = findings.page_of(project)
     assert shown == tasks[:2] and after == tasks[1].pk

@@ -261,7 +261,7 @@ def test_retired_gold_measures_no_reviewer(project, lead_client):
 
 
 def test_the_list_has_pages(project, lead_client, monkeypatch):
-    monkeypatch.setattr("labeling.pages.gold.PAGE", 2)
+    monkeypatch.setattr("labeling.pages.gold.PAGE_SIZE", 2)
     golds = [make_gold(project) for _ in range(3)]
     first = lead_client.get(url("project-gold", project))
     assert [row["gold"].pk for row in first.context["rows"]] == [golds[2].pk, golds[1].pk]

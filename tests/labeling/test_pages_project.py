@@ -137,7 +137,7 @@ def test_a_missing_agreement_is_explained(project):
 
 
 def test_tasks_are_found_by_id_and_by_words_of_the_prompt(project, monkeypatch):
-    monkeypatch.setattr("labeling.pages.data.PAGE", 2)
+    monkeypatch.setattr("labeling.pages.data.PAGE_SIZE", 2)
     tasks = [make_task(project) for _ in range(5)]
     client, url = signed_in(make_lead(project)), reverse("project-data", args=[project.slug])
 

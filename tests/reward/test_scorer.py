@@ -73,8 +73,8 @@ class Running:
 
     def process(self):
         """Has no command line for a moment when it restarts."""
-        leash = psutil.Process(self.service.process.pid)
-        return wait_until(lambda: next(filter(serves, leash.children(recursive=True)), None))
+        watchdog = psutil.Process(self.service.process.pid)
+        return wait_until(lambda: next(filter(serves, watchdog.children(recursive=True)), None))
 
 
 def serves(process):

@@ -317,7 +317,7 @@ def test_several_processes_get_the_whole_grace_period_for_their_checkpoint(monke
 
     settings.RUN_GRACE_SECONDS = 90.5
     environment = child.environment(["python", "-m", child.LAUNCHER])
-    monkeypatch.setenv(child.LAUNCHER_PATIENCE, environment[child.LAUNCHER_PATIENCE])
+    monkeypatch.setenv(child.LAUNCHER_KILL_SECONDS, environment[child.LAUNCHER_KILL_SECONDS])
     read = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2).shutdown_timeout
     assert read is not None and read > 90.5
 
@@ -347,7 +347,7 @@ def test_two_attempts_never_write_the_same_directory_concurrently(begin, runs_di
     with workspace.locked(run) as lock:
         command = child.command_for("tests.runs.counting", folder, gpus=0)
         stale = child.Child(command, log=folder / "log.txt", lock=lock)
-        workspace.note_holder(lock, stale.leash_pid)
+        workspace.note_holder(lock, stale.watchdog_pid)
     wait_until(lambda: (folder / "recipe.pid").exists() and (folder / "events.jsonl").exists())
     with workspace.locked(run):
         size = (folder / "events.jsonl").stat().st_size

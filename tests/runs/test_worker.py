@@ -111,7 +111,7 @@ def processes_training(run: Run) -> list[int]:
         except OSError:
             continue
         if b"tests.runs.counting" in command and command[-2].endswith(f"/{run.pk}".encode()):
-            recipes += [int(path.parent.name)] * (b"runs.supervision.leash" not in command)
+            recipes += [int(path.parent.name)] * (b"runs.supervision.watchdog" not in command)
     return [pid for pid in recipes if alive(pid)]
 
 

@@ -1,4 +1,4 @@
-"""A leash for a recipe: when its supervisor ends, for any reason, the recipe is killed.
+"""The parent process of a recipe, which kills it when the supervisor ends for any reason.
 
     python -m runs.supervision.leash PIPE LOCKS COMMAND…
 
@@ -32,7 +32,7 @@ def prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def die_with_leash() -> None:
+def die_with_watchdog() -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -53,7 +53,7 @@ def children() -> list[int]:
 
 
 def kill_everything(command: subprocess.Popen[bytes]) -> None:
-    """Kill the command's group, then what left the group (torchrun gives each rank a session)."""
+    """Kill the command's group, then processes outside the group (torchrun gives each rank a session)."""
     deadline = time.monotonic() + KILL_SECONDS
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(command.pid, signal.SIGKILL)
