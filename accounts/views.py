@@ -49,7 +49,7 @@ class ChangePassword(PasswordChangeView):
     def form_valid(self, form: Any) -> HttpResponse:
         response = super().form_valid(form)
         audit(user_of(self.request), "password changed", form.user)
-        messages.success(self.request, _("Your password is changed."))
+        messages.success(self.request, _("Your password was changed."))
         return response
 
 

@@ -63,7 +63,7 @@ def _undo(ranking: Ranking, reviewer: User, draft: dict[str, Any]) -> Slot:
     slot = next((slot for slot in slots if slot.ranking_id == ranking.pk), None)
     if ranking.reviewer_id != reviewer.pk or slot is None or not can_undo(ranking):
         raise InvalidRanking(
-            {"ranking": _("It is too late to take this ranking back. It can be revised instead.")}
+            {"ranking": _("It is too late to undo this ranking. Revise it instead.")}
         )
     Ranking.objects.filter(pk=ranking.pk).update(superseded_at=clock.now())
     reopen(

@@ -15,7 +15,7 @@ from runs.supervision.environment import for_recipe
 from runs.supervision.gpus import GpuLease
 
 LAUNCHER = "accelerate.commands.launch"
-LAUNCHER_KILL_SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+LAUNCHER_TIMEOUT_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 """Seconds from SIGTERM to SIGKILL, for torch's launcher, which accelerate's launcher calls."""
 
 
@@ -97,5 +97,5 @@ def environment(command: list[str], gpus: Sequence[str] = ()) -> dict[str, str]:
     if gpus:
         variables[VISIBLE] = ",".join(gpus)
     if LAUNCHER in command:
-        variables[LAUNCHER_KILL_SECONDS] = str(ceil(settings.RUN_GRACE_SECONDS) + 1)
+        variables[LAUNCHER_TIMEOUT_VARIABLE] = str(ceil(settings.RUN_GRACE_SECONDS) + 1)
     return {**variables, "PYTHONUNBUFFERED": "1"}

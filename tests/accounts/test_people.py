@@ -60,7 +60,7 @@ def test_users_change_their_own_password(ada):
     page = reverse("change-password")
     form = {"old_password": OLD, "new_password1": NEW, "new_password2": NEW}
     answer = client.post(page, form, follow=True)
-    assert "Your password is changed." in answer.content.decode()
+    assert "Your password was changed." in answer.content.decode()
     assert can_sign_in("ada", NEW) and not can_sign_in("ada", OLD)
     assert client.get("/").status_code == 200
     assert elsewhere.get("/").status_code == 302
