@@ -24,29 +24,29 @@ def user_of(request: HttpRequest) -> User:
     return request.user
 
 
-def _allowed_when(rule: Callable[[User], bool], view: View[P], refusal: Promise) -> View[P]:
+def _restrict(rule: Callable[[User], bool], view: View[P], refusal: Promise) -> View[P]:
     @wraps(view)
-    def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+    def protected_view(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         if not rule(user_of(request)):
             raise PermissionDenied(refusal)
         return view(request, *args, **kwargs)
 
-    return login_required(guarded)
+    return login_required(protected_view)
 
 
 def lead_required(view: View[P]) -> View[P]:
     """Ask anonymous visitors to sign in; refuse reviewers with 403."""
-    return _allowed_when(lambda user: user.can_lead, view, _("Only leads may see this page."))
+    return _restrict(lambda user: user.can_lead, view, _("Only leads may see this page."))
 
 
 def trainer_required(view: View[P]) -> View[P]:
     """Ask anonymous visitors to sign in; refuse reviewers and leads with 403."""
-    return _allowed_when(lambda user: user.can_train, view, _("Only trainers may see this page."))
+    return _restrict(lambda user: user.can_train, view, _("Only trainers may see this page."))
 
 
 def administrator_required(view: View[P]) -> View[P]:
     """Ask anonymous visitors to sign in; refuse everyone but administrators with 403."""
-    return _allowed_when(
+    return _restrict(
         lambda user: user.is_active and user.is_superuser,
         view,
         _("Only administrators may see this page."),

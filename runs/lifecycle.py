@@ -53,13 +53,13 @@ def _lease_end() -> CombinedExpression:
     return Now() + timedelta(seconds=settings.RUN_LEASE_SECONDS)
 
 
-def _held(lease: Lease) -> Any:
+def _leased_run(lease: Lease) -> Any:
     return Run.objects.filter(
         pk=lease.run_id, state=State.RUNNING, fencing_token=lease.token
     ).order_by()
 
 
-def _ended(state: State, **fields: Any) -> dict[str, Any]:
+def _end_fields(state: State, **fields: Any) -> dict[str, Any]:
     return {
         "state": state,
         "finished_at": Now(),
@@ -109,7 +109,7 @@ def claim_oldest(owner: str) -> Lease | None:
 
 def heartbeat(lease: Lease) -> None:
     """Renew the lease. Raises LeaseLost."""
-    if not _held(lease).update(heartbeat_at=Now(), lease_expires_at=_lease_end()):
+    if not _leased_run(lease).update(heartbeat_at=Now(), lease_expires_at=_lease_end()):
         raise LeaseLost
 
 
@@ -139,13 +139,13 @@ def regain(lease: Lease, owner: str) -> Lease | None:
 
 def is_held(lease: Lease) -> bool:
     """Return whether the run is running under this lease. One small query."""
-    return _held(lease).exists()
+    return _leased_run(lease).exists()
 
 
 def cancel_requested(lease: Lease) -> bool:
     """Return whether cancelling was requested. One small query. Raises LeaseLost."""
-    at = _held(lease).values_list("cancel_requested_at", flat=True).first()
-    if at is None and not _held(lease).exists():
+    at = _leased_run(lease).values_list("cancel_requested_at", flat=True).first()
+    if at is None and not _leased_run(lease).exists():
         raise LeaseLost
     return at is not None
 
@@ -156,12 +156,12 @@ def record(lease: Lease, events: list[RunEvent], progress: tuple[int, int] | Non
     Raises LeaseLost, with nothing stored.
     """
     with transaction.atomic():
-        if not _held(lease).select_for_update(no_key=True).values_list("pk").first():
+        if not _leased_run(lease).select_for_update(no_key=True).values_list("pk").first():
             raise LeaseLost
         RunEvent.objects.bulk_create(events, ignore_conflicts=True, batch_size=1000)
         if progress:
             step, total = progress
-            _held(lease).update(step=min(step, total) if total else step, total_steps=total)
+            _leased_run(lease).update(step=min(step, total) if total else step, total_steps=total)
 
 
 def succeed(
@@ -169,27 +169,33 @@ def succeed(
 ) -> None:
     """End the run with the rows that `finish` makes, all or nothing. Raises LeaseLost."""
     with transaction.atomic():
-        run = _held(lease).select_for_update(no_key=True).first()
+        run = _leased_run(lease).select_for_update(no_key=True).first()
         if run is None:
             raise LeaseLost
         Artifact.objects.filter(run=run).delete()
         Artifact.objects.bulk_create(artifacts)
         result = finish(run)
-        _held(lease).update(
-            **_ended(State.SUCCEEDED, result=result, error="", step=Greatest("step", "total_steps"))
+        _leased_run(lease).update(
+            **_end_fields(
+                State.SUCCEEDED, result=result, error="", step=Greatest("step", "total_steps")
+            )
         )
 
 
 def fail(lease: Lease, sentence: str) -> None:
     """End the run as failed, or as cancelled if cancelling was requested. Raises LeaseLost."""
-    running = _held(lease).filter(cancel_requested_at=None)
-    if not running.update(**_ended(State.FAILED, error=sentence)):
+    running = _leased_run(lease).filter(cancel_requested_at=None)
+    if not running.update(**_end_fields(State.FAILED, error=sentence)):
         cancel(lease)
 
 
 def cancel(lease: Lease) -> None:
     """End a running run for which cancelling was requested. Raises LeaseLost."""
-    if not _held(lease).filter(cancel_requested_at__isnull=False).update(**_ended(State.CANCELLED)):
+    if (
+        not _leased_run(lease)
+        .filter(cancel_requested_at__isnull=False)
+        .update(**_end_fields(State.CANCELLED))
+    ):
         raise LeaseLost
 
 
@@ -199,7 +205,7 @@ def requeue(lease: Lease, *, counted: bool) -> None:
     `counted` says whether the attempt counts towards the maximum. Raises LeaseLost.
     """
     used = F("attempt") if counted else F("attempt") - 1
-    running = _held(lease).filter(cancel_requested_at=None)
+    running = _leased_run(lease).filter(cancel_requested_at=None)
     if not running.update(**_queued(attempt=used)):
         cancel(lease)
 
@@ -213,7 +219,9 @@ def request_cancel(run: Run, by: User | None) -> bool:
     with transaction.atomic():
         waiting = Run.objects.filter(pk=run.pk, state=State.QUEUED)
         running = Run.objects.filter(pk=run.pk, state=State.RUNNING, cancel_requested_at=None)
-        done = waiting.update(**_ended(State.CANCELLED, **request)) or running.update(**request)
+        done = waiting.update(**_end_fields(State.CANCELLED, **request)) or running.update(
+            **request
+        )
         if done:
             audit(by, "cancel", run)
     return bool(done)
@@ -249,9 +257,9 @@ def reap() -> list[int]:
         )
         lost = Run.objects.filter(pk__in=silent)
         unwanted = Q(cancel_requested_at__isnull=False)
-        lost.filter(unwanted).update(**_ended(State.CANCELLED))
+        lost.filter(unwanted).update(**_end_fields(State.CANCELLED))
         lost.filter(state=State.RUNNING, attempt__gte=settings.RUN_MAX_ATTEMPTS).update(
-            **_ended(State.FAILED, error=_lost_too_often())
+            **_end_fields(State.FAILED, error=_lost_too_often())
         )
         waiting = list(lost.filter(state=State.RUNNING).values_list("id", flat=True))
         Run.objects.filter(pk__in=waiting).update(**_queued())

@@ -25,7 +25,7 @@ WRITES_FOR_OTHERS = {"collectstatic"}
 START_TIMEOUT_SECONDS = 90
 MAX_LOG_BYTES = 1_000_000
 
-_held: list[IO[str]] = []
+_lock_files: list[IO[str]] = []
 
 
 class LocalServicesError(Exception):
@@ -78,7 +78,7 @@ def revive_keeper() -> bool:
 
     The servers keep their URLs. Costs one file lock otherwise. Raises LocalServicesError.
     """
-    if not _held or _running():
+    if not _lock_files or _running():
         return False
     _urls(var_dir() / "local")
     return True
@@ -90,11 +90,11 @@ def keeper_log() -> Path:
 
 def _hold(path: Path) -> None:
     """Register this process as a user until it exits. Blocks while a keeper is shutting down."""
-    if any(file.name == str(path) for file in _held):
+    if any(file.name == str(path) for file in _lock_files):
         return
     file = path.open("w")
     fcntl.flock(file, fcntl.LOCK_SH)
-    _held.append(file)
+    _lock_files.append(file)
 
 
 def _running() -> dict[str, str] | None:

@@ -43,14 +43,14 @@ def problem(request: HttpRequest, error: Problem) -> HttpResponseBase:
 
 
 @api.exception_handler(AuthenticationError)
-def unauthenticated(request: HttpRequest, error: AuthenticationError) -> HttpResponseBase:
+def not_authenticated(request: HttpRequest, error: AuthenticationError) -> HttpResponseBase:
     sent = request.headers.get("Authorization")
     reason = "The token is not valid." if sent else "The request has none."
     return Problem(401, f"Send a token: Authorization: Bearer KEY. {reason}").response()
 
 
 @api.exception_handler(ValidationError)
-def invalid(request: HttpRequest, error: ValidationError) -> HttpResponseBase:
+def invalid_request(request: HttpRequest, error: ValidationError) -> HttpResponseBase:
     errors = [{"at": _field(e["loc"]), "what": e["msg"]} for e in error.errors[:ERRORS_LISTED]]
     first = f"{errors[0]['at']}: {errors[0]['what']}." if errors else ""
     return Problem(422, f"The request is not valid. {first}", errors=errors).response()
@@ -62,23 +62,23 @@ def _field(location: tuple[Any, ...]) -> str:
 
 
 @api.exception_handler(RequestDataTooBig)
-def too_big(request: HttpRequest, error: RequestDataTooBig) -> HttpResponseBase:
+def request_too_large(request: HttpRequest, error: RequestDataTooBig) -> HttpResponseBase:
     return Problem(413, "The request is larger than 2.5 MB. Split it into several.").response()
 
 
 @api.exception_handler(HttpError)
-def refused(request: HttpRequest, error: HttpError) -> HttpResponseBase:
+def http_error(request: HttpRequest, error: HttpError) -> HttpResponseBase:
     detail = "The request's body is not valid JSON." if error.status_code == 400 else f"{error}."
     return Problem(error.status_code, detail).response()
 
 
 @api.exception_handler(Http404)
-def missing(request: HttpRequest, error: Http404) -> HttpResponseBase:
+def unknown_address(request: HttpRequest, error: Http404) -> HttpResponseBase:
     return Problem(404, "The API has no such address.").response()
 
 
 @api.exception_handler(Exception)
-def broken(request: HttpRequest, error: Exception) -> HttpResponseBase:
+def internal_error(request: HttpRequest, error: Exception) -> HttpResponseBase:
     if is_outage(error):
         state.note_away(error)
         return unavailable(request)
@@ -98,7 +98,7 @@ def with_problems(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRe
     """Turn ninja's plain-text responses to wrong methods into problem+json."""
 
     @wraps(view)
-    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def protected_view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         answer = view(request, *args, **kwargs)
         if answer.status_code != 405:
             return answer
@@ -106,12 +106,12 @@ def with_problems(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRe
         refusal["Allow"] = answer["Allow"]
         return refusal
 
-    return guarded
+    return protected_view
 
 
 @csrf_exempt
 def not_found(request: HttpRequest, rest: str = "") -> HttpResponseBase:
-    return missing(request, Http404())
+    return unknown_address(request, Http404())
 
 
 def _urls() -> tuple[list[Any], str, str]:

@@ -59,7 +59,7 @@ def limit_bodies(
         if length > SMALL and length > largest_body(
             request.path_info, may_upload=request.user.is_authenticated
         ):
-            return _refused(request)
+            return _too_large_response(request)
         response = get_response(request)
         match = request.resolver_match
         if match and match.url_name == "project-import" and response.status_code == 200:
@@ -108,7 +108,7 @@ def too_large_page(path: str, *, cookies: str, languages: str) -> str:
         return render_to_string("413.html", {"sentence": too_large(path)})
 
 
-def _refused(request: HttpRequest, limit: int = SMALL) -> HttpResponseBase:
+def _too_large_response(request: HttpRequest, limit: int = SMALL) -> HttpResponseBase:
     sentence = too_large(request.path_info, limit)
     if request.path_info.startswith("/api/"):
         return Problem(413, sentence).response()
@@ -118,7 +118,7 @@ def _refused(request: HttpRequest, limit: int = SMALL) -> HttpResponseBase:
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """Handle requests that Django refuses, such as a form larger than its own limit."""
     if isinstance(exception, RequestDataTooBig):
-        return _refused(request, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+        return _too_large_response(request, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
     return defaults.bad_request(request, exception)
 
 

@@ -79,7 +79,7 @@ def decide(
     """
     lock_slots(task)
     before = Adjudication.objects.filter(task=task).select_related("by").first()
-    if errors := _problems(task, tiers, cut, cause, note) or _taken(before, seen_mark):
+    if errors := _problems(task, tiers, cut, cause, note) or _conflict(before, seen_mark):
         raise CannotDecide(errors)
     decided = before or Adjudication(task=task)
     earlier = _content(before) | {"by": before.by.username} if before else {}
@@ -90,7 +90,7 @@ def decide(
     decided.created_at = timezone.now()
     decided.save()
     audit(by, "dispute decided", task, **_content(decided), before=earlier)
-    overlap.settle(task)
+    overlap.remove_unused_slots(task)
     return decided
 
 
@@ -105,7 +105,7 @@ def _content(decision: Adjudication) -> dict[str, Any]:
     }
 
 
-def _taken(before: Adjudication | None, seen_mark: str) -> dict[str, str]:
+def _conflict(before: Adjudication | None, seen_mark: str) -> dict[str, str]:
     if before is None or mark(before) == seen_mark:
         return {}
     return {

@@ -166,18 +166,18 @@ class Comparison:
     completed: int
     before: Agreement
     after: Agreement
-    gained: Interval
+    gain: Interval
     """The change in pairwise agreement, after minus before, averaged over tasks: −1 to 1."""
-    moved: Interval
-    """The distance that the consensus moved: 0 for the same order, 1 for the reverse order."""
-    by_chance: Interval
+    consensus_shift: Interval
+    """The distance that the consensus consensus_shift: 0 for the same order, 1 for the reverse order."""
+    distance_before: Interval
     """The distance between two reviewers under the version before: movement expected by chance."""
-    same_person: Interval
+    self_consistency: Interval
     """The distance between two rankings by the same reviewer, one under each version."""
 
 
 @dataclass(frozen=True)
-class _Both:
+class _TaskPair:
     """The rankings of one task under both versions, by reviewer."""
 
     prompt: int
@@ -195,7 +195,7 @@ def comparison(sample: RelabelSample) -> Comparison:
     before = _rankings([original for original, *_ in pairs], sample.before)
     after = _rankings([copy for _, copy, _ in pairs], sample.after)
     copies = Task.objects.filter(pk__in=[copy for _, copy, _ in pairs])
-    pairs_of_tasks = [_Both(prompt, before[old], after[new]) for old, new, prompt in pairs]
+    pairs_of_tasks = [_TaskPair(prompt, before[old], after[new]) for old, new, prompt in pairs]
     ready = [task for task in pairs_of_tasks if len(task.before) > 1 and len(task.after) > 1]
     prompts = [task.prompt for task in ready]
     return Comparison(
@@ -205,10 +205,10 @@ def comparison(sample: RelabelSample) -> Comparison:
         completed=sum(len(task.after) for task in pairs_of_tasks),
         before=pairwise_agreement([list(task.before.values()) for task in ready], clusters=prompts),
         after=pairwise_agreement([list(task.after.values()) for task in ready], clusters=prompts),
-        gained=_mean(ready, _gain),
-        moved=_mean(ready, _move),
-        by_chance=_mean(ready, lambda task: mean_distance(list(task.before.values()))),
-        same_person=_mean(pairs_of_tasks, _same_person),
+        gain=_mean(ready, _gain),
+        consensus_shift=_mean(ready, _consensus_shift),
+        distance_before=_mean(ready, lambda task: mean_distance(list(task.before.values()))),
+        self_consistency=_mean(pairs_of_tasks, _self_consistency),
     )
 
 
@@ -220,7 +220,7 @@ def _rankings(tasks: Sequence[int], version: GuidelineVersion) -> dict[int, dict
     return by_task
 
 
-def _gain(task: _Both) -> float | None:
+def _gain(task: _TaskPair) -> float | None:
     shares = [_agreed(list(rankings.values())) for rankings in (task.before, task.after)]
     return None if None in shares else float(shares[1]) - float(shares[0])  # type: ignore[arg-type]
 
@@ -233,7 +233,7 @@ def _agreed(rankings: Sequence[Tiers]) -> float | None:
     return same / compared if compared else None
 
 
-def _move(task: _Both) -> float | None:
+def _consensus_shift(task: _TaskPair) -> float | None:
     before, after = (consensus(list(rankings.values())) for rankings in (task.before, task.after))
     shared = sorted(before.keys() & after.keys())
     distances = [abs(before[pair] - after[pair]) / 2 for pair in shared]
@@ -250,7 +250,7 @@ def consensus(rankings: Sequence[Tiers]) -> dict[tuple[int, int], int]:
     return {pair: int(np.sign(total)) for pair, total in sums.items()}
 
 
-def _same_person(task: _Both) -> float | None:
+def _self_consistency(task: _TaskPair) -> float | None:
     distances = [
         mean_distance([task.before[reviewer], task.after[reviewer]])
         for reviewer in task.before
@@ -259,7 +259,7 @@ def _same_person(task: _Both) -> float | None:
     return float(np.mean(distances)) if distances else None
 
 
-def _mean(tasks: Sequence[_Both], measure: Callable[[_Both], float | None]) -> Interval:
+def _mean(tasks: Sequence[_TaskPair], measure: Callable[[_TaskPair], float | None]) -> Interval:
     values = np.array([value for task in tasks if (value := measure(task)) is not None])
     if not len(values):
         return Interval(None, None, None, 0)

@@ -35,7 +35,7 @@ class ColumnLine(TypedDict):
     nested: bool
 
 
-class Shown(TypedDict):
+class Preview(TypedDict):
     """One of the first prompts as reviewers will see it, with long texts cut."""
 
     messages: list[dict[str, str]]
@@ -46,7 +46,7 @@ class Shown(TypedDict):
 class Report(TypedDict, total=False):
     questions: list[str]
     columns: list[ColumnLine]
-    first: list[Shown]
+    first: list[Preview]
     format: str
     title: str
     lines: list[Line]
@@ -72,7 +72,7 @@ def report(imported: Imported) -> Report:
             }
             for name, column in tally.columns.columns.items()
         ],
-        "first": [_shown(record) for record in imported.first],
+        "first": [_preview(record) for record in imported.first],
         "format": imported.format.name,
         "title": imported.format.title,
         "lines": [
@@ -119,7 +119,7 @@ def _storable(account: Report) -> Report:
     return cast(Report, storable_json(account))
 
 
-def _shown(record: PromptRecord) -> Shown:
+def _preview(record: PromptRecord) -> Preview:
     texts = [response.text for response in record.responses]
     return {
         "messages": [{**m, "content": m["content"][:MAX_SHOWN_LENGTH]} for m in record.messages],

@@ -102,12 +102,12 @@ def dispute(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
     )
     case = _Case(request, project, task)
     if request.method == "POST":
-        return _decided(request, case)
+        return _save_decision(request, case)
     form = OutcomeForm(initial=case.initial(), letters=case.letters, names=case.names)
     return case.shown(form)
 
 
-def _decided(request: HttpRequest, case: "_Case") -> HttpResponse:
+def _save_decision(request: HttpRequest, case: "_Case") -> HttpResponse:
     form = OutcomeForm(case.posted(), letters=case.letters, names=case.names)
     following = case.following()
     if form.is_valid():
@@ -164,7 +164,7 @@ class _Case:
         return next_after(self.disputes, self.task.pk)
 
     def initial(self) -> dict[str, Any]:
-        start = self._started_from()
+        start = self._initial_ranking()
         order = start or self.decision
         values = {
             "seen": mark(self.decision),
@@ -189,7 +189,7 @@ class _Case:
             return self.decision.shown_order
         return list(self.letters)
 
-    def _started_from(self) -> Ranking | None:
+    def _initial_ranking(self) -> Ranking | None:
         start = self.request.GET.get("from", "")
         number = int(start) if start in set("123456789") else 0
         return self.rankings[number - 1] if 1 <= number <= len(self.rankings) else None

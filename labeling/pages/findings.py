@@ -27,14 +27,14 @@ def waiting(request: HttpRequest, slug: str) -> HttpResponse:
         "section": "projects",
         "leads": True,
         "counts": findings.counts(project),
-        "tasks": [_shown(task) for task in tasks],
+        "tasks": [_task_context(task) for task in tasks],
         "after": after,
         "begun": "after" in request.GET,
     }
     return render(request, "labeling/findings.html", context)
 
 
-def _shown(task: Task) -> dict[str, Any]:
+def _task_context(task: Task) -> dict[str, Any]:
     return {
         "task": task,
         "prompt": conversation(task.prompt.messages)[-1],

@@ -96,7 +96,7 @@ def gold_detail(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
     gold = get_object_or_404(
         Gold.objects.select_related("task__prompt", "created_by"), pk=gold_id, project=project
     )
-    form, rows, sentence = _filled(request, gold.task, gold.constraints, gold)
+    form, rows, sentence = _forms(request, gold.task, gold.constraints, gold)
     if form.is_bound and sentence is None:
         try:
             making.change(
@@ -166,9 +166,9 @@ def gold_make(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
     if task.kind == Task.Kind.GOLD and hasattr(task, "gold"):
         return redirect("project-gold-detail", project.slug, task.gold.pk)
     letters = golds.letters_of(_ids(task))
-    starts = _starts(task, letters)
+    starts = _starting_points(task, letters)
     chosen = next((start for start in starts if start["name"] == request.GET.get("from")), None)
-    form, rows, sentence = _filled(request, task, chosen["constraints"] if chosen else [])
+    form, rows, sentence = _forms(request, task, chosen["constraints"] if chosen else [])
     if form.is_bound and sentence is None:
         try:
             gold = making.make(
@@ -183,7 +183,7 @@ def gold_make(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
     return render(request, "labeling/gold_make.html", context, status=422 if sentence else 200)
 
 
-def _starts(task: Task, letters: Letters) -> list[dict[str, Any]]:
+def _starting_points(task: Task, letters: Letters) -> list[dict[str, Any]]:
     """Return starting points for the constraints: the adjudicated order first, then rankings."""
     orders: list[tuple[str, str, Any]] = [
         ("adjudication", "The adjudicated order", order)
@@ -209,7 +209,7 @@ def _ids(task: Task) -> list[int]:
     return list(task.places.order_by("position").values_list("response_id", flat=True))
 
 
-def _filled(
+def _forms(
     request: HttpRequest, task: Task, constraints: list[Any], gold: Gold | None = None
 ) -> tuple[GoldForm, Any, str | None]:
     """Return the forms with the sent or stored values, and the problem with the sent ones if any."""

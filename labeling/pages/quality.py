@@ -75,13 +75,15 @@ def _side_by_side(disputes: list[Disagreement]) -> list[dict[str, Any]]:
     for ranking in current.order_by("id"):
         rankings[ranking.task_id].append(ranking)
     return [
-        _shown(dispute, tasks[dispute.task_id], places[dispute.task_id], rankings[dispute.task_id])
+        _dispute_context(
+            dispute, tasks[dispute.task_id], places[dispute.task_id], rankings[dispute.task_id]
+        )
         for dispute in disputes
         if dispute.task_id in tasks and not tasks[dispute.task_id].inactive
     ]
 
 
-def _shown(
+def _dispute_context(
     dispute: Disagreement, task: Task, places: list[TaskResponse], rankings: list[Ranking]
 ) -> dict[str, Any]:
     letters = {

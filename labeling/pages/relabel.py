@@ -50,7 +50,7 @@ def relabel(request: HttpRequest, slug: str) -> HttpResponse:
     form = SampleForm(request.POST or None, versions=versions)
     status = HTTPStatus.OK
     if request.method == "POST":
-        if form.is_valid() and (sample := _drawn(request, project, form)):
+        if form.is_valid() and (sample := _draw_sample(request, project, form)):
             count = sample.tasks.count()
             messages.success(
                 request,
@@ -70,7 +70,7 @@ def relabel(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "labeling/relabel.html", context, status=status)
 
 
-def _drawn(request: HttpRequest, project: Project, form: SampleForm) -> RelabelSample | None:
+def _draw_sample(request: HttpRequest, project: Project, form: SampleForm) -> RelabelSample | None:
     try:
         return draw(project=project, by=user_of(request), **form.cleaned_data)
     except CannotRelabel as error:

@@ -36,7 +36,7 @@ def settings(request: HttpRequest, slug: str) -> HttpResponse:
         "sections": [
             (name, [form[field] for field in fields]) for name, fields in SECTIONS.items()
         ],
-        "saved": overlap.saved(project),
+        "savings": overlap.savings(project),
     }
     return render(request, "labeling/settings.html", context, status=status)
 

@@ -90,7 +90,7 @@ class Window:
         return answers_of(list(self.prompts))
 
 
-def _filled(project: Project) -> QuerySet[Slot]:
+def _filled_slots(project: Project) -> QuerySet[Slot]:
     """Return the filled slots, the newest ranking first, in the order of an index.
 
     Extras, the rare rankings without a slot, are loaded with the others of their task.
@@ -109,7 +109,7 @@ def mark(project: Project) -> Mark:
     withdrawn = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
     grouped = withdrawn.order_by().values("prompt__project")
     return (
-        _filled(project)
+        _filled_slots(project)
         .values_list(
             "ranking_id",
             Coalesce(Subquery(grouped.annotate(n=Count("pk")).values("n")), 0),
@@ -122,7 +122,7 @@ def mark(project: Project) -> Mark:
 def load(project: Project, tasks_at_most: int = MAX_TASKS) -> Window:
     """Load the window. Three queries, bounded by the tasks; about 0.1 s for 3,000 rankings."""
     at_most = RANKINGS_PER_TASK * tasks_at_most
-    counted = _filled(project).filter(task__inactive=False).exclude(task__kind=Task.Kind.GOLD)
+    counted = _filled_slots(project).filter(task__inactive=False).exclude(task__kind=Task.Kind.GOLD)
     newest = counted.values_list("task", flat=True)
     newest_tasks = list(newest[: at_most + 1])
     recent = list(dict.fromkeys(newest_tasks[:at_most]))

@@ -59,7 +59,7 @@ def sides_of_pairs(
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def best_is(sides: Sides, count: int) -> float:
+def probability_of_best(sides: Sides, count: int) -> float:
     """Return the probability that the responses which lose no pair are the best of `count`.
 
     The probability that a response is unbeaten is the product of P(better or tied) over its pairs, as
@@ -87,10 +87,10 @@ def is_clear(
     """Return whether the side of every pair and the best response have at least this probability."""
     sides = sides_of_pairs(rankings, response_ids, reliabilities)
     sure = bool((sides.max(axis=1) >= certainty).all())
-    return sure and best_is(sides, len(response_ids)) >= certainty
+    return sure and probability_of_best(sides, len(response_ids)) >= certainty
 
 
-def learned_reliabilities(project: Project) -> Reliabilities:
+def project_reliabilities(project: Project) -> Reliabilities:
     """Return the project's reliabilities, at most ten minutes old; usually without a query.
 
     With fewer than SHARED_TASKS_NEEDED tasks that have two rankings, return PRIOR_RELIABILITIES.
@@ -139,7 +139,7 @@ def after_ranking(task: Task) -> Slot | None:
     return queue.add_slot(task=task) if may_add else None
 
 
-def settle(task: Task) -> None:
+def remove_unused_slots(task: Task) -> None:
     """Remove the unused slots of a task that a lead has decided. The caller has locked its slots."""
     _remove_unused(task, list(Slot.objects.filter(task=task).order_by("number")))
 
@@ -156,7 +156,7 @@ def _is_clear(task: Task, project: Project) -> bool:
         list(current.values_list("tiers", flat=True)),
         responses_to_rank(task),
         certainty=project.certainty,
-        reliabilities=learned_reliabilities(project),
+        reliabilities=project_reliabilities(project),
     )
 
 
@@ -175,7 +175,7 @@ def _remove_unused(task: Task, slots: Sequence[Slot]) -> None:
 # --- savings --------------------------------------------------------------------------------------
 
 # The lateral join with OFFSET makes the planner count the slots of each task through their index.
-_SAVED = """
+_SAVINGS = """
 SELECT count(*), coalesce(sum(slots.count), 0),
     coalesce(sum(greatest(0, task.stopped_below - slots.count)), 0)
 FROM (
@@ -197,7 +197,7 @@ WHERE slots.finished
 
 
 @dataclass(frozen=True)
-class Saved:
+class Savings:
     """Finished tasks that sequential overlap stopped, and the rankings they took.
 
     Tasks finished with fixed overlap, by a lead's decision or by an import are not counted.
@@ -205,23 +205,23 @@ class Saved:
 
     tasks: int
     rankings: int
-    saved: int
+    rankings_saved: int
     """Rankings that were not needed because the order was clear."""
     capped: bool
 
     @property
     def fixed(self) -> int:
         """Return the number of rankings that fixed overlap at the maximum would have taken."""
-        return self.rankings + self.saved
+        return self.rankings + self.rankings_saved
 
     @property
     def share(self) -> float | None:
-        return self.saved / self.fixed if self.fixed else None
+        return self.rankings_saved / self.fixed if self.fixed else None
 
 
-def saved(project: Project, *, limit: int = MAX_COUNT) -> Saved:
+def savings(project: Project, *, limit: int = MAX_COUNT) -> Savings:
     """Return the savings over the tasks of the newest `limit` rankings. One query, bounded by it."""
     with connection.cursor() as cursor:
-        cursor.execute(_SAVED, {"project": project.pk, "limit": limit})
+        cursor.execute(_SAVINGS, {"project": project.pk, "limit": limit})
         tasks, rankings, fewer = cursor.fetchone()
-    return Saved(tasks, int(rankings), int(fewer), rankings >= limit)
+    return Savings(tasks, int(rankings), int(fewer), rankings >= limit)

@@ -63,10 +63,11 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         "section": "review",
         "leads": leads(user, project),
         "ranking": own,
-        "own": _shown(own, lettering),
+        "own": _ranking_context(own, lettering),
         "show_others": show_others,
         "others": [
-            _shown(ranking, lettering) for ranking in (other_rankings if show_others else ())
+            _ranking_context(ranking, lettering)
+            for ranking in (other_rankings if show_others else ())
         ],
         "messages_of_prompt": conversation(own.task.prompt.messages),
         "responses": [
@@ -83,7 +84,7 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
     return render(request, "labeling/others.html", context)
 
 
-def _shown(ranking: Ranking, lettering: Lettering) -> dict[str, Any]:
+def _ranking_context(ranking: Ranking, lettering: Lettering) -> dict[str, Any]:
     return {
         "order": as_order(ranking.tiers, ranking.cut, lettering.letters),
         "note": lettering.show(ranking.rationale, ranking.shown_order),

@@ -79,7 +79,7 @@ def _ahead(project: Project, reviewer: User) -> Slot | None:
 def review(request: HttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug)
     if request.method == "POST":
-        return _submitted(request, project)
+        return _submit(request, project)
     reviewer = user_of(request)
     if confirmation := unconfirmed(project=project, reviewer=reviewer):
         return confirmation_page(request, project, confirmation)
@@ -126,7 +126,7 @@ def _last(project: Project, reviewer: User) -> Ranking | None:
     return own.select_related("task__project").order_by("-id").first()
 
 
-def _undo_of(project: Project, ranking: Ranking | None, skip: Skip | None) -> Context | None:
+def _undo_context(project: Project, ranking: Ranking | None, skip: Skip | None) -> Context | None:
     """Return the address that undoes the last ranking or skip, and the seconds left to do so."""
     if skip is not None and (ranking is None or ranking.created_at < skip.created_at):
         url = reverse("review-undo-skip", args=[project.slug, skip.pk])
@@ -139,9 +139,9 @@ def _undo_of(project: Project, ranking: Ranking | None, skip: Skip | None) -> Co
 def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Context:
     if newest is None:
         newest, counted = _last(project, reviewer), progress.of_reviewer(project, reviewer)
-        undo = _undo_of(project, newest, skipping.newest(project, reviewer))
+        undo = _undo_context(project, newest, skipping.newest(project, reviewer))
     else:
-        undo = _undo_of(project, newest, None)
+        undo = _undo_context(project, newest, None)
         counted = progress.after_ranking(project, reviewer, newest)
     return {
         "project": project,
@@ -227,7 +227,7 @@ def shown_order(fields: Fields, own: list[int]) -> list[int]:
 # --- sending -------------------------------------------------------------------------------------
 
 
-def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
+def _submit(request: HttpRequest, project: Project) -> HttpResponse:
     fields, reviewer = fields_of(request.POST), user_of(request)
     loaded = filling.slot_to_answer(project, number(first(fields, "slot")) or 0, reviewer)
     if loaded is None:
@@ -248,16 +248,16 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
             loaded_slot=loaded,
         )
     except recording.InvalidRanking as invalid:
-        return _refused(
+        return _error_response(
             request, project, _sheet_again(project, slot, order, fields, invalid.errors)
         )
     if request.accepts("text/html"):
         if remark := _remark(submission, slot.task):
             messages.info(request, remark)
         return redirect(
-            _to_read(project, submission.ranking) or reverse("review", args=[project.slug])
+            _page_to_read(project, submission.ranking) or reverse("review", args=[project.slug])
         )
-    return _accepted(request, project, submission, first(fields, "shown"))
+    return _success_response(request, project, submission, first(fields, "shown"))
 
 
 def _read(project: Project, order: Sequence[int], fields: Fields) -> Answer:
@@ -274,7 +274,7 @@ def _read(project: Project, order: Sequence[int], fields: Fields) -> Answer:
     )
 
 
-def _to_read(project: Project, ranking: Ranking) -> str | None:
+def _page_to_read(project: Project, ranking: Ranking) -> str | None:
     """Return the page before the next task: feedback in training, or the end of a qualification."""
     if ranking.task.kind != Task.Kind.GOLD:
         return None
@@ -299,7 +299,7 @@ def _remark(submission: recording.Submission, task: Task) -> str:
     return ""
 
 
-def _refused(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
+def _error_response(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
     if request.accepts("text/html"):
         return _page(request, project, sheet)
     errors = {field_by_name(name, sheet.names): text for name, text in sheet.errors.items()}
@@ -309,7 +309,7 @@ def _refused(request: HttpRequest, project: Project, sheet: Sheet) -> HttpRespon
     return JsonResponse(reply, status=HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-def _accepted(
+def _success_response(
     request: HttpRequest, project: Project, submission: recording.Submission, shown_slot: str
 ) -> HttpResponse:
     """Return the result of a submission, and the next sheet that the page does not have yet.
@@ -317,7 +317,7 @@ def _accepted(
     `shown_slot` is the slot that the page now shows, empty for none. `go` is a page to read before the
     next sheet.
     """
-    if go := _to_read(project, submission.ranking):
+    if go := _page_to_read(project, submission.ranking):
         return JsonResponse({"go": go, "csrf": get_token(request)})
     reviewer, sheet = user_of(request), None
     confirm = unconfirmed(project=project, reviewer=reviewer) is not None
@@ -436,7 +436,7 @@ def save_draft(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
     saved = slots.save_draft(
         slot_id=slot_id, project=project, reviewer=user_of(request), draft=draft
     )
-    return _held(saved, slot_id, user_of(request))
+    return _lease_response(saved, slot_id, user_of(request))
 
 
 @login_required
@@ -444,10 +444,10 @@ def save_draft(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
 def renew(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
     project = project_for(request, slug)
     held = slots.renew(slot_id=slot_id, project=project, reviewer=user_of(request))
-    return _held(held, slot_id, user_of(request))
+    return _lease_response(held, slot_id, user_of(request))
 
 
-def _held(held: bool, slot_id: int, reviewer: User) -> HttpResponse:
+def _lease_response(held: bool, slot_id: int, reviewer: User) -> HttpResponse:
     if held:
         return HttpResponse(status=HTTPStatus.NO_CONTENT)
     reason = slots.why_lost(slot_id=slot_id, reviewer=reviewer)

@@ -43,4 +43,4 @@ def rankings_saved(project: Project) -> dict[str, Any]:
     Costs one bounded query, for leads only.
     """
     sequential = project.overlap == Project.Overlap.SEQUENTIAL
-    return {"project": project, "saved": overlap.saved(project) if sequential else None}
+    return {"project": project, "savings": overlap.savings(project) if sequential else None}

@@ -8,7 +8,12 @@ from labeling.models import Project, Ranking, Slot, Task
 from labeling.queue import slots as queue
 from labeling.rankings import overlap, recording
 from labeling.rankings.content import Content
-from labeling.rankings.overlap import best_is, is_clear, learned_reliabilities, sides_of_pairs
+from labeling.rankings.overlap import (
+    is_clear,
+    probability_of_best,
+    project_reliabilities,
+    sides_of_pairs,
+)
 from labeling.statistics.pairs import Judgment
 from labeling.statistics.reliability import Reliabilities, Reliability, fit
 from tests.labeling.world import ids, in_threads, key, make_member, make_project, make_task
@@ -89,10 +94,10 @@ def test_less_reliable_reviewers_need_more_rankings():
 
 
 def test_the_best_responses_are_the_unbeaten_ones():
-    assert best_is(sides_of_pairs([[[1], [2], [3]]] * 2, [1, 2, 3]), 3) > 0.9
-    assert best_is(sides_of_pairs([[[1, 2], [3]]] * 2, [1, 2, 3]), 3) > 0.9
+    assert probability_of_best(sides_of_pairs([[[1], [2], [3]]] * 2, [1, 2, 3]), 3) > 0.9
+    assert probability_of_best(sides_of_pairs([[[1, 2], [3]]] * 2, [1, 2, 3]), 3) > 0.9
     doubtful = [[[1], [2], [3]], [[2], [1], [3]]]
-    assert best_is(sides_of_pairs(doubtful, [1, 2, 3]), 3) < 0.7
+    assert probability_of_best(sides_of_pairs(doubtful, [1, 2, 3]), 3) < 0.7
 
 
 def test_nine_responses_in_the_same_order_twice_are_clear():
@@ -271,13 +276,13 @@ def test_saved_rankings_are_counted_over_finished_tasks():
         rank(task, order)
     begun = make_task(project)
     rank(begun)
-    result = overlap.saved(project)
-    assert (result.tasks, result.rankings, result.fixed, result.saved) == (3, 6, 9, 3)
+    result = overlap.savings(project)
+    assert (result.tasks, result.rankings, result.fixed, result.rankings_saved) == (3, 6, 9, 3)
     rank(task)
-    result = overlap.saved(project)
-    assert (result.tasks, result.rankings, result.saved, result.capped) == (4, 9, 3, False)
+    result = overlap.savings(project)
+    assert (result.tasks, result.rankings, result.rankings_saved, result.capped) == (4, 9, 3, False)
     assert result.share == pytest.approx(0.25)
-    assert overlap.saved(project, limit=2).capped
+    assert overlap.savings(project, limit=2).capped
 
 
 @pytest.mark.django_db
@@ -292,9 +297,9 @@ def test_error_rates_are_estimated_from_the_projects_reviewers(django_assert_num
                 task=task, reviewer=reviewer, source="simulation", content=Content(tiers)
             )
     cache.clear()
-    assert learned_reliabilities(project).typical.right < 0.7
+    assert project_reliabilities(project).typical.right < 0.7
     with django_assert_num_queries(0):
-        learned_reliabilities(project)
+        project_reliabilities(project)
     task = make_task(project, responses=2)
     for reviewer in people:
         tiers = [[i] for i in ids(task)]
@@ -311,7 +316,7 @@ def test_fixed_overlap_costs_a_submit_no_query(django_assert_num_queries):
 
 @pytest.mark.django_db
 def test_savings_are_hidden_until_a_task_is_finished():
-    assert overlap.saved(sequential()).share is None
+    assert overlap.savings(sequential()).share is None
 
 
 class Crowd:

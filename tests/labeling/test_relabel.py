@@ -143,16 +143,20 @@ def test_the_page_compares_agreement_and_consensus_before_and_after(world):
     sample = world.draw()
     nothing = comparison(sample)
     assert (nothing.tasks, nothing.finished, nothing.completed, nothing.requested) == (2, 0, 0, 4)
-    assert nothing.moved.value is None
+    assert nothing.consensus_shift.value is None
     world.rank_copies(sample)
     compared = comparison(sample)
     assert (compared.finished, compared.completed) == (2, 4)
     assert (compared.before.value, compared.after.value) == (0, 1)
-    assert compared.gained.value == 1
-    assert compared.by_chance.value == 1  # both before were the reverse of each other
-    assert compared.moved.value == 0.5  # from no majority to an order
-    assert compared.same_person.value == 0.5  # one said the same again, one turned round
-    assert compared.moved.low <= compared.moved.value <= compared.moved.high
+    assert compared.gain.value == 1
+    assert compared.distance_before.value == 1  # both before were the reverse of each other
+    assert compared.consensus_shift.value == 0.5  # from no majority to an order
+    assert compared.self_consistency.value == 0.5  # one said the same again, one turned round
+    assert (
+        compared.consensus_shift.low
+        <= compared.consensus_shift.value
+        <= compared.consensus_shift.high
+    )
 
 
 def test_only_tasks_with_two_rankings_on_both_sides_are_compared(world):
@@ -163,7 +167,7 @@ def test_only_tasks_with_two_rankings_on_both_sides_are_compared(world):
     rank(item.copy, make_member(world.project))
     compared = comparison(sample)
     assert (compared.finished, compared.before.pairs, compared.after.pairs) == (1, 3, 3)
-    assert (compared.moved.low, compared.moved.tasks) == (None, 1)
+    assert (compared.consensus_shift.low, compared.consensus_shift.tasks) == (None, 1)
 
 
 def test_rankings_under_other_versions_are_excluded(world):
@@ -183,8 +187,8 @@ def test_the_interval_narrows_with_more_tasks():
         for number, item in enumerate(sample.tasks.all()):
             for reviewer, order in zip(world.people, (1, (-1) ** (number % 2)), strict=True):
                 rank(item.copy, reviewer, order)
-        gained = comparison(sample).gained
-        widths.append(gained.high - gained.low)
+        gain = comparison(sample).gain
+        widths.append(gain.high - gain.low)
     assert widths[1] < widths[0] / 2
 
 
@@ -246,7 +250,7 @@ def test_the_command_draws_a_sample_and_prints_results(world):
     assert "agreement after: not available yet" in command(world)
     world.rank_copies(RelabelSample.objects.get())
     assert "agreement after: 1.000 (0.439 to 1.000)" in command(world)
-    assert json.loads(command(world, "--json"))["how far the consensus moved"][0] == 0.5
+    assert json.loads(command(world, "--json"))["how far the consensus consensus_shift"][0] == 0.5
 
 
 def test_the_command_explains_errors(world):

@@ -165,7 +165,7 @@ def test_a_withdrawn_task_is_in_no_list_and_no_figure(project, task, lead):
     withdrawing.withdraw(content=task, by=lead)
     assert adjudication.open_disputes(project) == []
     assert window.load(project).rows == []
-    assert overlap.saved(project).tasks == 0
+    assert overlap.savings(project).tasks == 0
     assert relabeling.candidates(project, first.guideline_version) == {}
     with pytest.raises(adjudication.CannotDecide):
         adjudication.decide(task=task, by=lead, tiers=one_each(task), cause="close")

@@ -81,10 +81,10 @@ class Command(BaseCommand):
         figures: dict[str, Agreement | Interval] = {
             "pairwise agreement before": result.before,
             "pairwise agreement after": result.after,
-            "gained, task by task": result.gained,
-            "how far the consensus moved": result.moved,
-            "how far two reviewers were apart before": result.by_chance,
-            "self-consistency": result.same_person,
+            "gained, task by task": result.gain,
+            "how far the consensus moved": result.consensus_shift,
+            "how far two reviewers were apart before": result.distance_before,
+            "self-consistency": result.self_consistency,
         }
         if options["json"]:
             counts = {
