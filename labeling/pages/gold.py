@@ -105,9 +105,7 @@ def gold_detail(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
         except GoldError as error:
             sentence = str(error)
         else:
-            messages.success(
-                request, "Saved. Earlier answers are now checked against these constraints."
-            )
+            messages.success(request, "Saved. Earlier answers are now checked against these rules.")
             return redirect("project-gold-detail", project.slug, gold.pk)
     letters = golds.letters_of(_ids(gold.task))
     with override("en"):  # reviewers see rules in their language; this page is in English

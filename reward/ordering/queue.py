@@ -211,7 +211,7 @@ def undo(*, project: Project, by: User | None) -> QueueOrder | None:
     if order is None or not _ended(order):
         return None
     _restore_positions(order)
-    audit(by, "queue order taken back", project, order=order.pk)
+    audit(by, "queue order undone", project, order=order.pk)
     return order
 
 

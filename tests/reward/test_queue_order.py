@@ -166,7 +166,7 @@ def test_undoing_an_order_restores_the_queue(project, model):
     audit_entries = (
         AuditEntry.objects.filter(user=by).order_by("id").values_list("action", flat=True)
     )
-    assert list(audit_entries) == ["queue put in order", "queue order taken back"]
+    assert list(audit_entries) == ["queue put in order", "queue order undone"]
 
 
 def test_undoing_two_orders_restores_the_original_queue(project, model):
