@@ -250,7 +250,7 @@ def test_the_command_draws_a_sample_and_prints_results(world):
     assert "agreement after: not available yet" in command(world)
     world.rank_copies(RelabelSample.objects.get())
     assert "agreement after: 1.000 (0.439 to 1.000)" in command(world)
-    assert json.loads(command(world, "--json"))["how far the consensus consensus_shift"][0] == 0.5
+    assert json.loads(command(world, "--json"))["how far the consensus moved"][0] == 0.5
 
 
 def test_the_command_explains_errors(world):
