@@ -169,7 +169,7 @@ class Comparison:
     gain: Interval
     """The change in pairwise agreement, after minus before, averaged over tasks: −1 to 1."""
     consensus_shift: Interval
-    """The distance that the consensus consensus_shift: 0 for the same order, 1 for the reverse order."""
+    """The shift of the consensus: 0 for the same order, 1 for the reverse order."""
     distance_before: Interval
     """The distance between two reviewers under the version before: movement expected by chance."""
     self_consistency: Interval
