@@ -29,7 +29,7 @@ def course(*, project: Project, reviewer: User, purpose: str) -> Course:
             purpose=purpose,
             retired_at=None,
             task__held=False,
-            task__out_of_use=False,
+            task__inactive=False,
         )
         .annotate(
             done=Exists(Ranking.objects.filter(superseded_at=None, **own))

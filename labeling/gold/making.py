@@ -35,7 +35,7 @@ def make(
     """
     if task.kind == Task.Kind.GOLD:
         raise GoldError("This task is already gold. Change or retire it.")
-    if task.out_of_use or task.places.filter(withdrawn=True).exists():
+    if task.inactive or task.places.filter(withdrawn=True).exists():
         raise GoldError("Part of this task is withdrawn. Restore it before you make it gold.")
     places = task.places.select_related("response").order_by("position")
     responses = [place.response for place in places]

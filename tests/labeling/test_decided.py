@@ -100,22 +100,22 @@ def test_tasks_decided_by_a_lead_do_not_count_as_savings():
     ranked(task)
     ranked(task, -1)
     decide(task)
-    found = overlap.saved(project)
-    assert (found.tasks, found.saved) == (0, 0)
+    result = overlap.savings(project)
+    assert (result.tasks, result.rankings_saved) == (0, 0)
     clear = make_task(project)
     ranked(clear)
     ranked(clear)
-    found = overlap.saved(project)
-    assert (found.tasks, found.rankings, found.saved) == (1, 2, 2)
+    result = overlap.savings(project)
+    assert (result.tasks, result.rankings, result.rankings_saved) == (1, 2, 2)
 
 
 def test_tasks_with_fixed_overlap_do_not_count_as_savings():
     project = make_project(rankings_per_task=1, rankings_at_most=3)
     ranked(make_task(project))
-    assert overlap.saved(project).tasks == 0
+    assert overlap.savings(project).tasks == 0
     project.overlap = "sequential"
     project.save()
-    assert overlap.saved(project).tasks == 0, "what was finished before stays out"
+    assert overlap.savings(project).tasks == 0, "what was finished before stays out"
 
 
 def test_an_unclear_task_saves_nothing():
@@ -123,25 +123,25 @@ def test_an_unclear_task_saves_nothing():
     task = make_task(project)
     ranked(task)
     ranked(task)
-    assert overlap.saved(project).saved == 1
+    assert overlap.savings(project).rankings_saved == 1
     slots.add_slot(task=task)
     ranked(task)
-    found = overlap.saved(project)
-    assert (found.tasks, found.saved) == (1, 0)
+    result = overlap.savings(project)
+    assert (result.tasks, result.rankings_saved) == (1, 0)
 
 
 # --- gold ----------------------------------------------------------------------------------------
 
 
 def test_leads_see_gold_and_the_tasks_it_was_made_from(project, client):
-    made = make_gold(project)
-    original = made.task.prompt.tasks.exclude(pk=made.task_id).get()
+    gold = make_gold(project)
+    original = gold.task.prompt.tasks.exclude(pk=gold.task_id).get()
     plain = make_task(project)
-    assert copies_of([original.pk, plain.pk, made.task_id]) == {original.pk: made.pk}
+    assert copies_of([original.pk, plain.pk, gold.task_id]) == {original.pk: gold.pk}
     listed = page(client, "project-data", project)
     assert listed.count(">gold</span>") == 1
     assert listed.count(">has a gold copy</span>") == 1
-    assert ">gold</span>" in page(client, "project-task", project, made.task_id)
+    assert ">gold</span>" in page(client, "project-task", project, gold.task_id)
     assert ">has a gold copy</a>" in page(client, "project-task", project, original.pk)
     assert ">has a gold copy<" not in page(client, "project-task", project, plain.pk)
 
@@ -149,10 +149,10 @@ def test_leads_see_gold_and_the_tasks_it_was_made_from(project, client):
 def test_disputes_show_that_gold_was_made_from_the_task(project, client):
     task = dispute(project)
     a, b, *_ = ids(task)
-    made = making.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}])
+    result = making.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}])
     assert "has a gold copy" in page(client, "project-disputes", project)
     assert "has a gold copy" in page(client, "project-dispute", project, task.pk)
-    making.retire(gold=made, by=None)
+    making.retire(gold=result, by=None)
     assert "has a gold copy" not in page(client, "project-disputes", project)
 
 

@@ -47,27 +47,31 @@ def imported(project, tmp_path, *lines):
 
 def test_a_line_with_gold_becomes_gold_and_no_queued_task(project, tmp_path):
     assert imported(project, tmp_path, LINE).tally.read["gold tasks"] == 1
-    one = Gold.objects.get()
-    first, second, _third = ids(one.task)
-    assert one.constraints == [
+    gold = Gold.objects.get()
+    first, second, _third = ids(gold.task)
+    assert gold.constraints == [
         {"kind": "above", "a": first, "b": second},
         {"kind": "unacceptable", "a": second},
     ]
-    assert (one.purpose, one.explanation, one.project) == ("training", "It names a day.", project)
+    assert (gold.purpose, gold.explanation, gold.project) == (
+        "training",
+        "It names a day.",
+        project,
+    )
     assert Task.objects.get().kind == "gold" and not Slot.objects.exists()
-    making.retire(gold=one, by=None)
+    making.retire(gold=gold, by=None)
     imported(project, tmp_path, LINE)  # again: what is known already stays as it is
     assert Gold.objects.get().retired_at and Task.objects.count() == 1
 
 
 def test_gold_in_a_file_may_name_responses_by_id(project, tmp_path):
-    responses = [dict(one, id=f"r{n}") for n, one in enumerate(LINE["responses"])]
-    said = {"constraints": [{"kind": "above", "a": "r2", "b": "r0"}]}
-    imported(project, tmp_path, {**LINE, "responses": responses, "gold": said})
-    one = Gold.objects.get()
-    first, _second, third = ids(one.task)
-    assert one.constraints == [{"kind": "above", "a": third, "b": first}]
-    assert one.purpose == "check"
+    responses = [dict(item, id=f"r{n}") for n, item in enumerate(LINE["responses"])]
+    text = {"constraints": [{"kind": "above", "a": "r2", "b": "r0"}]}
+    imported(project, tmp_path, {**LINE, "responses": responses, "gold": text})
+    gold = Gold.objects.get()
+    first, _second, third = ids(gold.task)
+    assert gold.constraints == [{"kind": "above", "a": third, "b": first}]
+    assert gold.purpose == "check"
 
 
 @pytest.mark.parametrize(
@@ -93,9 +97,9 @@ def test_invalid_gold_in_a_line_refuses_the_file(project, tmp_path, said, senten
 
 def test_held_gold_is_not_assigned():
     project = make_project(gold_percent=50)
-    one, reviewer = make_gold(project), make_member(project)
-    assert schedule.remaining(project, reviewer) == [one.task_id]
-    Task.objects.filter(pk=one.task_id).update(held=True)
+    item, reviewer = make_gold(project), make_member(project)
+    assert schedule.remaining(project, reviewer) == [item.task_id]
+    Task.objects.filter(pk=item.task_id).update(held=True)
     assert schedule.remaining(project, reviewer) == []
 
 
@@ -109,16 +113,16 @@ def run(project, *args):
 
 
 def test_the_command_shows_how_gold_is_answered(project):
-    one = make_gold(project)
+    gold = make_gold(project)
     reviewers = [make_member(project) for _ in range(3)]
     for number, reviewer in enumerate(reviewers):
-        slot = slots.lease_new_slot(task=one.task, reviewer=reviewer)
+        slot = slots.lease_new_slot(task=gold.task, reviewer=reviewer)
         answer(slot, reviewer, right=not number)
     assert "1 of 3 right, 6% to 79%, suspect" in run(project)
-    said = json.loads(run(project, "--json"))
-    [row] = said["gold"]
-    assert (row["id"], row["right"], row["asked"], row["suspect"]) == (one.pk, 1, 3, True)
-    assert said["reviewers"][reviewers[0].username]["right"] == 1
+    payload = json.loads(run(project, "--json"))
+    [row] = payload["gold"]
+    assert (row["id"], row["right"], row["asked"], row["suspect"]) == (gold.pk, 1, 3, True)
+    assert payload["reviewers"][reviewers[0].username]["right"] == 1
 
 
 def test_the_command_makes_gold_of_adjudicated_or_ranked_tasks_and_retires_it(project):
@@ -131,15 +135,15 @@ def test_the_command_makes_gold_of_adjudicated_or_ranked_tasks_and_retires_it(pr
     run(project, "--make", str(task.pk), "--dry-run")
     assert not Gold.objects.exists()
     run(project, "--make", str(task.pk), "--purpose", "qualification")
-    one = Gold.objects.get()
-    assert one.purpose == "qualification" and one.constraints[0]["a"] == first[0]
+    gold = Gold.objects.get()
+    assert gold.purpose == "qualification" and gold.constraints[0]["a"] == first[0]
     slot = slots.claim(project=project, reviewer=lead)
     ranking = answer(slot, lead)
     run(project, "--make", str(other.pk), "--ranking", str(ranking.pk))
     assert Gold.objects.count() == 2
-    run(project, "--retire", str(one.pk))
-    one.refresh_from_db()
-    assert one.retired_at
+    run(project, "--retire", str(gold.pk))
+    gold.refresh_from_db()
+    assert gold.retired_at
 
 
 @pytest.mark.parametrize(
@@ -162,32 +166,32 @@ def test_the_command_explains_errors(project, args, sentence):
 
 
 def test_the_admin_changes_constraints_and_refuses_invalid_ones(project):
-    one = make_gold(project)
-    a, b, _c = ids(one.task)
+    gold = make_gold(project)
+    a, b, _c = ids(gold.task)
     client = signed_in(make_member(project, Role.LEAD))
-    page = reverse("admin:labeling_gold_change", args=[one.pk])
+    page = reverse("admin:labeling_gold_change", args=[gold.pk])
     assert f"A is response {a}" in client.get(page).content.decode()
     data = {"purpose": "training", "explanation": "So.", "constraints": '[{"kind": "up"}]'}
     assert "an object whose kind" in client.post(page, data).content.decode()
     data["constraints"] = json.dumps([{"kind": "above", "a": b, "b": a}])
     assert client.post(page, data).status_code == 302
-    one.refresh_from_db()
-    assert (one.purpose, one.constraints[0]["a"]) == ("training", b)
+    gold.refresh_from_db()
+    assert (gold.purpose, gold.constraints[0]["a"]) == ("training", b)
     elsewhere = signed_in(make_member(make_project(), Role.LEAD))
     assert elsewhere.post(page, {**data, "purpose": "check"}).status_code == 302
-    one.refresh_from_db()
-    assert one.purpose == "training"
+    gold.refresh_from_db()
+    assert gold.purpose == "training"
 
 
 def test_the_admin_can_retire_but_not_add_or_delete_gold(project):
-    one = make_gold(project)
+    gold = make_gold(project)
     client = signed_in(make_user(Role.TRAINER))
     listed = reverse("admin:labeling_gold_changelist")
-    client.post(listed, {"action": "retire", "_selected_action": [one.pk]})
-    one.refresh_from_db()
-    assert one.retired_at
+    client.post(listed, {"action": "retire", "_selected_action": [gold.pk]})
+    gold.refresh_from_db()
+    assert gold.retired_at
     assert client.get(reverse("admin:labeling_gold_add")).status_code == 403
-    deleted = client.post(reverse("admin:labeling_gold_delete", args=[one.pk]), {"post": "yes"})
+    deleted = client.post(reverse("admin:labeling_gold_delete", args=[gold.pk]), {"post": "yes"})
     assert deleted.status_code == 403
     assert client.get(reverse("admin:labeling_qualification_changelist")).status_code == 200
 

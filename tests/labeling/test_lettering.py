@@ -109,15 +109,15 @@ def test_the_ranking_page_shows_other_rationales_in_its_letters(task):
 
 def test_the_gold_page_shows_rationales_in_its_own_letters(task, lead):
     a, b, _ = ids(task)
-    made = making.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}], by=lead)
+    result = making.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}], by=lead)
     order = ids(task)[1:] + ids(task)[:1]
-    ranked(made.task, order, SAYS)
-    check(page_of(lead, "project-gold-detail", task.project.slug, made.pk), order, ids(task))
+    ranked(result.task, order, SAYS)
+    check(page_of(lead, "project-gold-detail", task.project.slug, result.pk), order, ids(task))
 
 
 def test_the_explanation_of_a_training_task_uses_the_readers_letters(task, lead):
     a, b, _ = ids(task)
-    made = making.make(
+    result = making.make(
         task=task,
         constraints=[{"kind": "above", "a": a, "b": b}],
         purpose="training",
@@ -125,7 +125,7 @@ def test_the_explanation_of_a_training_task_uses_the_readers_letters(task, lead)
         by=lead,
     )
     order = ids(task)[1:] + ids(task)[:1]
-    own = ranked(made.task, order, "")
+    own = ranked(result.task, order, "")
     page = page_of(own.reviewer, "review-feedback", task.project.slug, own.pk)
     there = letters_of(order)
     best, worst = there[ids(task)[2]], there[ids(task)[0]]
@@ -154,8 +154,8 @@ def test_the_note_of_a_decision_uses_the_readers_letters(task, lead):
     assert f">\n{note}</textarea>" in page
     assert note in words(page_of(other, "project-quality", task.project.slug))
     # Saved again by the other lead, the note is in their letters.
-    seen = adjudication.mark(Adjudication.objects.get())
-    signed_in(other).post(address, sent | {"note": note, "seen": seen, "cause": "close"})
+    current_mark = adjudication.mark(Adjudication.objects.get())
+    signed_in(other).post(address, sent | {"note": note, "seen": current_mark, "cause": "close"})
     decided = Adjudication.objects.get()
     assert (decided.note, decided.shown_order if note != "C is best." else here) == (note, here)
 

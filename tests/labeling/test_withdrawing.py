@@ -88,14 +88,14 @@ def test_a_reservation_ends_but_a_ranking_sent_afterwards_is_stored(project, tas
     assert slots.claim(project=project, reviewer=reviewer) is None, "also not by its draft"
     assert not slots.renew(slot_id=slot.pk, reviewer=reviewer)
     assert slots.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"fields": {"a": []}})
-    made = submit(slot, reviewer, rationale="Typed for ten minutes.")
-    assert (made.extra, made.duplicate) == (False, False)
+    submission = submit(slot, reviewer, rationale="Typed for ten minutes.")
+    assert (submission.extra, submission.duplicate) == (False, False)
     assert Ranking.objects.get().rationale == "Typed for ten minutes."
     assert progress.by_reviewer(project) == []
     withdrawing.restore(content=task.prompt, by=lead)
     assert progress.by_reviewer(project)[0].rankings == 1
     slot.refresh_from_db()
-    assert slot.ranking_id == made.ranking.pk and slot.priority == task.priority
+    assert slot.ranking_id == submission.ranking.pk and slot.priority == task.priority
 
 
 def test_an_unfinished_draft_comes_back_with_the_task(project, task, reviewer, lead):
@@ -215,14 +215,14 @@ def test_the_empty_queue_does_not_count_withdrawn_tasks(project, reviewer, lead)
 
 
 def test_gold_is_inactive_without_one_of_its_responses(project, reviewer, lead):
-    made = make_gold(project, purpose=Gold.Purpose.TRAINING)
+    gold = make_gold(project, purpose=Gold.Purpose.TRAINING)
     ask = {"project": project, "reviewer": reviewer, "purpose": Gold.Purpose.TRAINING}
     assert courses.course(**ask).total == 1
-    response = made.task.responses.first()
+    response = gold.task.responses.first()
     withdrawing.withdraw(content=response, by=lead)
     assert courses.course(**ask).total == 0
     with pytest.raises(ValueError, match="withdrawn"):
-        slots.lease_new_slot(task=made.task, reviewer=reviewer)
+        slots.lease_new_slot(task=gold.task, reviewer=reviewer)
     assert list(shares._answers(project)) == []
     withdrawing.restore(content=response, by=lead)
     assert courses.course(**ask).total == 1
@@ -246,13 +246,13 @@ def test_tasks_added_to_a_withdrawn_prompt_are_inactive(project, task, reviewer,
 
 def test_a_slot_added_or_released_while_withdrawn_waits_too(project, task, reviewer, lead):
     held = make_task(project, held=True)
-    for one in (task, held):
-        withdrawing.withdraw(content=one, by=lead)
+    for item in (task, held):
+        withdrawing.withdraw(content=item, by=lead)
     slots.add_slot(task=task)
     release_held(project=project, task_ids=[held.pk])
     assert slots.claim(project=project, reviewer=reviewer) is None
-    for one in (task, held):
-        withdrawing.restore(content=one, by=lead)
+    for item in (task, held):
+        withdrawing.restore(content=item, by=lead)
     assert sorted(Slot.objects.values_list("priority", flat=True)) == [5, 5, 5, 5, 6]
 
 

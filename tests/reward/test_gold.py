@@ -41,15 +41,15 @@ def test_a_snapshot_keeps_rankings_of_the_source_task_of_gold(project):
     reviewer = make_member(project)
     answer(slots.claim(project=project, reviewer=reviewer), reviewer)
     first, second, _third = ids(task)
-    one = making.make(task=task, constraints=[{"kind": "above", "a": first, "b": second}])
-    answered(one)
+    gold = making.make(task=task, constraints=[{"kind": "above", "a": first, "b": second}])
+    answered(gold)
     account = survey(project=project, filter=SnapshotFilter())
     assert (account.used, dict(account.left_out)) == (1, {"gold": 1})
 
 
 def test_gold_survives_an_export_and_import_of_full_records(project, tmp_path):
-    one = make_gold(project, "training", "It names a day.")
-    answered(one)
+    gold = make_gold(project, "training", "It names a day.")
+    answered(gold)
     retired = make_gold(project)
     making.retire(gold=retired, by=None)
     file = tmp_path / "full.jsonl"
@@ -58,8 +58,8 @@ def test_gold_survives_an_export_and_import_of_full_records(project, tmp_path):
     assert sum(task["gold"] is not None for row in rows for task in row["tasks"]) == 1
     copy = make_project()
     import_file(file, project=copy)
-    [known] = Gold.objects.filter(project=copy)
-    first, second, _third = ids(known.task)
-    assert known.constraints == [{"kind": "above", "a": first, "b": second}]
-    assert (known.purpose, known.explanation) == ("training", "It names a day.")
-    assert known.task.rankings.count() == 1
+    [copied_gold] = Gold.objects.filter(project=copy)
+    first, second, _third = ids(copied_gold.task)
+    assert copied_gold.constraints == [{"kind": "above", "a": first, "b": second}]
+    assert (copied_gold.purpose, copied_gold.explanation) == ("training", "It names a day.")
+    assert copied_gold.task.rankings.count() == 1
