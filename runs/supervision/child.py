@@ -43,9 +43,9 @@ class Child:
         reader, self._pipe = os.pipe()
         self._open = True
         with log.open("ab") as output:
-            self._leash = subprocess.Popen(
+            self._watchdog = subprocess.Popen(
                 [
-                    sys.executable, "-m", "runs.supervision.leash", str(reader),
+                    sys.executable, "-m", "runs.supervision.watchdog", str(reader),
                     ",".join(map(str, locks)), *command,
                 ],
                 cwd=settings.BASE_DIR,

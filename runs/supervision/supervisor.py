@@ -239,7 +239,7 @@ class RecipeProcess:
             print(f"--- attempt {self.run.attempt} on {socket.gethostname()}", file=log)
         self.log_start = self.log.stat().st_size
         self.child = Child(command, log=self.log, lock=lock, gpus=gpus)
-        workspace.note_holder(lock, self.child.leash_pid)
+        workspace.note_holder(lock, self.child.watchdog_pid)
 
     def wait(self) -> int:
         """Wait until the recipe ends, and return its exit status. Kill it if an error occurs here."""

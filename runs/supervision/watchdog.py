@@ -1,13 +1,13 @@
 """The parent process of a recipe, which kills it when the supervisor ends for any reason.
 
-    python -m runs.supervision.leash PIPE LOCKS COMMAND…
+    python -m runs.supervision.watchdog PIPE LOCKS COMMAND…
 
 PIPE is the read end of a pipe whose write end only the supervisor holds. A byte in it sends
-SIGTERM to the command. Its end, which even kill -9 of the supervisor causes, kills the command and
-everything the command started. LOCKS are the descriptors, separated by commas, of the locks of the
+SIGTERM to the command. When the pipe closes, even by kill -9 of the supervisor, the command and
+everything it started are killed. LOCKS are the descriptors, separated by commas, of the locks of the
 run directory and of GPUs. The command inherits them, so a lock is free when the last process that
-may write or compute has ended. The exit status is the command's,
-or 128 plus the number of the signal that ended it.
+may write or compute has ended. The exit status is the command's, or 128 plus the number of the
+signal that ended it.
 """
 
 import ctypes
@@ -94,7 +94,7 @@ def main(pipe: int, locks: list[int], command_line: list[str]) -> int:
         command_line,
         start_new_session=True,
         pass_fds=locks,
-        preexec_fn=die_with_leash,  # safe: this process has one thread
+        preexec_fn=die_with_watchdog,  # safe: this process has one thread
     )
     forward_signals(command, pipe, woken)
     kill_everything(command)
