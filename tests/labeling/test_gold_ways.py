@@ -81,7 +81,7 @@ def test_gold_in_a_file_may_name_responses_by_id(project, tmp_path):
         ({"constraints": [{"kind": "above", "a": 0, "b": 7}]}, "Line 1: there is no response 7"),
         ({"constraints": [{"kind": "best", "a": 0}]}, "Line 1: its gold is refused. Constraint 1"),
         ({"constraints": ["A"]}, "Constraint 1: it must be an object"),
-        ({"constraint": []}, 'Line 1: "gold" has constraint'),
+        ({"constraint": []}, 'Line 1: "gold" has unknown keys: constraint'),
         (
             {"constraints": [{"kind": "unacceptable", "a": 0}], "purpose": "fun"},
             "The purpose of gold must be one of",
