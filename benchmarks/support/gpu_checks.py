@@ -319,7 +319,7 @@ def dpo(size: str, quantize: str) -> Callable[[World], dict[str, Any]]:
 
     def check(world: World) -> dict[str, Any]:
         length = 16 if world.tiny else 256
-        groups = random_groups(8 if world.tiny else 32, k=4, prompt=length, response=length)
+        groups = random_groups(24 if world.tiny else 64, k=4, prompt=length, response=length)
         _, figures = tune(world, size, quantize, groups=groups, batch_size=4, micro_batch_size=2)
         return figures
 
@@ -332,8 +332,9 @@ def check_mfu(world: World) -> dict[str, Any]:
     rank, step = 16, 2 if world.tiny else 8
     groups = random_groups(20 * step, k=4, prompt=length, response=length)
     run, figures = tune(
-        world, "1.5b", "none", groups=groups, batch_size=step, micro_batch_size=step, lora_r=rank
-    )
+        world, "1.5b", "none", groups=groups, batch_size=step, micro_batch_size=step, lora_r=rank,
+        tokens_at_once=32768, gradient_checkpointing="off",
+    )  # fmt: skip
     times = {number: at for number, at, _ in run.steps}
     seconds = median(
         [times[n] - times[n - 1] for n in times if n - 1 in times and n > min(4, len(times) - 1)]

@@ -6,8 +6,10 @@ from typing import Any
 from django.urls import reverse
 
 from finetune.engines.generation import model_of
+from finetune.lineage import trained_on, without_seen
 from finetune.models import Model
 from formatting.numbers import percent
+from recipes.preferences.groups import read_groups, write_groups
 from recipes.rundir import RunDir
 from reward.evaluation.figures import main_figures
 from reward.run_files import put_snapshot, read_report, snapshot_of
@@ -27,7 +29,26 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
-    return put_snapshot(snapshot_of(run.inputs), run_dir)
+    """Put the snapshot into the run directory, without held-out prompts that the model has learned.
+
+    A model that was fine-tuned before may have been trained on them, with another split. Figures on
+    them would be too good.
+    """
+    facts = put_snapshot(snapshot_of(run.inputs), run_dir)
+    seen = trained_on([model_of(run.inputs)])
+    if not seen:
+        return facts
+    path = run_dir.data / "preferences.parquet"
+    groups = list(read_groups(path))
+    remaining = without_seen(groups, seen)
+    left_out = len(groups) - len(remaining)
+    if left_out:
+        write_groups(path, remaining)  # a new file: the snapshot's own does not change
+        run_dir.message(
+            f"{left_out} held-out prompts are left out, because the model was trained on them before.",
+            level="warning",
+        )
+    return {**facts, "seen_in_training": left_out}
 
 
 def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Evaluation runs: the prompts that both models answer, and the verdicts on the answers."""
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from finetune.engines.sampled_text import SampledTextError, read_rows, write_pro
 from finetune.evaluation import judges
 from finetune.evaluation.judges import Judge, UnknownJudge
 from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
+from finetune.lineage import train_ids, trained_on
 from finetune.models import Evaluation, EvaluationItem, Model
 from formatting.numbers import percent
 from labeling.core.text import storable
@@ -107,7 +108,7 @@ def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
     """Return the snapshot's test prompts that neither model was trained on, and how many others."""
     learned = trained_on((parts.candidate, parts.baseline))
     if parts.judge.reward_model:
-        learned |= _train_ids([parts.judge.reward_model.snapshot])
+        learned |= train_ids([parts.judge.reward_model.snapshot])
     held_out = [
         PromptToAnswer(group.group_id, group.prompt)
         for group in read_groups(parts.snapshot.file)
@@ -123,23 +124,6 @@ def withdrawn_prompts(project_id: int) -> set[str]:
     """Return the ids of withdrawn prompts as snapshots have them. One query of a partial index."""
     withdrawn = Prompt.objects.filter(project=project_id, withdrawn_at__isnull=False)
     return {str(pk) for pk in withdrawn.values_list("pk", flat=True)}
-
-
-def trained_on(models: Iterable[Model]) -> set[str]:
-    """Return the ids of the train prompts of all snapshots that the models or their ancestors
-    used.
-    """
-    snapshots = {m.snapshot for model in models for m in model.ancestry() if m.snapshot}
-    return _train_ids(snapshots)
-
-
-def _train_ids(snapshots: Iterable[Snapshot]) -> set[str]:
-    return {
-        group.group_id
-        for snapshot in snapshots
-        for group in read_groups(snapshot.file)
-        if group.split == "train"
-    }
 
 
 # --- verdicts ------------------------------------------------------------------------------------

@@ -14,13 +14,14 @@ from finetune.engines import tuning
 from finetune.engines.sampled_text import read_prompts
 from finetune.evaluation import judges, runs
 from finetune.forms import FinetuneInputs, MergeInputs
+from finetune.lineage import trained_on
 from finetune.models import Model, with_descendants
 from finetune.registry import add_base, default_model
 from finetune.removal.deletion import CannotDelete, delete
 from finetune.removal.erasing import reach_of
 from labeling.models import Prompt
 from labeling.projects import archiving
-from recipes.preferences.groups import read_groups
+from recipes.preferences.groups import content_hash, read_groups
 from reward.preferences.snapshots import SnapshotFilter, freeze
 from runs import services
 from runs.kinds import CannotRun
@@ -224,17 +225,40 @@ def test_an_evaluation_is_refused_if_all_prompts_were_trained_through_a_merged_b
         runs.prepare(run, run_dir)
 
 
+def test_held_out_prompts_that_the_base_learned_are_left_out_of_a_fine_tuning(adapter, snapshot):
+    other = other_split(snapshot)
+    inputs = {"snapshot": other.pk, "model": merged(adapter).pk}
+    run = make_run("dpo", inputs=inputs)
+    run_dir = laid_out(run)
+    facts = tuning.prepare(run, run_dir)
+    written = list(read_groups(run_dir.data / "preferences.parquet"))
+    seen = ids(other, "test") & ids(snapshot, "train")
+    assert {g.group_id for g in written if g.split == "test"} == ids(other, "test") - seen
+    assert {g.group_id for g in written if g.split == "train"} == ids(other, "train")
+    assert facts["seen_in_training"] == len(seen) > 0
+    [message] = [e for e in run_dir.events() if e["event"] == "message"]
+    assert message["level"] == "warning" and message["text"].startswith(f"{len(seen)} held-out")
+    assert content_hash(read_groups(other.file)) == other.content_hash
+
+
+def test_a_fine_tuning_of_a_base_without_history_reads_the_snapshot_itself(adapter, snapshot):
+    run = make_run("dpo", inputs={"snapshot": snapshot.pk, "model": adapter.parent_id})
+    run_dir = laid_out(run)
+    assert tuning.prepare(run, run_dir) == {"snapshot_hash": snapshot.content_hash}
+    assert (run_dir.data / "preferences.parquet").samefile(snapshot.file)
+
+
 def test_a_copy_of_a_merged_folder_added_as_a_base_keeps_the_lineage(tmp_path, adapter, snapshot):
     copy = shutil.copytree(merged(adapter).base_folder, tmp_path / "copy")
     added, new = add_base(project=snapshot.project, base=str(copy), by=None)
     assert new and added.parent == adapter and added.snapshot == snapshot
-    assert runs.trained_on([added]) == ids(snapshot, "train")
+    assert trained_on([added]) == ids(snapshot, "train")
 
 
 def test_a_merged_folder_added_to_another_project_keeps_the_lineage(adapter, snapshot):
     added, new = add_base(project=make_project(), base=merged(adapter).base_folder, by=None)
     assert new and added.parent == adapter and added.snapshot is None
-    assert runs.trained_on([added]) == ids(snapshot, "train")
+    assert trained_on([added]) == ids(snapshot, "train")
 
 
 @pytest.mark.parametrize(
