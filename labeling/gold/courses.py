@@ -37,5 +37,5 @@ def course(*, project: Project, reviewer: User, purpose: str) -> Course:
         )
         .order_by("pk")
     )
-    left = [gold for gold in course_gold if not gold.done]
-    return Course(len(course_gold) - len(left), len(course_gold), next(iter(left), None))
+    remaining = [gold for gold in course_gold if not gold.done]
+    return Course(len(course_gold) - len(remaining), len(course_gold), next(iter(remaining), None))

@@ -38,7 +38,7 @@ def make(
     if task.inactive or task.places.filter(withdrawn=True).exists():
         raise GoldError("Part of this task is withdrawn. Restore it before you make it gold.")
     places = task.places.select_related("response").order_by("position")
-    responses = [place.response for place in places]
+    responses = [task_response.response for task_response in places]
     gold = add(
         project=task.project,
         prompt=task.prompt,

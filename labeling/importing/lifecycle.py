@@ -36,7 +36,7 @@ MAX_ATTEMPTS = 3
 RETENTION = timedelta(days=1)
 """The time for which a file waits to be imported."""
 
-STOPPED = (
+WORKER_STOPPED = (
     "The worker stopped several times while it read this file. Send the file again, or import it "
     "with manage.py import_data."
 )
@@ -173,12 +173,12 @@ def execute(pk: int) -> None:
     token = claim(pk)
     if token is None:
         return
-    work = _Work(pk, token)
+    process = _FileProcess(pk, token)
     try:
-        problem = work.wait()
+        problem = process.wait()
     finally:
-        work.kill()
-    finish(pk, token, problem, cancelled=work.cancelled)
+        process.kill()
+    finish(pk, token, problem, cancelled=process.cancelled)
 
 
 def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> None:
@@ -186,13 +186,13 @@ def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> Non
 
     A file that failed is kept for a day, as another meaning of its columns may be right.
     """
-    mine = FileImport.objects.filter(pk=pk, token=token, state__in=FileImport.ACTIVE)
+    own_row = FileImport.objects.filter(pk=pk, token=token, state__in=FileImport.ACTIVE)
     if cancelled:
-        _keep(mine)
-        _end(mine, State.CANCELLED)
+        _restore_imported(own_row)
+        _end(own_row, State.CANCELLED)
     elif problem:
-        _keep(mine, problem)
-        _end(mine, State.FAILED, problem=problem)
+        _restore_imported(own_row, problem)
+        _end(own_row, State.FAILED, problem=problem)
     file_import = FileImport.objects.filter(pk=pk).first()
     if file_import and file_import.state in (State.IMPORTED, State.CANCELLED):
         file_import.delete_file()
@@ -200,24 +200,24 @@ def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> Non
 
 def reap() -> int:
     """Hand rows with an expired lease to another worker; fail them after MAX_ATTEMPTS."""
-    silent = FileImport.objects.filter(_unowned(), state__in=FileImport.ACTIVE)
-    tired = silent.filter(attempt__gte=MAX_ATTEMPTS)
-    _keep(tired, STOPPED)
-    _end(tired, State.FAILED, problem=STOPPED)
-    pks = list(silent.values_list("pk", flat=True))
+    unleased = FileImport.objects.filter(_unleased(), state__in=FileImport.ACTIVE)
+    exhausted = unleased.filter(attempt__gte=MAX_ATTEMPTS)
+    _restore_imported(exhausted, WORKER_STOPPED)
+    _end(exhausted, State.FAILED, problem=WORKER_STOPPED)
+    pks = list(unleased.values_list("pk", flat=True))
     for pk in pks:
         _send_after_commit(pk)
     return len(pks)
 
 
-def _unowned() -> Q:
+def _unleased() -> Q:
     return Q(heartbeat_at=None) | Q(heartbeat_at__lt=Now() - LEASE)
 
 
 def claim(pk: int) -> int | None:
     """Claim the row. Return the new token, or None when there is nothing to claim."""
     rows = FileImport.objects.filter(
-        _unowned(), pk=pk, state__in=FileImport.ACTIVE, attempt__lt=MAX_ATTEMPTS
+        _unleased(), pk=pk, state__in=FileImport.ACTIVE, attempt__lt=MAX_ATTEMPTS
     ).update(token=F("token") + 1, attempt=F("attempt") + 1, heartbeat_at=Now())
     return FileImport.objects.values_list("token", flat=True).get(pk=pk) if rows else None
 
@@ -226,14 +226,14 @@ def _end(rows: QuerySet[FileImport], state: str, **fields: Any) -> int:
     return rows.update(state=state, finished_at=Now(), heartbeat_at=None, **fields)
 
 
-def _keep(rows: QuerySet[FileImport], problem: str = "") -> int:
+def _restore_imported(rows: QuerySet[FileImport], problem: str = "") -> int:
     """Mark imports whose undo failed as imported again, with their finishing time unchanged."""
     return rows.filter(state=State.UNDOING).update(
         state=State.IMPORTED, heartbeat_at=None, cancel_requested=False, problem=problem
     )
 
 
-class _Work:
+class _FileProcess:
     """The process that reads the file, supervised by this worker.
 
     The process watches its standard input. When this worker dies, the pipe closes and the process
@@ -258,41 +258,41 @@ class _Work:
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            beat = 0.0
+            renewed_at = 0.0
             while True:
-                if time.monotonic() - beat >= HEARTBEAT_SECONDS:
-                    beat = time.monotonic()
-                    if not self._beat():
+                if time.monotonic() - renewed_at >= HEARTBEAT_SECONDS:
+                    renewed_at = time.monotonic()
+                    if not self._renew_lease():
                         return ""
                 if selector.select(HEARTBEAT_SECONDS):
                     line = self.process.stdout.readline()
                     if not line:
                         break
-                    self._note(line)
+                    self._handle_message(line)
         status = self.process.wait()
-        return self.problem or (_why(status) if status else "")
+        return self.problem or (_exit_problem(status) if status else "")
 
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
-    def _beat(self) -> bool:
-        """Renew the lease and store the progress. Return False when the work has to stop."""
-        mine = self.rows.filter(state__in=FileImport.ACTIVE)
-        if not mine.update(heartbeat_at=Now(), prompts_read=self.prompts):
+    def _renew_lease(self) -> bool:
+        """Renew the lease and store the progress. Return False when the process has to stop."""
+        own_row = self.rows.filter(state__in=FileImport.ACTIVE)
+        if not own_row.update(heartbeat_at=Now(), prompts_read=self.prompts):
             # The row exists if its process has just ended the step; otherwise the claim was lost.
             return self.rows.exists()
         self.cancelled = self.rows.filter(cancel_requested=True).exists()
         return not self.cancelled
 
-    def _note(self, line: bytes) -> None:
+    def _handle_message(self, line: bytes) -> None:
         message = json.loads(line)
         self.prompts = message.get("prompts", self.prompts)
         self.problem = message.get("problem", self.problem)
 
 
-def _why(status: int) -> str:
+def _exit_problem(status: int) -> str:
     if status == -signal.SIGXCPU:
         return (
             f"Reading the file took more than {settings.IMPORT_SECONDS} seconds of processor time. "

@@ -111,8 +111,8 @@ def _import(row: Any, progress: Progress) -> None:
 
     with transaction.atomic():
         imported = _read(row, progress)
-        mine = FileImport.objects.filter(pk=row.pk, token=row.token, state=row.state)
-        if not mine.update(
+        own_row = FileImport.objects.filter(pk=row.pk, token=row.token, state=row.state)
+        if not own_row.update(
             state=FileImport.State.IMPORTED,
             heartbeat_at=None,
             finished_at=Now(),
@@ -178,7 +178,7 @@ def _end_with_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _tell(**message: Any) -> None:
+def _print_message(**message: Any) -> None:
     print(json.dumps(message), flush=True)
 
 
@@ -193,7 +193,7 @@ def main(pk: int, token: int) -> None:
     load_library(pk)
     limit(settings.IMPORT_MEMORY_MB, settings.IMPORT_SECONDS)
     try:
-        problem = step(pk, token, lambda prompts: _tell(prompts=prompts))
+        problem = step(pk, token, lambda prompts: _print_message(prompts=prompts))
     except Exception as error:
         traceback.print_exc()
         problem = (
@@ -201,7 +201,7 @@ def main(pk: int, token: int) -> None:
             "worker's log has the details."
         )
     if problem:
-        _tell(problem=problem)
+        _print_message(problem=problem)
 
 
 if __name__ == "__main__":

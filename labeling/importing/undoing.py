@@ -65,10 +65,10 @@ def undo(file_import: FileImport) -> None:
         list(Slot.objects.filter(task__in=tasks).select_for_update().values_list("pk", flat=True))
         if sentence := obstacle(file_import):
             raise CannotUndo(sentence)
-        mine = FileImport.objects.filter(
+        own_row = FileImport.objects.filter(
             pk=file_import.pk, token=file_import.token, state=FileImport.State.UNDOING
         )
-        if not mine.update(
+        if not own_row.update(
             state=FileImport.State.UNDONE, heartbeat_at=None, finished_at=Now(), problem=""
         ):
             return
