@@ -1,6 +1,6 @@
 """Supervision of a run: its process, its lease, its directory and its events.
 
-Start with `supervisor.py`, which carries a run from claim to end. `child.py` and `watchdog.py` start
+Start with `supervisor.py`, which supervises a run from claim to end. `child.py` and `watchdog.py` start
 and kill the recipe's process, `workspace.py` lays out its directory, `events.py` copies its
 events, and `slots.py` limits how many recipes a machine runs.
 """
