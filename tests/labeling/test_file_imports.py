@@ -130,9 +130,9 @@ def test_a_cancellation_that_came_too_late_for_the_check_does_not_end_the_import
 def test_the_reading_process_ends_with_its_worker(child, project):
     file_import = received(project, "".join(line(f"{n}?") for n in range(5000)))
     token = lifecycle.claim(file_import.pk)
-    work = lifecycle._Work(file_import.pk, token)
-    work.process.stdin.close()
-    assert work.process.wait(30) == 1
+    process = lifecycle._FileProcess(file_import.pk, token)
+    process.process.stdin.close()
+    assert process.process.wait(30) == 1
     assert in_state(file_import, "checking") and not Prompt.objects.exists()
 
 
