@@ -67,7 +67,7 @@ def test_the_sheet_is_in_the_language_of_the_page(monkeypatch):
 def test_hostile_text_is_rendered_safely(monkeypatch):
     project = make_project()
     tasks = [make_task(project), make_task(project)]
-    nasty = f"<script>alert(1)</script> {skeleton.MARKS.csrf} {skeleton.MARKS.slot} \\1 **b**"
+    nasty = f"<script>alert(1)</script> {skeleton.PLACEHOLDERS.csrf} {skeleton.PLACEHOLDERS.slot} \\1 **b**"
     for task in tasks:
         task.responses.update(text=nasty)
         task.prompt.messages = [
@@ -76,7 +76,7 @@ def test_hostile_text_is_rendered_safely(monkeypatch):
         task.prompt.save()
     short, long = both_ways(page_of(project), project, monkeypatch)
     assert short == long and "<script>alert" not in short
-    assert skeleton.MARKS.csrf in short
+    assert skeleton.PLACEHOLDERS.csrf in short
 
 
 @pytest.mark.parametrize("sees", ["sees_models", "sees_others", "sees_suggestions"])

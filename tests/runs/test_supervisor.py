@@ -317,7 +317,9 @@ def test_several_processes_get_the_whole_grace_period_for_their_checkpoint(monke
 
     settings.RUN_GRACE_SECONDS = 90.5
     environment = child.environment(["python", "-m", child.LAUNCHER])
-    monkeypatch.setenv(child.LAUNCHER_KILL_SECONDS, environment[child.LAUNCHER_KILL_SECONDS])
+    monkeypatch.setenv(
+        child.LAUNCHER_TIMEOUT_VARIABLE, environment[child.LAUNCHER_TIMEOUT_VARIABLE]
+    )
     read = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2).shutdown_timeout
     assert read is not None and read > 90.5
 
