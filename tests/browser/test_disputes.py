@@ -69,7 +69,7 @@ def test_a_dispute_is_settled_with_the_keyboard_and_the_next_one_follows(visit, 
     expect(page.locator("#dock")).to_be_visible()
     for key in ("1", "Backspace"):
         page.keyboard.press(key)
-    said = Ranking.objects.filter(task=first)
+    rankings = Ranking.objects.filter(task=first)
     expect(page.locator(".ladder-tier")).to_have_count(4)
     page.keyboard.press("Enter")
     expect(page.locator("#case-status")).to_contain_text("Choose the cause")
@@ -81,14 +81,14 @@ def test_a_dispute_is_settled_with_the_keyboard_and_the_next_one_follows(visit, 
     expect(page).to_have_url(re.compile(address(world, second)))
     decided = Adjudication.objects.get(task=first)
     assert (decided.cause, decided.note) == ("guideline", "A day is not a promise.")
-    assert decided.tiers in [ranking.tiers for ranking in said]
+    assert decided.tiers in [ranking.tiers for ranking in rankings]
 
 
 def test_an_outcome_with_ties_and_a_line_is_entered_with_the_keyboard(visit, world, disputed):
     task = disputed[0]
     page = visit(address(world, task), make_lead(world))
     ids_by_name = {name: pk for pk, name in page_names(task.pk, ids(task)).items()}
-    shown = [
+    locator = [
         ids_by_name[name]
         for name in page.locator("[data-response]").evaluate_all(
             "all => all.map(one => one.dataset.response)"
@@ -101,8 +101,8 @@ def test_an_outcome_with_ties_and_a_line_is_entered_with_the_keyboard(visit, wor
         page.keyboard.press(key)
     expect(page).to_have_url(re.compile(address(world, disputed[1])))
     decided = Adjudication.objects.get(task=task)
-    a, b, c, d = shown
-    assert decided.tiers == [[b], sorted([a, c], key=shown.index), [d]]
+    a, b, c, d = locator
+    assert decided.tiers == [[b], sorted([a, c], key=locator.index), [d]]
     assert decided.cut == 2
     assert decided.cause == "close"
 
@@ -136,20 +136,20 @@ def test_the_page_is_accessible_and_fits_a_phone(visit, world, disputed):
     Project.objects.filter(pk=world.project.pk).update(sees_models="after", sees_others="after")
     page = visit(address(world, disputed[0]), lead)
     page.evaluate("scrollTo(0, document.body.scrollHeight)")  # where the dock hides nothing
-    found = faults_in_both_themes(page)
+    faults = faults_in_both_themes(page)
     page.keyboard.press("1")
     page.keyboard.press("Enter")
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
-    found += faults_in_both_themes(page)
+    faults += faults_in_both_themes(page)
     page.keyboard.press("?")
-    found += faults_in_both_themes(page)
+    faults += faults_in_both_themes(page)
     phone = visit("/", lead, viewport={"width": 390, "height": 844}, is_mobile=True)
     decided, wide = disputed[1], []
     decide(task=decided, by=lead, tiers=[[i] for i in ids(decided)], cause="guideline")
-    for one in (address(world), f"{base}settings/", f"{base}relabel/", f"{base}quality/"):
-        page.goto(base + one.removeprefix(base))
-        found += faults_in_both_themes(page)
-    for one in (
+    for item in (address(world), f"{base}settings/", f"{base}relabel/", f"{base}quality/"):
+        page.goto(base + item.removeprefix(base))
+        faults += faults_in_both_themes(page)
+    for item in (
         address(world),
         f"{address(world)}?show=decided",
         address(world, disputed[0]),
@@ -157,10 +157,10 @@ def test_the_page_is_accessible_and_fits_a_phone(visit, world, disputed):
         f"{base}settings/",
         f"{base}relabel/",
     ):
-        phone.goto(one)
+        phone.goto(item)
         if phone.evaluate("document.documentElement.scrollWidth") > 390:
-            wide.append(one)
-    assert (found, wide) == ([], [])
+            wide.append(item)
+    assert (faults, wide) == ([], [])
 
 
 def test_a_reviewer_reads_other_rankings_after_ranking(visit, world, disputed):

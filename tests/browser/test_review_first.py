@@ -42,10 +42,10 @@ def test_a_hint_explains_ranking_until_it_is_dismissed_or_followed(visit, world)
 def test_an_unplaced_response_shows_that_it_can_be_placed(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
-    place = page.get_by_role("button", name="Place A next")
-    assert place.evaluate("one => getComputedStyle(one).opacity") == "1"
+    locator = page.get_by_role("button", name="Place A next")
+    assert locator.evaluate("one => getComputedStyle(one).opacity") == "1"
     shown = "one => getComputedStyle(one.querySelector('.answer-hint'), '::before').content"
-    assert place.evaluate(shown) == '"place next"'
+    assert locator.evaluate(shown) == '"place next"'
 
 
 def test_a_phone_shows_no_keys(visit, world):

@@ -101,8 +101,8 @@ def test_an_evaluation_shows_both_answers_inert_and_by_verdict(client, people, a
     assert "<script>bad" not in page.text and "candidate 0" in page.text
     assert len(page.context["answers"]) == 6
     for verdict, value in (("won", 1.0), ("lost", 0.0), ("tied", 0.5)):
-        shown = client.get(address, {"verdict": verdict}).context["answers"]
-        assert [pair.item.verdict for pair in shown] == [value, value]
+        answers = client.get(address, {"verdict": verdict}).context["answers"]
+        assert [pair.item.verdict for pair in answers] == [value, value]
     assert len(client.get(address, {"verdict": "odd"}).context["answers"]) == 6
 
 

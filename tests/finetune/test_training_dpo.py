@@ -247,8 +247,8 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
     monkeypatch.setattr(recipe.PolicyTrainer, "training_step", small_memory)
     train(run_dir, StopSignal())
     assert set(sizes) == {4, 2}
-    (told,) = messages(run_dir, "warning")
-    assert "continuing with 2 and 4 accumulation steps" in told
+    (texts,) = messages(run_dir, "warning")
+    assert "continuing with 2 and 4 accumulation steps" in texts
     assert "Resuming from checkpoint-2." in messages(run_dir)
     assert report_of(run_dir)["training"]["micro_batch_size"] == 2
     assert apart(run_dir, uninterrupted) < 1e-3
@@ -279,9 +279,9 @@ def test_responses_that_are_too_long_are_left_out_and_never_cut(tmp_path, model)
     groups = [*groups_that_like_b(8), ranked_group("long", ["b" * 100, "a", "bb"], [[0], [2], [1]])]
     run_dir = dpo_run(tmp_path, model, groups, max_length=60, evaluations=0)
     train(run_dir, StopSignal())
-    found = report_of(run_dir)["left_out"]
+    result = report_of(run_dir)["left_out"]
     why = "longer than 60 tokens with its prompt"
-    assert found == [{"split": "train", "what": "responses", "why": why, "count": 1}]
+    assert result == [{"split": "train", "what": "responses", "why": why, "count": 1}]
     assert report_of(run_dir)["pairs"]["train"] == 6 * 3 + 1
     assert any(why in text for text in messages(run_dir, "warning"))
 

@@ -126,12 +126,12 @@ def test_a_reward_model_scores_both_sides(tmp_path, model, adapter, monkeypatch)
     run_dir = evaluation(tmp_path, model, adapter, reward_model="some/reward/model")
     evaluate(run_dir, StopSignal())
     wins = losses = 0
-    for found in rows_of(run_dir):
-        assert found["baseline_score"] == (len(found["baseline"]) or None)
-        assert found["candidate_score"] == (len(found["candidate"]) or None)
-        if found["baseline"] and found["candidate"]:
-            wins += len(found["candidate"]) > len(found["baseline"])
-            losses += len(found["candidate"]) < len(found["baseline"])
+    for result in rows_of(run_dir):
+        assert result["baseline_score"] == (len(result["baseline"]) or None)
+        assert result["candidate_score"] == (len(result["candidate"]) or None)
+        if result["baseline"] and result["candidate"]:
+            wins += len(result["candidate"]) > len(result["baseline"])
+            losses += len(result["candidate"]) < len(result["baseline"])
     rate = report_of(run_dir)["reward_win_rate"]
     assert (rate["wins"], rate["losses"]) == (wins, losses)
 

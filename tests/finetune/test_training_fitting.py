@@ -120,11 +120,11 @@ def test_two_processes_give_the_run_of_one(tmp_path, model, monkeypatch):
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     train(alone, StopSignal())
     assert process.wait(180) == 0
-    one, two = report_of(alone), report_of(together)
-    assert (one["training"]["processes"], two["training"]["processes"]) == (1, 2)
-    assert one["training"]["reference_computed"] == two["training"]["reference_computed"] == 51
+    first, second = report_of(alone), report_of(together)
+    assert (first["training"]["processes"], second["training"]["processes"]) == (1, 2)
+    assert first["training"]["reference_computed"] == second["training"]["reference_computed"] == 51
     for (step, ours), (other, theirs) in zip(
-        one["training"]["curve"], two["training"]["curve"], strict=True
+        first["training"]["curve"], second["training"]["curve"], strict=True
     ):
         assert step == other and ours == pytest.approx(theirs, abs=1e-5)
     assert apart(alone, together) < 1e-5

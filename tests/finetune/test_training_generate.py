@@ -88,13 +88,13 @@ def test_samples_follow_the_models_distribution(model):
     with torch.no_grad():
         policy.lm_head.weight.mul_(40)  # a random model is near uniform; this gives it opinions
         logits = policy(torch.tensor([requests[0].prompt_ids])).logits[0, -1]
-    wanted: Counter[str] = Counter()
+    expected: Counter[str] = Counter()
     for token, probability in enumerate(logits.softmax(0).tolist()):
-        wanted[chat.response_text([token])] += probability
-    found = Counter(sampled.text for sampled in sample_batch(policy, chat, requests, config))
-    for text, share in wanted.most_common(3):
+        expected[chat.response_text([token])] += probability
+    result = Counter(sampled.text for sampled in sample_batch(policy, chat, requests, config))
+    for text, share in expected.most_common(3):
         assert 0.02 < share < 0.98
-        assert abs(found[text] / 400 - share) < 4 * np.sqrt(share * (1 - share) / 400)
+        assert abs(result[text] / 400 - share) < 4 * np.sqrt(share * (1 - share) / 400)
 
 
 # --- seeds ------------------------------------------------------------------------------------------
@@ -148,13 +148,13 @@ def test_the_models_own_sampling_habits_are_ignored(model, tmp_path):
     settings |= {"repetition_penalty": 5.0, "temperature": 0.1, "do_sample": True}
     (habit / "generation_config.json").write_text(json.dumps(settings))
     config = GenerateConfig(model=str(model), max_new_tokens=24)
-    found = []
+    items = []
     for folder in (model, habit):
         policy = load_for_sampling(str(folder), None, "float32")
         chat = PolicyChat(load_tokenizer(str(folder)), policy.generation_config)
         requests, _ = plan(prompts(2), chat, policy.config, config)
-        found.append(sample_batch(policy, chat, requests, config))
-    assert found[0] == found[1]
+        items.append(sample_batch(policy, chat, requests, config))
+    assert items[0] == items[1]
 
 
 def test_out_of_memory_halves_the_batch_and_changes_nothing(model, monkeypatch):
@@ -162,7 +162,7 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(model, monkeypatch):
     chat = PolicyChat(load_tokenizer(str(model)), policy.generation_config)
     config = GenerateConfig(model=str(model), max_new_tokens=8, samples_per_prompt=2)
     requests, _ = plan(prompts(4), chat, policy.config, config)
-    wanted = sample_batch(policy, chat, requests, config)
+    expected = sample_batch(policy, chat, requests, config)
     real, sizes = policy.generate, []
 
     def small_memory(**inputs):
@@ -172,7 +172,7 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(model, monkeypatch):
         return real(**inputs)
 
     monkeypatch.setattr(policy, "generate", small_memory)
-    assert sample_batch(policy, chat, requests, config) == wanted
+    assert sample_batch(policy, chat, requests, config) == expected
     assert sizes == [8, 4, 2, 2, 4, 2, 2]
 
 
@@ -193,8 +193,8 @@ def test_a_run_writes_k_responses_a_prompt_in_order(model, tmp_path):
 
 
 def test_a_prompt_may_ask_for_its_own_number_of_responses(model, tmp_path):
-    wanted = [Prompt("a", user("x"), n=1), Prompt("b", user("y")), Prompt("c", user("z"), n=0)]
-    run_dir = sampling_run(tmp_path, "generate", wanted, model=str(model), samples_per_prompt=2)
+    prompts = [Prompt("a", user("x"), n=1), Prompt("b", user("y")), Prompt("c", user("z"), n=0)]
+    run_dir = sampling_run(tmp_path, "generate", prompts, model=str(model), samples_per_prompt=2)
     generate(run_dir, StopSignal())
     assert [r["prompt_id"] for r in rows_of(run_dir)] == ["a", "b", "b"]
 
@@ -226,18 +226,18 @@ def test_a_response_without_an_end_is_marked(model, tmp_path):
 
 def test_prompts_that_are_too_long_are_left_out_and_reported(model, tmp_path):
     """Check a model with 512 positions and a response of 12 tokens."""
-    given = [Prompt("fits", user("x" * 490)), Prompt("long", user("x" * 600))]
-    run_dir = sampling_run(tmp_path, "generate", given, model=str(model))
+    prompts = [Prompt("fits", user("x" * 490)), Prompt("long", user("x" * 600))]
+    run_dir = sampling_run(tmp_path, "generate", prompts, model=str(model))
     generate(run_dir, StopSignal())
     assert {r["prompt_id"] for r in rows_of(run_dir)} == {"fits"}
-    found = results(run_dir)[-1]["left_out"]
-    assert found == [{"what": "prompts", "why": "longer than 500 tokens", "count": 1}]
+    result = results(run_dir)[-1]["left_out"]
+    assert result == [{"what": "prompts", "why": "longer than 500 tokens", "count": 1}]
     assert "long" in messages(run_dir, "warning")[0]
 
 
 def test_the_maximum_number_of_prompts_is_respected(model, tmp_path):
-    given = [Prompt("fits", user("x" * 5)), Prompt("long", user("x" * 50))]
-    run_dir = sampling_run(tmp_path, "generate", given, model=str(model), max_prompt_tokens=20)
+    prompts = [Prompt("fits", user("x" * 5)), Prompt("long", user("x" * 50))]
+    run_dir = sampling_run(tmp_path, "generate", prompts, model=str(model), max_prompt_tokens=20)
     generate(run_dir, StopSignal())
     assert {r["prompt_id"] for r in rows_of(run_dir)} == {"fits"}
 

@@ -88,10 +88,10 @@ def test_passed_checks_are_not_repeated_and_failed_ones_are(run, tmp_path):
 
 
 def test_results_of_another_commit_are_not_reused(run, monkeypatch):
-    one = check("one", lambda world: {})
-    run(one)
+    item = check("one", lambda world: {})
+    run(item)
     monkeypatch.setattr(gpu_check, "commit", lambda *paths: "another")
-    assert "resumed" not in run(one)[1][0]
+    assert "resumed" not in run(item)[1][0]
 
 
 def test_checks_without_time_are_not_begun_and_are_no_failure(run):

@@ -21,8 +21,8 @@ def parts(bias: bool = False, dtype: torch.dtype = torch.float32, vocabulary: in
 def expected(head: Head, hidden, tokens, weights):
     """Return log-probabilities and the gradients of a weighted sum, from all logits."""
     logps = gathered_logps(head.adjusted(head.layer(hidden).float()), tokens)
-    wanted = [hidden, *(p for p in head.layer.parameters() if p.requires_grad)]
-    return logps, torch.autograd.grad((logps * weights).sum(), wanted)
+    target = [hidden, *(p for p in head.layer.parameters() if p.requires_grad)]
+    return logps, torch.autograd.grad((logps * weights).sum(), target)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
@@ -37,13 +37,13 @@ def test_chunks_give_the_log_probabilities_and_gradients_of_all_logits(
     layer.requires_grad_(not frozen)
     head = Head(layer, scale, softcap)
     assert head.is_frozen is frozen
-    wanted, gradients = expected(head, hidden, tokens, weights)
+    target, gradients = expected(head, hidden, tokens, weights)
     logps = head.token_logps(hidden, tokens)
     assert logps.dtype == torch.float32
-    torch.testing.assert_close(logps, wanted, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logps, target, atol=1e-6, rtol=1e-6)
     (logps * weights).sum().backward()
-    found = [hidden.grad, *(p.grad for p in layer.parameters() if p.requires_grad)]
-    for ours, theirs in zip(found, gradients, strict=True):
+    result = [hidden.grad, *(p.grad for p in layer.parameters() if p.requires_grad)]
+    for ours, theirs in zip(result, gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
@@ -61,9 +61,9 @@ def test_bfloat16_stays_close_to_float32():
     layer.requires_grad_(False)
     exact = Head(nn.Linear(H, V, bias=False).requires_grad_(False))
     exact.layer.weight.data = layer.weight.data.float()
-    wanted, (gradient,) = expected(exact, hidden.detach().float().requires_grad_(), tokens, weights)
+    target, (gradient,) = expected(exact, hidden.detach().float().requires_grad_(), tokens, weights)
     logps = Head(layer).token_logps(hidden, tokens)
-    torch.testing.assert_close(logps, wanted, atol=3e-2, rtol=0)
+    torch.testing.assert_close(logps, target, atol=3e-2, rtol=0)
     (logps * weights).sum().backward()
     assert hidden.grad.dtype == torch.bfloat16
     torch.testing.assert_close(hidden.grad.float(), gradient, atol=3e-2, rtol=0)

@@ -77,7 +77,7 @@ def test_tokens_follow_the_distribution_of_transformers(fields):
     torch.manual_seed(0)
     steps = 4000
     logits_1V, context_1T = torch.randn(1, 50), torch.tensor([[1, 7, 7, 12]])
-    wanted = LogitsProcessorList(
+    expected = LogitsProcessorList(
         [
             RepetitionPenaltyLogitsProcessor(fields.get("repetition_penalty", 1.0)),
             TemperatureLogitsWarper(fields.get("temperature", 1.0)),
@@ -92,8 +92,8 @@ def test_tokens_follow_the_distribution_of_transformers(fields):
     processor = SeededSampling(uniforms, Distribution(**fields), mask, "cpu")
     drawn = processor(padded, logits_1V.expand(steps, -1)).argmax(dim=1)
     shares = torch.bincount(drawn, minlength=50) / steps
-    assert (shares - wanted).abs().max() < 1 / steps + 1e-6
-    assert (wanted > 0).sum() > 3
+    assert (shares - expected).abs().max() < 1 / steps + 1e-6
+    assert (expected > 0).sum() > 3
 
 
 def test_a_penalty_does_not_depend_on_padding(tmp_path):

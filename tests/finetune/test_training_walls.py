@@ -24,12 +24,12 @@ def loaded_by(*modules, say="0"):
     code = (
         f"import sys, {', '.join(modules)}; print({say}, *{{m.split('.')[0] for m in sys.modules}})"
     )
-    said, *packages = subprocess.check_output([sys.executable, "-c", code], text=True).split()
-    return said, set(packages)
+    text, *packages = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    return text, set(packages)
 
 
 def test_settings_pairs_and_win_rates_load_without_torch_or_django():
-    _, found = loaded_by(
+    _, result = loaded_by(
         "finetune.settings",
         "finetune.evaluation.win_rate",
         "finetune.methods.method",
@@ -37,11 +37,11 @@ def test_settings_pairs_and_win_rates_load_without_torch_or_django():
         "recipes.preferences.pairs",
         "finetune.engines.sampled_text",
     )
-    assert not found & {"torch", "transformers", "trl", "peft", "django", "celery"}
+    assert not result & {"torch", "transformers", "trl", "peft", "django", "celery"}
 
 
 def test_the_recipes_load_without_django_or_a_database_and_send_nothing_to_anyone():
-    silent, found = loaded_by(
+    silent, result = loaded_by(
         "finetune.training.generate",
         "finetune.training.train",
         "finetune.training.evaluate",
@@ -50,8 +50,8 @@ def test_the_recipes_load_without_django_or_a_database_and_send_nothing_to_anyon
         say="sys.modules['huggingface_hub.constants'].HF_HUB_DISABLE_TELEMETRY",
     )
     assert silent == "True"
-    assert "torch" in found
-    assert not found & {"django", "celery", "psycopg", "redis", "config"}
+    assert "torch" in result
+    assert not result & {"django", "celery", "psycopg", "redis", "config"}
 
 
 # --- settings ---------------------------------------------------------------------------------------

@@ -6,29 +6,29 @@ from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
 
 
 def test_a_tie_is_half_a_win():
-    found = win_rate([("a", 1.0), ("b", 0.5), ("c", 0.5), ("d", 0.0)])
-    assert found["value"] == 0.5
-    assert (found["wins"], found["ties"], found["losses"]) == (1, 2, 1)
+    figure = win_rate([("a", 1.0), ("b", 0.5), ("c", 0.5), ("d", 0.0)])
+    assert figure["value"] == 0.5
+    assert (figure["wins"], figure["ties"], figure["losses"]) == (1, 2, 1)
 
 
 def test_few_prompts_get_wilsons_interval():
     """3 wins of 4, z = 1.96: centre (0.75 + 0.4802) / 1.9604 = 0.6275, half-width 0.3270."""
-    found = win_rate([("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 0.0)])
-    assert found["method"] == "wilson"
-    assert found["interval"] == pytest.approx([0.3006, 0.9544], abs=2e-4)
+    figure = win_rate([("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 0.0)])
+    assert figure["method"] == "wilson"
+    assert figure["interval"] == pytest.approx([0.3006, 0.9544], abs=2e-4)
 
 
 def test_a_perfect_win_rate_has_an_interval():
     """Wilson with 100 of 100: low = 100 / (100 + 1.96²) = 0.9630."""
-    found = win_rate([(n, 1.0) for n in range(100)])
-    assert found["interval"] == pytest.approx([0.9630, 1.0], abs=1e-4)
+    figure = win_rate([(n, 1.0) for n in range(100)])
+    assert figure["interval"] == pytest.approx([0.9630, 1.0], abs=1e-4)
 
 
 def test_many_prompts_get_an_interval_near_the_normal_one():
     """60 of 100 independent: 0.6 ± 1.96·√(0.24/100) = 0.6 ± 0.096."""
-    found = win_rate([(n, 1.0 if n < 60 else 0.0) for n in range(100)])
-    assert found["method"] == "bootstrap"
-    assert found["interval"] == pytest.approx([0.504, 0.696], abs=0.02)
+    figure = win_rate([(n, 1.0 if n < 60 else 0.0) for n in range(100)])
+    assert figure["method"] == "bootstrap"
+    assert figure["interval"] == pytest.approx([0.504, 0.696], abs=0.02)
 
 
 def test_answers_to_one_prompt_do_not_narrow_the_interval_as_prompts_do():
@@ -45,10 +45,10 @@ def test_prompts_with_more_answers_count_for_more():
 
 
 def test_a_comparison_without_prompts_is_explained():
-    found = win_rate([])
-    assert found["value"] is None
-    assert found["interval"] is None
-    assert found["reason"]
+    figure = win_rate([])
+    assert figure["value"] is None
+    assert figure["interval"] is None
+    assert figure["reason"]
 
 
 def test_an_outcome_that_is_none_is_refused():
@@ -69,12 +69,12 @@ def test_the_higher_score_wins_and_near_equals_tie():
 
 
 def test_a_difference_in_length_has_its_sign_and_means():
-    found = mean_difference([("a", 10.0, 14.0), ("b", 12.0, 12.0), ("c", 8.0, 10.0)])
-    assert found["value"] == -2.0
-    assert (found["candidate"], found["baseline"]) == (10.0, 12.0)
-    assert found["interval"][0] <= -2.0 <= found["interval"][1]
+    figure = mean_difference([("a", 10.0, 14.0), ("b", 12.0, 12.0), ("c", 8.0, 10.0)])
+    assert figure["value"] == -2.0
+    assert (figure["candidate"], figure["baseline"]) == (10.0, 12.0)
+    assert figure["interval"][0] <= -2.0 <= figure["interval"][1]
 
 
 def test_one_prompt_gives_a_difference_but_no_interval():
-    found = mean_difference([("a", 10.0, 14.0), ("a", 12.0, 12.0)])
-    assert (found["value"], found["interval"]) == (-2.0, None)
+    figure = mean_difference([("a", 10.0, 14.0), ("a", 12.0, 12.0)])
+    assert (figure["value"], figure["interval"]) == (-2.0, None)

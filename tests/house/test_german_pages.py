@@ -33,12 +33,12 @@ def words_of(page: str) -> str:
 
 def english_sentences() -> set[str]:
     """Return the English of all translated sentences with three words or more and no placeholder."""
-    found = set()
+    names = set()
     for message in messages.read("django", "de"):
         for text in messages.texts(message.id) if message.id else ():
             if len(text.split()) > 2 and not re.search(r"%\(|<|&", text):
-                found.add(" ".join(text.split()))
-    return found
+                names.add(" ".join(text.split()))
+    return names
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def desk() -> Desk:
 
 def pages(desk: Desk, client: Client) -> dict[str, str]:
     names = ["project", "project-guideline", "review", "review-next", "review-history"]
-    found = {name: client.get(desk.url(name)).text for name in names}
+    result = {name: client.get(desk.url(name)).text for name in names}
     task = desk.task
     ranking = Ranking.objects.create(
         task=task,
@@ -60,13 +60,13 @@ def pages(desk: Desk, client: Client) -> dict[str, str]:
         source="review",
         guideline_version=desk.project.current_version,
     )
-    found["history"] = client.get(desk.url("review-history")).text
-    found["revise"] = client.get(desk.url("review-ranking", ranking.pk)).text
+    result["history"] = client.get(desk.url("review-history")).text
+    result["revise"] = client.get(desk.url("review-ranking", ranking.pk)).text
     for name in ("home", "projects", "login"):
-        found[name] = client.get(reverse(name)).text
-    found["refused"] = client.get("/runs/").text
-    found["missing"] = client.get("/nowhere/").text
-    return found
+        result[name] = client.get(reverse(name)).text
+    result["refused"] = client.get("/runs/").text
+    result["missing"] = client.get("/nowhere/").text
+    return result
 
 
 def test_no_reviewer_page_mixes_languages(desk: Desk) -> None:

@@ -25,9 +25,9 @@ def unacceptable(a):
 
 def broken(tiers, cut, *constraints):
     ranking = Ranking(tiers=tiers, cut=cut)
-    found = gold.check(ranking, Gold(constraints=list(constraints)), LETTERS)
-    assert gold.meets(tiers, cut, constraints) is found.right is (not found.broken)
-    return found.broken
+    result = gold.check(ranking, Gold(constraints=list(constraints)), LETTERS)
+    assert gold.meets(tiers, cut, constraints) is result.right is (not result.broken)
+    return result.broken
 
 
 # --- what constraints say ------------------------------------------------------------------------
@@ -110,10 +110,10 @@ def test_gold_is_a_new_task_next_to_its_source():
     project = make_project()
     task = make_task(project)
     first, second, _third = ids(task)
-    one = making.make(task=task, constraints=[above(first, second)], purpose="training")
-    assert (one.task.kind, one.project) == (Task.Kind.GOLD, project)
-    assert one.task.prompt == task.prompt and ids(one.task) == ids(task)
-    assert not one.task.slots.exists()
+    item = making.make(task=task, constraints=[above(first, second)], purpose="training")
+    assert (item.task.kind, item.project) == (Task.Kind.GOLD, project)
+    assert item.task.prompt == task.prompt and ids(item.task) == ids(task)
+    assert not item.task.slots.exists()
 
 
 def test_the_source_task_is_not_assigned_again_and_keeps_late_answers():
@@ -132,8 +132,8 @@ def test_gold_of_gold_and_second_gold_are_refused():
     project = make_project()
     task = make_task(project)
     constraints = [above(*ids(task)[:2])]
-    one = making.make(task=task, constraints=constraints)
-    for again in (task, one.task):
+    item = making.make(task=task, constraints=constraints)
+    for again in (task, item.task):
         with pytest.raises(GoldError, match="already"):
             making.make(task=again, constraints=constraints)
     with pytest.raises(GoldError, match="at least one constraint"):
@@ -145,25 +145,27 @@ def test_making_retired_gold_again_reactivates_it():
     project = make_project()
     task = make_task(project)
     first, second, third = ids(task)
-    one = making.make(task=task, constraints=[above(first, second)])
-    assert making.retire(gold=one, by=None)
-    assert not making.retire(gold=one, by=None)
+    item = making.make(task=task, constraints=[above(first, second)])
+    assert making.retire(gold=item, by=None)
+    assert not making.retire(gold=item, by=None)
     again = making.make(task=task, constraints=[above(third, second)])
-    assert again.pk == one.pk and again.retired_at is None
+    assert again.pk == item.pk and again.retired_at is None
     assert again.constraints == [above(third, second)]
 
 
 def test_changed_constraints_apply_to_earlier_answers():
     project = make_project(gold_percent=50)
-    one = make_gold(project)
-    first, second, _third = ids(one.task)
-    slot = slots.lease_new_slot(task=one.task, reviewer=make_member(project))
+    new_gold = make_gold(project)
+    first, second, _third = ids(new_gold.task)
+    slot = slots.lease_new_slot(task=new_gold.task, reviewer=make_member(project))
     ranking = answer(slot, slot.reviewer)
-    assert gold.check(ranking, one).right
+    assert gold.check(ranking, new_gold).right
     making.change(
-        gold=one, constraints=[above(second, first)], purpose="check", explanation="", by=None
+        gold=new_gold, constraints=[above(second, first)], purpose="check", explanation="", by=None
     )
-    one.refresh_from_db()
-    assert not gold.check(ranking, one).right
+    new_gold.refresh_from_db()
+    assert not gold.check(ranking, new_gold).right
     with pytest.raises(GoldError, match="no response 0"):
-        making.change(gold=one, constraints=[above(0, 1)], purpose="check", explanation="", by=None)
+        making.change(
+            gold=new_gold, constraints=[above(0, 1)], purpose="check", explanation="", by=None
+        )

@@ -53,15 +53,15 @@ def answered(one, reviewer, *, right=True):
 
 
 def test_only_leads_of_the_project_see_gold(project, lead):
-    one, task = make_gold(project), make_task(project)
+    item, task = make_gold(project), make_task(project)
     reviewer, elsewhere = make_member(project), make_member(make_project(), Role.LEAD)
     pages = [
         url("project-gold", project),
-        url("project-gold-detail", project, one.pk),
+        url("project-gold-detail", project, item.pk),
         url("project-gold-make", project, task.pk),
     ]
     posts = [
-        url("project-gold-retire", project, one.pk),
+        url("project-gold-retire", project, item.pk),
         url("project-gold-allow", project, reviewer.pk),
     ]
     for page in pages:
@@ -73,8 +73,8 @@ def test_only_leads_of_the_project_see_gold(project, lead):
         assert {signed_in(user).get(page).status_code for page in pages} == {status}
         assert {signed_in(user).post(page).status_code for page in posts + pages[1:]} == {status}
     assert {Client().post(page).status_code for page in posts + pages} == {302}
-    one.refresh_from_db()
-    assert one.retired_at is None and Gold.objects.count() == 1
+    item.refresh_from_db()
+    assert item.retired_at is None and Gold.objects.count() == 1
 
 
 def test_another_projects_gold_is_not_found(project, lead_client):
@@ -94,16 +94,16 @@ def test_gold_is_made_from_the_leads_choices(project, lead, lead_client):
         purpose="training", explanation="**Because.**",
     )  # fmt: skip
     sent = lead_client.post(url("project-gold-make", project, task.pk), data)
-    one = Gold.objects.get()
-    assert sent.url == url("project-gold-detail", project, one.pk)
-    assert one.constraints == [
+    gold = Gold.objects.get()
+    assert sent.url == url("project-gold-detail", project, gold.pk)
+    assert gold.constraints == [
         {"kind": "above", "a": a, "b": b},
         {"kind": "unacceptable", "a": c},
         {"kind": "tie_allowed", "a": a, "b": b},
     ]
-    assert (one.purpose, one.explanation, one.created_by) == ("training", "**Because.**", lead)
-    shown = lead_client.get(sent.url).content.decode()
-    assert "A belongs above B." in shown and "C is unacceptable." in shown
+    assert (gold.purpose, gold.explanation, gold.created_by) == ("training", "**Because.**", lead)
+    page = lead_client.get(sent.url).content.decode()
+    assert "A belongs above B." in page and "C is unacceptable." in page
 
 
 @pytest.mark.parametrize(
@@ -160,36 +160,36 @@ def test_more_lines_can_be_added_and_choices_are_kept(project, lead_client):
     data = rows((a, "above", b), explanation="So far", purpose="qualification", more="1")
     page = lead_client.post(url("project-gold-make", project, task.pk), data)
     assert page.status_code == 200 and len(page.context["rules_form"].forms) == 4
-    shown = page.content.decode()
-    assert "So far" in shown and f'<option value="{b}" selected>B</option>' in shown
-    assert re.search(r'value="qualification"[^>]* checked', shown)
+    html = page.content.decode()
+    assert "So far" in html and f'<option value="{b}" selected>B</option>' in html
+    assert re.search(r'value="qualification"[^>]* checked', html)
     assert not Gold.objects.exists()
 
 
 def test_a_task_links_to_its_gold(project, lead_client):
-    one, task = make_gold(project), make_task(project)
-    made = lead_client.get(url("project-gold-make", project, one.task_id))
-    assert made.url == url("project-gold-detail", project, one.pk)
-    shown = lead_client.get(url("project-task", project, task.pk)).content.decode()
-    assert "Make gold" in shown and url("project-gold-make", project, task.pk) in shown
+    item, task = make_gold(project), make_task(project)
+    result = lead_client.get(url("project-gold-make", project, item.task_id))
+    assert result.url == url("project-gold-detail", project, item.pk)
+    page = lead_client.get(url("project-task", project, task.pk)).content.decode()
+    assert "Make gold" in page and url("project-gold-make", project, task.pk) in page
     listed = lead_client.get(url("project-data", project)).content.decode()
     assert '<span class="badge badge-accent">gold</span>' in listed
 
 
 def test_gold_can_be_changed_and_retired(project, lead_client):
-    one = make_gold(project)
-    a, b, c = ids(one.task)
-    detail = url("project-gold-detail", project, one.pk)
+    gold = make_gold(project)
+    a, b, c = ids(gold.task)
+    detail = url("project-gold-detail", project, gold.pk)
     assert lead_client.post(detail, rows((a, "above", a))).status_code == 422
     assert lead_client.post(detail, rows((c, "above", b), purpose="training")).status_code == 302
-    one.refresh_from_db()
-    assert one.constraints == [{"kind": "above", "a": c, "b": b}] and one.purpose == "training"
-    assert lead_client.post(url("project-gold-retire", project, one.pk)).status_code == 302
-    one.refresh_from_db()
-    assert one.retired_at
+    gold.refresh_from_db()
+    assert gold.constraints == [{"kind": "above", "a": c, "b": b}] and gold.purpose == "training"
+    assert lead_client.post(url("project-gold-retire", project, gold.pk)).status_code == 302
+    gold.refresh_from_db()
+    assert gold.retired_at
     listed = url("project-gold", project)
-    assert f"#{one.pk}<" not in lead_client.get(listed).content.decode()
-    assert f"#{one.pk}<" in lead_client.get(listed + "?retired=1").content.decode()
+    assert f"#{gold.pk}<" not in lead_client.get(listed).content.decode()
+    assert f"#{gold.pk}<" in lead_client.get(listed + "?retired=1").content.decode()
 
 
 def test_an_empty_list_explains_how_to_begin(project, lead_client):
@@ -246,17 +246,17 @@ def test_accuracy_is_shown_by_task_and_reviewer_with_suspicious_gold(project, le
         reviewers[1].username: (1, 2),
         reviewers[2].username: (1, 2),
     }
-    shown = page.content.decode()
-    assert "9% to 91%" in shown  # 1 of 2
-    assert shown.count(">suspect<") == 2  # the training task, too
+    html = page.content.decode()
+    assert "9% to 91%" in html  # 1 of 2
+    assert html.count(">suspect<") == 2  # the training task, too
     detail = lead_client.get(url("project-gold-detail", project, wrong.pk)).content.decode()
     assert "1 of 3 correct" in detail and "A belongs above B but is below it." in detail
 
 
 def test_retired_gold_measures_no_reviewer(project, lead_client):
-    one, reviewer = make_gold(project), make_member(project)
-    answered(one, reviewer, right=False)
-    lead_client.post(url("project-gold-retire", project, one.pk))
+    item, reviewer = make_gold(project), make_member(project)
+    answered(item, reviewer, right=False)
+    lead_client.post(url("project-gold-retire", project, item.pk))
     assert lead_client.get(url("project-gold", project)).context["reviewers"] == []
 
 
@@ -273,8 +273,8 @@ def test_the_number_of_queries_does_not_grow_with_gold_answers_or_reviewers(proj
     counts = []
     for _ in range(2):
         for _ in range(2):
-            one, reviewer = make_gold(project), make_member(project)
-            answered(one, reviewer)
+            item, reviewer = make_gold(project), make_member(project)
+            answered(item, reviewer)
         with CaptureQueriesContext(connection) as queries:
             lead_client.get(url("project-gold", project))
         counts.append(len(queries))
@@ -326,9 +326,9 @@ def test_the_qualification_is_announced_with_its_result():
     work(project, reviewer, 1)
     assert "Qualification, task 2 of 2." in browser.get(url("review", project)).content.decode()
     work(project, reviewer, 1, right=False)
-    shown = browser.get(url("review", project)).content.decode()
-    assert "Qualification not passed" in shown and "1 of 2" in shown
-    assert "ask a lead to allow another attempt" in shown
+    page = browser.get(url("review", project)).content.decode()
+    assert "Qualification not passed" in page and "1 of 2" in page
+    assert "ask a lead to allow another attempt" in page
 
 
 def test_a_lead_sees_who_failed_and_allows_another_attempt(project, lead_client):
@@ -340,8 +340,8 @@ def test_a_lead_sees_who_failed_and_allows_another_attempt(project, lead_client)
     lead_client.post(allow)
     assert not Qualification.objects.exists()
     work(project, reviewer, 2, right=False)
-    shown = lead_client.get(url("project-gold", project)).content.decode()
-    assert allow in shown and "0 of 1" in shown
+    page = lead_client.get(url("project-gold", project)).content.decode()
+    assert allow in page and "0 of 1" in page
     lead_client.post(allow)
     assert len(work(project, reviewer, 1)) == 1
 
@@ -352,7 +352,7 @@ def form_of(slot, *, right):
         "slot": slot.pk,
         "shown_order": ",".join(map(str, slot.shown_order)),
         "idempotency_key": "0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11",
-        **{f"rank-{response}": str(place) for place, response in enumerate(order, start=1)},
+        **{f"rank-{response}": str(index) for index, response in enumerate(order, start=1)},
     }
 
 
@@ -369,13 +369,13 @@ def test_training_shows_the_right_answer_and_the_reason(right):
     sent = browser.post(url("review", project), form_of(slot, right=right))
     ranking = Ranking.objects.get()
     assert sent.url == url("review-feedback", project, ranking.pk)
-    shown = browser.get(sent.url).content.decode()
+    page = browser.get(sent.url).content.decode()
     letters = {pk: "ABC"[n] for n, pk in enumerate(slot.shown_order)}
     a, b, _c = (letters[pk] for pk in ids(slot.task))
-    assert "<strong>names a day</strong>" in shown
-    assert (f"{a} belongs above {b}." in shown) is right
-    assert (f"{a} belongs above {b} but is below it." in shown) is not right
-    assert "Continue to real tasks" in shown
+    assert "<strong>names a day</strong>" in page
+    assert (f"{a} belongs above {b}." in page) is right
+    assert (f"{a} belongs above {b} but is below it." in page) is not right
+    assert "Continue to real tasks" in page
     assert "Training" not in browser.get(url("review", project)).content.decode()
     assert signed_in(other).get(sent.url).status_code == 404
 
@@ -392,8 +392,8 @@ def test_training_gives_the_script_the_feedbacks_url():
 
 
 def test_real_tasks_and_checks_have_no_feedback(project):
-    one, reviewer = make_gold(project), make_member(project)
-    ranking = answered(one, reviewer)
+    item, reviewer = make_gold(project), make_member(project)
+    ranking = answered(item, reviewer)
     shown = signed_in(reviewer).get(url("review-feedback", project, ranking.pk))
     assert shown.url == url("review", project)
 
@@ -401,12 +401,12 @@ def test_real_tasks_and_checks_have_no_feedback(project):
 @pytest.mark.parametrize("policy", ["after", "always"])
 def test_gold_shows_no_more_of_other_rankings_than_any_task(policy):
     project = make_project(gold_percent=50, rankings_per_task=3, sees_others=policy)
-    one, reviewer = make_gold(project), make_member(project)
+    item, reviewer = make_gold(project), make_member(project)
     for _ in range(5):
-        answered(one, make_member(project))
+        answered(item, make_member(project))
     browser = signed_in(reviewer)
     browser.post(url("review-guideline", project), {"version": project.current_version_id})
-    slots.lease_new_slot(task=one.task, reviewer=reviewer)
+    slots.lease_new_slot(task=item.task, reviewer=reviewer)
     before = browser.get(url("review", project)).content.decode()
     ranking = answer(Slot.objects.get(reviewer=reviewer), reviewer)
     after = browser.get(url("review-others", project, ranking.pk))

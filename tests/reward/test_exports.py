@@ -314,7 +314,7 @@ def described(project: Project):
                         for pk, ratings in ranking.ratings.items()
                     ),
                     frozenset(
-                        (place(task, int(pk)), tuple(said)) for pk, said in ranking.flags.items()
+                        (place(task, int(pk)), tuple(judgments)) for pk, judgments in ranking.flags.items()
                     ),
                     tuple(place(task, pk) for pk in ranking.shown_order), ranking.created_at,
                 )

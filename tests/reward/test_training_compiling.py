@@ -34,8 +34,8 @@ def test_all_layers_are_compiled_as_one_and_for_every_length(tmp_path):
     outputs_of(model, UNEVEN, collator)
     once = graphs()
     for groups, scores in zip((UNEVEN, UNEVEN[:2], UNEVEN[1:]), expected, strict=True):
-        found = outputs_of(model, groups, collator)
-        torch.testing.assert_close(found, scores, atol=1e-5, rtol=1e-5)
+        result = outputs_of(model, groups, collator)
+        torch.testing.assert_close(result, scores, atol=1e-5, rtol=1e-5)
     assert graphs() == once > 0
 
 

@@ -96,16 +96,18 @@ def loop_losses(groups, config, score, width):
 
 
 def group_weight(group):
-    said = [(r.weight, len(list(comparisons(r)))) for r in group.rankings]
-    return sum(weight * count for weight, count in said) / sum(count for _, count in said)
+    weights_and_counts = [(r.weight, len(list(comparisons(r)))) for r in group.rankings]
+    return sum(weight * count for weight, count in weights_and_counts) / sum(
+        count for _, count in weights_and_counts
+    )
 
 
 def criteria_loss(groups, config, score):
     weights = [group_weight(group) for group in groups]
     total = 0.0
     for group, weight in zip(groups, weights, strict=True):
-        for place, name in enumerate(CRITERIA, start=config.heads):
-            r = [outputs[place] for outputs in score(group)]
+        for index, name in enumerate(CRITERIA, start=config.heads):
+            r = [outputs[index] for outputs in score(group)]
             share = weight / np.mean(weights) / len(CRITERIA) / len(groups)
             total = total + config.criteria_weight * share * criterion_loss(group, name, r)
     return total
@@ -113,8 +115,8 @@ def criteria_loss(groups, config, score):
 
 def criterion_loss(group, name, r):
     lost = judged = 0.0
-    for ranking, given in zip(group.rankings, group.meta.get("ratings", []), strict=False):
-        rated = [(int(i), ratings[name]) for i, ratings in given.items() if name in ratings]
+    for ranking, values in zip(group.rankings, group.meta.get("ratings", []), strict=False):
+        rated = [(int(i), ratings[name]) for i, ratings in values.items() if name in ratings]
         for i, a in rated:
             for j, b in rated:
                 won = 1.0 if a > b else 0.5 if a == b and i != j else 0.0
@@ -126,8 +128,8 @@ def criterion_loss(group, name, r):
 def comparisons(ranking):
     """(better, worse, tied)"""
     placed = [(tier, i) for tier, ids in enumerate(ranking.tiers) for i in ids]
-    for place, (tier, i) in enumerate(placed):
-        for other, j in placed[place + 1 :]:
+    for index, (tier, i) in enumerate(placed):
+        for other, j in placed[index + 1 :]:
             yield i, j, tier == other
 
 
@@ -137,8 +139,8 @@ def loop_loss(group, config, r, width):
     for ranking in group.rankings:
         weight = 1.0 if config.reviewer_weights == "ignore" else ranking.weight
         for i, j, tied in comparisons(ranking):
-            said = (tied, ranking.strength)
-            lost = lost + weight * pair_loss(r[i] - r[j], said, config, width)
+            judgment = (tied, ranking.strength)
+            lost = lost + weight * pair_loss(r[i] - r[j], judgment, config, width)
             total += weight
         for tier, ids in enumerate(ranking.tiers):
             for i in ids if ranking.cut is not None else ():
@@ -213,8 +215,8 @@ def test_loss_and_gradients_equal_the_loop_over_judgments_and_pairs(llama, name,
         naive = naive + criteria_loss(groups, config, score)
 
     assert ours.item() == pytest.approx(naive.item(), abs=2e-6)
-    for found, expected in zip(gradients(model, ours), gradients(model, naive), strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    for gradient, expected in zip(gradients(model, ours), gradients(model, naive), strict=True):
+        torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
 
 
 def gradients(model, loss):
@@ -283,9 +285,9 @@ def test_with_every_signal_both_layouts_give_the_same_weights(tmp_path, llama):
 def test_packing_and_splitting_a_step_do_not_change_the_weights(
     tmp_path, llama, uncut, layout, settings
 ):
-    found = trained(tmp_path, llama, epochs=0.5, batch_size=8, layout=layout, **settings)
+    result = trained(tmp_path, llama, epochs=0.5, batch_size=8, layout=layout, **settings)
     # Adam takes a step of its usual size, 3e-3, even along a gradient of rounding errors.
-    assert_same(uncut, found, atol=5e-5)
+    assert_same(uncut, result, atol=5e-5)
 
 
 @pytest.fixture(scope="module")

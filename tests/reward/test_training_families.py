@@ -80,7 +80,7 @@ def test_both_layouts_give_the_same_scores_loss_and_gradients(tmp_path, family):
     model = random_adapter(untrained(make_model(tmp_path / family, family, **SHARING[family])))
     check_reading(model, UNEVEN, 0)
     assert check_shared(model, UNEVEN, 0, longest=31) is None
-    found = {}
+    results = {}
     for layout in ("plain", "shared"):
         batch = Collator(0, layout)(UNEVEN)
         wins, _ = batch.pop("wins"), batch.pop("labels")
@@ -89,12 +89,12 @@ def test_both_layouts_give_the_same_scores_loss_and_gradients(tmp_path, family):
         loss = bradley_terry(scores, wins).mean()
         loss.backward()
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-        found[layout] = (scores.detach(), loss.item(), gradients)
-    torch.testing.assert_close(found["plain"][0], found["shared"][0], atol=1e-5, rtol=0)
-    assert found["plain"][1] == pytest.approx(found["shared"][1], abs=1e-6)
-    assert len(found["plain"][2]) > 10
-    for name, gradient in found["plain"][2].items():
-        torch.testing.assert_close(gradient, found["shared"][2][name], atol=1e-5, rtol=1e-5)
+        results[layout] = (scores.detach(), loss.item(), gradients)
+    torch.testing.assert_close(results["plain"][0], results["shared"][0], atol=1e-5, rtol=0)
+    assert results["plain"][1] == pytest.approx(results["shared"][1], abs=1e-6)
+    assert len(results["plain"][2]) > 10
+    for name, gradient in results["plain"][2].items():
+        torch.testing.assert_close(gradient, results["shared"][2][name], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -338,21 +338,21 @@ def test_an_encoder_learns_and_scores_alike_after_loading_and_after_merging(enco
 def test_the_card_s_own_code_reads_the_text_as_the_product_does(encoder_run):
     card = (encoder_run.output / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
-    said = {}
-    exec(code.replace("PATH_OF_THIS_FOLDER", str(encoder_run.output)), said)
+    results = {}
+    exec(code.replace("PATH_OF_THIS_FOLDER", str(encoder_run.output)), results)
     conversation = ([{"role": "user", "content": "How are you?"}], ["Fine."])
-    [[wanted]] = Scorer(encoder_run.output).score([conversation])
-    assert said["score"].item() == pytest.approx(wanted, abs=1e-5)
+    [[expected]] = Scorer(encoder_run.output).score([conversation])
+    assert results["score"].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_card_says_where_counting_length_does_as_well(encoder_run):
     report = json.loads((encoder_run.output / "report.json").read_text())
     sentence = "no better than always preferring the longer response"
-    for own, longer, said in ((0.63, 0.67, True), (0.7, 0.67, False), (None, 0.67, False)):
+    for own, longer, warns in ((0.63, 0.67, True), (0.7, 0.67, False), (None, 0.67, False)):
         figures = {"accuracy": own, "longer_is_better": longer}
         changed = {name: {**report[name], "value": value} for name, value in figures.items()}
         changed = {k: {**v, "interval": [0.5, 0.8], "reason": "-"} for k, v in changed.items()}
-        assert (sentence in model_card({**report, **changed})) == said
+        assert (sentence in model_card({**report, **changed})) == warns
 
 
 def test_the_final_loss_is_an_average_over_steps():

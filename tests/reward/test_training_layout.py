@@ -78,16 +78,16 @@ def test_groups_that_share_a_row_do_not_see_each_other():
 
 
 def test_packed_groups_follow_each_other_and_each_starts_at_zero():
-    one = TokenGroup(np.array([7, 8]), [np.array([1]), np.array([3, 4])], np.zeros((2, 2)))
-    two = TokenGroup(np.array([9]), [np.array([5, 6])], np.zeros((1, 1)))
-    batch = Collator(0, "shared", packed=True)([one, two])
+    first = TokenGroup(np.array([7, 8]), [np.array([1]), np.array([3, 4])], np.zeros((2, 2)))
+    second = TokenGroup(np.array([9]), [np.array([5, 6])], np.zeros((1, 1)))
+    batch = Collator(0, "shared", packed=True)([first, second])
     assert batch["input_ids"].tolist() == [[7, 8, 1, 3, 4, 9, 5, 6]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 2, 3, 0, 1, 2]]
     assert batch["segment_ids"].tolist() == [[0, 0, 1, 2, 2, 0, 1, 1]]
     assert batch["group_ids"].tolist() == [[0, 0, 0, 0, 0, 1, 1, 1]]
     assert batch["placed"].tolist() == [0, 0]
     assert batch["ends"].tolist() == [[2, 4], [7, 0]]
-    apart = Collator(0, "shared")([one, two])
+    apart = Collator(0, "shared")([first, second])
     assert apart["placed"].tolist() == [0, 1] and apart["ends"].tolist() == [[2, 4], [2, 0]]
     assert apart["input_ids"].shape == (2, 5)
 
@@ -99,7 +99,7 @@ def test_both_layouts_give_the_same_scores_loss_and_gradients(tmp_path, family, 
     model = reward_model(tmp_path, family)
     if attends == "dense":
         model.attends = attends
-    found = {}
+    results = {}
     for layout in ("plain", "shared"):
         batch = Collator(0, layout, packed)(UNEVEN)
         wins, _ = batch.pop("wins"), batch.pop("labels")
@@ -108,11 +108,11 @@ def test_both_layouts_give_the_same_scores_loss_and_gradients(tmp_path, family, 
         loss = bradley_terry(scores, wins).mean()
         loss.backward()
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
-        found[layout] = (scores.detach(), loss.item(), gradients)
-    torch.testing.assert_close(found["plain"][0], found["shared"][0], atol=1e-5, rtol=1e-5)
-    assert found["plain"][1] == pytest.approx(found["shared"][1], abs=1e-6)
-    for name, gradient in found["plain"][2].items():
-        torch.testing.assert_close(gradient, found["shared"][2][name], atol=1e-5, rtol=1e-4)
+        results[layout] = (scores.detach(), loss.item(), gradients)
+    torch.testing.assert_close(results["plain"][0], results["shared"][0], atol=1e-5, rtol=1e-5)
+    assert results["plain"][1] == pytest.approx(results["shared"][1], abs=1e-6)
+    for name, gradient in results["plain"][2].items():
+        torch.testing.assert_close(gradient, results["shared"][2][name], atol=1e-5, rtol=1e-4)
 
 
 def test_the_dense_mask_and_the_pieces_agree(tmp_path):

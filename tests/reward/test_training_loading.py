@@ -38,11 +38,11 @@ def loading_calls():
 def test_every_loading_says_that_it_runs_no_code_and_reads_no_pickles():
     calls = list(loading_calls())
     assert len(calls) >= 6
-    for place, name, options in calls:
+    for position, name, options in calls:
         if "PeftModel" not in name:
-            assert options.get("trust_remote_code") == "False", place
+            assert options.get("trust_remote_code") == "False", position
         if "Model" in name:
-            assert options.get("use_safetensors") == "True", place
+            assert options.get("use_safetensors") == "True", position
 
 
 @pytest.fixture(scope="module")

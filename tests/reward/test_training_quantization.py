@@ -35,11 +35,13 @@ def test_quantization_is_refused_without_the_package(monkeypatch):
 def test_nf4_uses_the_gpu_of_this_process_and_excludes_the_head(monkeypatch):
     monkeypatch.setattr(quantization, "check_support", lambda: None)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    asked = quantization.loading(config(), torch.bfloat16)
-    wanted = asked["quantization_config"].to_dict()
-    assert wanted["load_in_4bit"] and wanted["bnb_4bit_quant_type"] == "nf4"
-    assert wanted["bnb_4bit_use_double_quant"] and wanted["bnb_4bit_compute_dtype"] == "bfloat16"
-    assert "score" in wanted["llm_int8_skip_modules"] and asked["device_map"] == {"": 1}
+    options = quantization.loading(config(), torch.bfloat16)
+    expected = options["quantization_config"].to_dict()
+    assert expected["load_in_4bit"] and expected["bnb_4bit_quant_type"] == "nf4"
+    assert (
+        expected["bnb_4bit_use_double_quant"] and expected["bnb_4bit_compute_dtype"] == "bfloat16"
+    )
+    assert "score" in expected["llm_int8_skip_modules"] and options["device_map"] == {"": 1}
     assert quantization.loading(RewardConfig(base_model="m"), torch.bfloat16) == {}
 
 

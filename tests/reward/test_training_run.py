@@ -200,15 +200,15 @@ def test_held_out_prompts_are_watched_after_an_epoch_but_not_while_a_run_stops(
     tmp_path, step, watched
 ):
     """Check 32 steps in two epochs, whose end Trainer reports after a stop and after the last step."""
-    told = RunDir(tmp_path)
+    informed_run = RunDir(tmp_path)
     control = TrainerControl(should_training_stop=step != 16)
     state = TrainerState(global_step=step, max_steps=32, is_world_process_zero=True)
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    WatchHeldOut(lambda last: {"test_accuracy": 0.75}, ProgressEvents(told)).on_epoch_end(
+    WatchHeldOut(lambda last: {"test_accuracy": 0.75}, ProgressEvents(informed_run)).on_epoch_end(
         args, state, control
     )
     assert [
-        e["step"] for e in told.events() if e.get("metrics") == {"test_accuracy": 0.75}
+        e["step"] for e in informed_run.events() if e.get("metrics") == {"test_accuracy": 0.75}
     ] == watched
 
 
@@ -288,12 +288,12 @@ def test_an_ordinary_classifier_with_the_adapter_gives_the_same_score(finished, 
 
 
 def test_sampled_text_is_scored_in_its_own_order_and_the_unreadable_gets_null(finished, tmp_path):
-    one, two = ([{"role": "user", "content": text}] for text in ("One", "Two"))
+    first, second = ([{"role": "user", "content": text}] for text in ("One", "Two"))
     rows = [
-        {"prompt_id": "1", "prompt": one, "response": "xxx", "sample": 0},
-        {"prompt_id": "2", "prompt": two, "response": "abz", "sample": 0},
-        {"prompt_id": "1", "prompt": one, "response": "y" * 600, "sample": 1},
-        {"prompt_id": "1", "prompt": one, "response": "bbb", "sample": 2},
+        {"prompt_id": "1", "prompt": first, "response": "xxx", "sample": 0},
+        {"prompt_id": "2", "prompt": second, "response": "abz", "sample": 0},
+        {"prompt_id": "1", "prompt": first, "response": "y" * 600, "sample": 1},
+        {"prompt_id": "1", "prompt": first, "response": "bbb", "sample": 2},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
     scorer = Scorer(finished.output)
@@ -302,7 +302,7 @@ def test_sampled_text_is_scored_in_its_own_order_and_the_unreadable_gets_null(fi
     assert [row["prompt_id"] for row in scored] == ["1", "2", "1", "1"]
     assert scored[2]["score"] is None
     assert scored[0]["score"] > scored[3]["score"]
-    [alone] = scorer.score([(two, ["abz"])])
+    [alone] = scorer.score([(second, ["abz"])])
     assert scored[1]["score"] == pytest.approx(float(alone[0]), abs=1e-5)
 
 

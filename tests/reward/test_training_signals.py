@@ -44,7 +44,7 @@ def pair(i_beats_j: float = 0.0, j_beats_i: float = 0.0) -> torch.Tensor:
 
 def test_strengths_are_the_weighted_mean_of_the_grades():
     # 0 > 1 graded 3 (weight 1) and 1 (weight 3): (3 + 3) / 4. The full ranking grades nothing.
-    found = strengths(
+    result = strengths(
         group(
             Judgment("a", [[0], [1]], strength=3.0),
             Judgment("b", [[0], [1]], strength=1.0, weight=3.0),
@@ -52,7 +52,7 @@ def test_strengths_are_the_weighted_mean_of_the_grades():
             Judgment("d", [[0], [1], [2]]),
         )
     )
-    assert found.tolist() == [[0, 1.5, 0], [2.0, 0, 0], [0, 0, 0]]
+    assert result.tolist() == [[0, 1.5, 0], [2.0, 0, 0], [0, 0, 0]]
 
 
 def test_a_graded_win_has_to_be_won_by_its_margin():
@@ -65,41 +65,41 @@ def test_a_graded_win_has_to_be_won_by_its_margin():
 
 
 def test_margins_are_strength_times_scale_and_the_other_direction_has_none():
-    found = evidence(
+    result = evidence(
         group(Judgment("a", [[0], [1]], strength=2.0), k=2),
         config(strength="margin", strength_scale=0.5),
     )
-    assert found.signals["margins"].tolist() == [[0, 1], [0, 0]]
-    assert found.signals["graded"].tolist() == [[0, 1], [0, 0]]
-    assert found.wins.tolist() == [[0, 1], [0, 0]]
+    assert result.signals["margins"].tolist() == [[0, 1], [0, 0]]
+    assert result.signals["graded"].tolist() == [[0, 1], [0, 0]]
+    assert result.wins.tolist() == [[0, 1], [0, 0]]
 
 
 def test_the_loss_of_a_soft_target_is_minimal_at_the_gap_of_its_strength():
-    found = evidence(
+    result = evidence(
         group(Judgment("a", [[0], [1]], strength=2.0, weight=4.0), k=2),
         config(strength="soft", strength_scale=0.5),
     )
     # σ(0.5 · 2) = 0.7310586, times the weight 4
-    np.testing.assert_allclose(found.wins, [[0, 2.9242344], [1.0757656, 0]], rtol=1e-6)
+    np.testing.assert_allclose(result.wins, [[0, 2.9242344], [1.0757656, 0]], rtol=1e-6)
     scores = torch.tensor([[1.0, 0.0]], requires_grad=True)
-    loss.bradley_terry(scores, torch.from_numpy(found.wins)[None]).sum().backward()
+    loss.bradley_terry(scores, torch.from_numpy(result.wins)[None]).sum().backward()
     assert scores.grad.abs().max() < 1e-6
 
 
 def test_soft_targets_leave_rankings_without_a_strength_as_they_are():
-    found = evidence(group(Judgment("a", [[0], [1, 2]])), config(strength="soft"))
-    assert found.wins.tolist() == [[0, 1, 1], [0, 0, 0.5], [0, 0.5, 0]]
+    result = evidence(group(Judgment("a", [[0], [1, 2]])), config(strength="soft"))
+    assert result.wins.tolist() == [[0, 1, 1], [0, 0, 0.5], [0, 0.5, 0]]
 
 
 # --- smoothing ------------------------------------------------------------------------------------
 
 
 def test_smoothing_gives_a_share_of_each_win_to_the_other_side():
-    found = evidence(group(Judgment("a", [[0], [1]]), k=2), config(label_smoothing=0.1))
-    np.testing.assert_allclose(found.wins, [[0, 0.9], [0.1, 0]], rtol=1e-6)
+    result = evidence(group(Judgment("a", [[0], [1]]), k=2), config(label_smoothing=0.1))
+    np.testing.assert_allclose(result.wins, [[0, 0.9], [0.1, 0]], rtol=1e-6)
     # Least at a gap of log 9, so that no gap is ever large enough to be sure of.
     scores = torch.tensor([[math.log(9), 0.0]], requires_grad=True)
-    loss.bradley_terry(scores, torch.from_numpy(found.wins)[None]).sum().backward()
+    loss.bradley_terry(scores, torch.from_numpy(result.wins)[None]).sum().backward()
     assert scores.grad.abs().max() < 1e-6
 
 
@@ -108,17 +108,17 @@ def test_smoothing_gives_a_share_of_each_win_to_the_other_side():
 
 def test_the_weight_of_a_group_is_the_mean_over_its_comparisons():
     # Three comparisons of weight 1, one of weight 0.2.
-    found = group(Judgment("a", [[0], [1], [2]]), Judgment("b", [[0], [1]], weight=0.2))
-    assert mean_weight(found) == pytest.approx(3.2 / 4)
-    assert evidence(found, config()).signals["weight"] == pytest.approx(0.8)
-    assert "weight" not in evidence(found, config(reviewer_weights="within")).signals
+    result = group(Judgment("a", [[0], [1], [2]]), Judgment("b", [[0], [1]], weight=0.2))
+    assert mean_weight(result) == pytest.approx(3.2 / 4)
+    assert evidence(result, config()).signals["weight"] == pytest.approx(0.8)
+    assert "weight" not in evidence(result, config(reviewer_weights="within")).signals
 
 
 def test_ignored_weights_are_all_one():
-    found = evidence(
+    result = evidence(
         group(Judgment("a", [[0], [1]], weight=0.2), k=2), config(reviewer_weights="ignore")
     )
-    assert found.wins.tolist() == [[0, 1], [0, 0]]
+    assert result.wins.tolist() == [[0, 1], [0, 0]]
 
 
 def test_a_doubted_group_teaches_as_much_less_as_it_is_doubted():
@@ -140,8 +140,8 @@ def test_davidson_gives_the_probabilities_of_the_paper():
         (pair(0, 1), none, 1 / 7),
         (none, tie, 2 / 7),
     ):
-        found = loss.davidson(scores, wins, ties, 1.0)
-        assert found.item() == pytest.approx(-math.log(share), abs=1e-6)
+        result = loss.davidson(scores, wins, ties, 1.0)
+        assert result.item() == pytest.approx(-math.log(share), abs=1e-6)
 
 
 def test_rao_kupper_gives_the_probabilities_of_the_paper():
@@ -150,17 +150,17 @@ def test_rao_kupper_gives_the_probabilities_of_the_paper():
     none, tie = torch.zeros(1, 2, 2), pair(0.5, 0.5)
     outcomes = ((pair(1), none, 3 / 5), (pair(0, 1), none, 1 / 7), (none, tie, 9 / 35))
     for wins, ties, share in outcomes:
-        found = loss.rao_kupper(scores, wins, ties, math.log(2))
-        assert found.item() == pytest.approx(-math.log(share), abs=1e-6)
+        result = loss.rao_kupper(scores, wins, ties, math.log(2))
+        assert result.item() == pytest.approx(-math.log(share), abs=1e-6)
 
 
 @pytest.mark.parametrize("model", [loss.davidson, loss.rao_kupper])
 def test_without_ties_both_are_bradley_terry(model):
     scores = torch.tensor([[1.3, 0.2, -0.7]], requires_grad=True)
     wins = torch.ones(1, 3, 3).triu(1)
-    found = model(scores, wins, torch.zeros(1, 3, 3), 0.0)
-    assert found.item() == pytest.approx(loss.bradley_terry(scores, wins).item(), abs=1e-6)
-    found.sum().backward()
+    result = model(scores, wins, torch.zeros(1, 3, 3), 0.0)
+    assert result.item() == pytest.approx(loss.bradley_terry(scores, wins).item(), abs=1e-6)
+    result.sum().backward()
     assert torch.isfinite(scores.grad).all()
 
 
@@ -186,8 +186,8 @@ def test_the_width_of_ties_makes_equal_scores_tie_as_often_as_people_did():
     equal, tie = torch.zeros(1, 2, 1), pair(0.5, 0.5)
     for name in ("davidson", "rao_kupper"):
         objective = Objective.of(config(ties=name), ranked)
-        found = objective.losses(equal, {"wins": torch.zeros(1, 2, 2), "ties": tie})
-        assert found.item() == pytest.approx(-math.log(0.2), abs=1e-6)
+        result = objective.losses(equal, {"wins": torch.zeros(1, 2, 2), "ties": tie})
+        assert result.item() == pytest.approx(-math.log(0.2), abs=1e-6)
 
 
 def test_weights_that_are_ignored_do_not_decide_the_width_of_ties():
@@ -198,17 +198,17 @@ def test_weights_that_are_ignored_do_not_decide_the_width_of_ties():
 
 
 def test_explicit_ties_are_not_wins():
-    found = evidence(group(Judgment("a", [[0], [1, 2]], weight=2.0)), config(ties="davidson"))
-    assert found.wins.tolist() == [[0, 2, 2], [0, 0, 0], [0, 0, 0]]
-    assert found.signals["ties"].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
+    result = evidence(group(Judgment("a", [[0], [1, 2]], weight=2.0)), config(ties="davidson"))
+    assert result.wins.tolist() == [[0, 2, 2], [0, 0, 0], [0, 0, 0]]
+    assert result.signals["ties"].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
 
 
 def test_a_group_of_ties_alone_is_trained_on_when_ties_are_outcomes():
     messages = [{"role": "user", "content": "Hi"}]
     tied = Group("g", messages, [1, 2], ["a", "b"], [Judgment("r", [[1, 2]])])
     settings = config(ties="rao_kupper")
-    found = prepare([tied], ChatFormat(make_tokenizer()), 99, lambda g: evidence(g, settings))
-    assert len(found.tokens["train"]) == 1 and not found.account()
+    result = prepare([tied], ChatFormat(make_tokenizer()), 99, lambda g: evidence(g, settings))
+    assert len(result.tokens["train"]) == 1 and not result.account()
 
 
 # --- the line -------------------------------------------------------------------------------------
@@ -229,17 +229,17 @@ def test_the_line_separates_acceptable_responses():
 def test_acceptance_is_the_mean_logistic_loss_of_the_scores_themselves():
     above, below = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]])
     # 2 · log(1 + e^-1) and log(1 + e^0.5), over 3: (0.6265234 + 0.9740770) / 3; the third says nothing
-    found = loss.acceptance(torch.tensor([[1.0, 0.5, 99.0]]), above, below)
-    assert found.item() == pytest.approx(0.5335335)
+    result = loss.acceptance(torch.tensor([[1.0, 0.5, 99.0]]), above, below)
+    assert result.item() == pytest.approx(0.5335335)
     nobody = torch.zeros(1, 3)
     assert loss.acceptance(torch.tensor([[1.0, 0.5, 99.0]]), nobody, nobody).item() == 0
 
 
 def test_the_line_counts_as_much_as_its_setting_says():
     judged = group(Judgment("a", [[0], [1]], cut=1), k=2)
-    found = evidence(judged, config(cut_weight=0.5))
-    batch = {n: torch.from_numpy(v)[None] for n, v in found.signals.items()}
-    batch["wins"] = torch.from_numpy(found.wins)[None]
+    result = evidence(judged, config(cut_weight=0.5))
+    batch = {n: torch.from_numpy(v)[None] for n, v in result.signals.items()}
+    batch["wins"] = torch.from_numpy(result.wins)[None]
     losses = Objective.of(config(cut_weight=0.5), [judged]).losses(torch.zeros(1, 2, 1), batch)
     assert losses.item() == pytest.approx(1.5 * math.log(2))
     assert "above" not in evidence(judged, config()).signals
@@ -272,9 +272,9 @@ def test_ratings_rank_by_one_criterion_within_one_reviewer():
 
 
 def test_each_criterion_has_wins_of_its_own():
-    found = evidence(RATED, config(), ["kind", "true"]).signals["criteria"]
-    assert found[0].tolist() == [[0, 0, 0], [1, 0, 0.5], [1, 2.5, 0]]
-    assert found[1].tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    result = evidence(RATED, config(), ["kind", "true"]).signals["criteria"]
+    assert result[0].tolist() == [[0, 0, 0], [1, 0, 0.5], [1, 2.5, 0]]
+    assert result[1].tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
     assert "criteria" not in evidence(RATED, config()).signals
 
 
@@ -294,8 +294,8 @@ def test_the_weight_of_criteria_follows_the_setting():
 def test_without_options_the_objective_is_bradley_terry_to_the_bit():
     torch.manual_seed(0)
     outputs, wins = torch.randn(3, 5, 1, requires_grad=True), torch.rand(3, 5, 5)
-    asked = {"wins": wins, "weight": torch.ones(3)}
-    ours = Objective.of(config(), [RATED]).losses(outputs, asked)
+    question = {"wins": wins, "weight": torch.ones(3)}
+    ours = Objective.of(config(), [RATED]).losses(outputs, question)
     plain = loss.bradley_terry(outputs[..., 0], wins)
     assert torch.equal(ours, plain)
     (a,), (b,) = (torch.autograd.grad(x.sum(), outputs, retain_graph=True) for x in (ours, plain))
@@ -306,15 +306,15 @@ def test_without_options_the_objective_is_bradley_terry_to_the_bit():
 
 
 def test_signals_are_padded_to_the_largest_group_and_kept_from_the_model():
-    asked = config(ties="davidson", strength="margin", cut_weight=1.0, heads=2)
+    question = config(ties="davidson", strength="margin", cut_weight=1.0, heads=2)
     rows = []
     for judged in (
         group(Judgment("a", [[0, 1]], cut=1), k=2),
         group(Judgment("a", [[0], [1], [2]])),
     ):
-        found = evidence(judged, asked, ["kind"])
+        result = evidence(judged, question, ["kind"])
         tokens = [np.ones(1, np.int32)] * len(judged.responses)
-        rows.append(TokenGroup(tokens[0], tokens, found.wins, found.signals))
+        rows.append(TokenGroup(tokens[0], tokens, result.wins, result.signals))
     batch = batch_of(rows)
     assert batch["ties"].tolist()[0] == [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]]
     assert batch["above"].tolist() == [[1, 1, 0], [0, 0, 0]]
