@@ -4,7 +4,7 @@ from django import forms
 
 from finetune.engines.generation import ALL, NEW
 from finetune.evaluation import judges
-from finetune.models import Model
+from finetune.models import Model, with_descendants
 from finetune.registry import checked_base
 from labeling.models import Project
 from reward.forms import OfferField, SnapshotChoiceField, offer, usable_snapshots
@@ -161,14 +161,15 @@ class EvaluateInputs(SameProject):
         queryset=Model.objects.none(),
         empty_label=None,
         none_yet="No adapters yet: fine-tune a model first",
-        help_text="The adapter to evaluate.",
+        help_text="The adapter or merged model to evaluate.",
     )
     baseline = ModelChoiceField(
         queryset=Model.objects.none(),
         required=False,
         empty_label="The model that the candidate was made from",
         none_yet="",
-        help_text="Answers the same prompts with the same seeds. It must have the candidate's base.",
+        help_text="Answers the same prompts with the same seeds. It must build on the same base as the "
+        "candidate; merges may lie between them.",
         error_messages={
             "invalid_choice": "Choose another model of the candidate's project and base, not the "
             "candidate itself."
@@ -200,13 +201,14 @@ class EvaluateInputs(SameProject):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        offer(self, "candidate", usable_models().exclude(adapter="").order_by("-id"))
+        offer(self, "candidate", usable_models().exclude(parent=None).order_by("-id"))
         if candidate := self.chosen_anchor():
             self._offer_matching(candidate)
 
     def _offer_matching(self, candidate: Model) -> None:
         project = candidate.project
-        models = usable_models().filter(project=project, base=candidate.base)
+        family = [model.pk for model in with_descendants([candidate.root()])]
+        models = usable_models().filter(project=project, pk__in=family)
         offer(self, "baseline", models.exclude(pk=candidate.pk))
         offer(self, "snapshot", usable_snapshots().filter(project=project))
         judge = self.fields["judge"]
@@ -218,7 +220,7 @@ class EvaluateInputs(SameProject):
         candidate = values.get("candidate")
         if candidate is None:
             return values
-        for name, default in (("baseline", candidate.parent), ("snapshot", candidate.snapshot)):
+        for name, default in (("baseline", candidate.origin()), ("snapshot", candidate.snapshot)):
             if name not in self.errors and not values.get(name):
                 values[name] = default
                 if default is None:

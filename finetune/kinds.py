@@ -78,6 +78,8 @@ MERGE = RunKind(
     uses_gpu=False,
 )
 
+EVALUATED = frozenset({"model", "adapter", "baseline_model", "baseline_adapter", "reward_model"})
+
 EVALUATE = RunKind(
     name="evaluate",
     title="Evaluation",
@@ -89,8 +91,8 @@ EVALUATE = RunKind(
     project_of=lambda inputs: generation.model_of(inputs, "candidate").project_id,
     inputs_form=EvaluateInputs,
     from_inputs=runs.from_inputs,
-    decided=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),
-    folders=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),
+    decided=EVALUATED,
+    folders=EVALUATED,
     figure=runs.figure,
     shares=frozenset({"win_rate", "reward_win_rate", "truncated"}),
     links=runs.links,

@@ -78,6 +78,18 @@ class Model(Promotable):
             yield step
             step = step.parent
 
+    def root(self) -> "Model":
+        """Return the base at the end of its ancestry. One query per step."""
+        *_, root = self.ancestry()
+        return root
+
+    def origin(self) -> "Model | None":
+        """Return the model that its training began with, or None for a base.
+
+        The parent of a merged model is its adapter, which answers alike, so that is skipped.
+        """
+        return self.parent.origin() if self.is_merged and self.parent else self.parent
+
     @property
     def adapter_folder(self) -> str:
         return storage.resolve(self.adapter)

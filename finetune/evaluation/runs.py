@@ -49,14 +49,17 @@ def parts_of(inputs: Mapping[str, Any]) -> Parts:
     for part in (candidate, baseline, snapshot):
         if part.project_id != project.pk:
             raise CannotRun(f"{part} belongs to {part.project}, not to {project}.")
-    if not candidate.adapter:
-        raise CannotRun(f"{candidate} is not an adapter, so there is nothing to evaluate.")
+    if candidate.parent is None:
+        raise CannotRun(
+            f"{candidate} is neither an adapter nor a merged model, so there is nothing to evaluate."
+        )
     if candidate == baseline:
         raise CannotRun(f"{candidate} would be compared with itself. Choose another baseline.")
-    if candidate.base != baseline.base:
+    roots = candidate.root(), baseline.root()
+    if roots[0].base != roots[1].base:
         raise CannotRun(
-            f"Both sides must build on the same base: {candidate} builds on {candidate.base}, "
-            f"{baseline} on {baseline.base}."
+            f"Both sides must build on the same base: {candidate} builds on {roots[0].base}, "
+            f"{baseline} on {roots[1].base}."
         )
     try:
         judge = judges.get(str(inputs.get("judge", "")))
@@ -73,10 +76,16 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     limit_of(inputs)
     return {
         "model": parts.candidate.base,
-        "adapter": parts.candidate.adapter,
+        "baseline_model": other_base(parts),
+        "adapter": parts.candidate.adapter or None,
         "baseline_adapter": parts.baseline.adapter or None,
         "reward_model": reward_model.path if reward_model else None,
     }
+
+
+def other_base(parts: Parts) -> str | None:
+    """Return the baseline's base if a merge separates it from the candidate's, or None."""
+    return None if parts.baseline.base == parts.candidate.base else parts.baseline.base
 
 
 # --- prompts -------------------------------------------------------------------------------------

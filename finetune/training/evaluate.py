@@ -34,6 +34,7 @@ from finetune.training.sampling import (
     report_plan,
     sample_all,
 )
+from recipes.errors import RecipeError
 from recipes.memory import free_memory
 from recipes.models.chat_options import freeze
 from recipes.rundir import RunDir, write_json
@@ -50,14 +51,16 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
     config = EvaluateConfig.from_dict(run_dir.spec()["config"])
     prompts = prompts_of(run_dir)
     tokenizer = load_tokenizer(config.model)
-    sources = (config.adapter, config.baseline_adapter, config.model)
+    if config.baseline_model:
+        check_same_tokens(tokenizer, config.baseline_model)
+    sources = (config.adapter, config.baseline_adapter, config.model, config.baseline_model)
     record = freeze(run_dir, config, tokenizer, sources=sources)
     distribution = Distribution.of_run(config)
     answers: dict[str, Answers] = {}
     for number, side in enumerate(SIDES):
-        adapter = config.adapter if side == "candidate" else config.baseline_adapter
+        base, adapter = model_of(config, side)
         run_dir.stage(f"Loading the {side}")
-        model, chat = load_policy(config.model, adapter, config.dtype, tokenizer, record.options)
+        model, chat = load_policy(base, adapter, config.dtype, tokenizer, record.options)
         if number == 0:  # both models get the same requests
             requests, left_out = plan(prompts, chat, model.config, config)
             report_plan(run_dir, requests, left_out)
@@ -103,6 +106,22 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
         "left_out",
     )
     run_dir.emit("result", result={name: report[name] for name in names})
+
+
+def model_of(config: EvaluateConfig, side: str) -> tuple[str, str | None]:
+    """Return the model and the adapter of a side."""
+    if side == "candidate":
+        return config.model, config.adapter
+    return config.baseline_model or config.model, config.baseline_adapter
+
+
+def check_same_tokens(tokenizer: Any, baseline: str) -> None:
+    """Raise RecipeError if the baseline has another vocabulary: it would read other prompts."""
+    if load_tokenizer(baseline).get_vocab() != tokenizer.get_vocab():
+        raise RecipeError(
+            f"{baseline} has another vocabulary than the candidate, so the two cannot answer with the "
+            "same seeds. Compare models that build on the same base."
+        )
 
 
 def row(request: Request, answers: dict[str, Answers]) -> dict[str, Any]:

@@ -188,7 +188,10 @@ def test_parts_that_do_not_belong_together_are_refused(candidate, snapshot):
         ({"baseline": elsewhere.pk}, "belongs to"),
         ({"baseline": other_base.pk}, "same base"),
         ({"baseline": candidate.pk}, "with itself"),
-        ({"candidate": candidate.parent_id, "baseline": other_base.pk}, "is not an adapter"),
+        (
+            {"candidate": candidate.parent_id, "baseline": other_base.pk},
+            "is neither an adapter nor a merged model",
+        ),
         ({"judge": f"reward_model:{other_judge.pk}"}, "fits another project"),
         ({"judge": "nobody"}, "No judge is called 'nobody'"),
         ({"snapshot": 0}, "There is no snapshot 0"),
@@ -201,6 +204,7 @@ def test_the_answers_come_from_the_models_of_the_inputs(candidate):
     assert runs.from_inputs(inputs_of(candidate)) == {
         "model": candidate.base,
         "adapter": candidate.adapter,
+        "baseline_model": None,
         "baseline_adapter": None,
         "reward_model": None,
     }

@@ -13,7 +13,7 @@ from finetune import merging
 from finetune.engines import tuning
 from finetune.engines.sampled_text import read_prompts
 from finetune.evaluation import judges, runs
-from finetune.forms import FinetuneInputs, MergeInputs
+from finetune.forms import EvaluateInputs, FinetuneInputs, MergeInputs
 from finetune.lineage import trained_on
 from finetune.models import Model, with_descendants
 from finetune.registry import add_base, default_model
@@ -301,6 +301,59 @@ def test_the_doubts_about_a_merged_model_are_those_of_its_adapter(adapter):
     assert model.doubts() == []
     make_evaluation(model, interval=(0.1, 0.4))
     assert "worse than" in model.doubts()[0]
+
+
+# --- evaluations across a merge ---------------------------------------------------------------------
+
+
+def evaluated(candidate, baseline, snapshot):
+    return runs.from_inputs(evaluation_of(candidate, baseline, snapshot)[0].inputs)
+
+
+def test_an_adapter_on_a_merged_base_is_compared_with_the_adapter_before_the_merge(
+    adapter, snapshot
+):
+    base = merged(adapter)
+    candidate = make_adapter(base, snapshot)
+    assert evaluated(candidate, adapter, snapshot) == {
+        "model": base.base,
+        "adapter": candidate.adapter,
+        "baseline_model": adapter.base,
+        "baseline_adapter": adapter.adapter,
+        "reward_model": None,
+    }
+
+
+def test_a_merged_model_is_compared_with_the_model_that_its_adapter_was_trained_on(
+    client, adapter, snapshot
+):
+    model = merged(adapter)
+    assert model.origin() == adapter.parent == model.root() and adapter.parent.origin() is None
+    inputs = {"candidate": model.pk, "judge": "length"}
+    form = EvaluateInputs(inputs)
+    assert form.is_valid(), form.errors
+    assert form.inputs()["baseline"] == adapter.parent_id
+    config = evaluated(model, adapter.parent, snapshot)
+    assert (config["model"], config["adapter"]) == (model.base, None)
+    assert config["baseline_model"] == adapter.base
+    client.force_login(make_user(Role.TRAINER))
+    page = client.get(reverse("model", args=[model.pk])).text
+    assert f"{reverse('run-launch', args=['evaluate'])}?candidate={model.pk}" in page
+
+
+def test_the_form_offers_all_models_with_the_same_root_as_baselines(adapter, snapshot):
+    model = merged(adapter)
+    candidate = make_adapter(model, snapshot)
+    make_base(adapter.project)
+    form = EvaluateInputs(initial={"candidate": candidate.pk})
+    assert set(form.fields["baseline"].queryset) == {model, adapter, adapter.parent}
+    assert set(form.fields["candidate"].queryset) == {model, adapter, candidate}
+
+
+def test_the_command_compares_a_merged_model_with_its_origin(capsys, adapter):
+    model = merged(adapter)
+    call_command("evaluate", str(model.pk), "--judge", "length", "--dry-run")
+    assert json.loads(capsys.readouterr().out)["inputs"]["baseline"] == adapter.parent_id
 
 
 # --- removal ----------------------------------------------------------------------------------------

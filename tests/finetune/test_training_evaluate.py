@@ -10,6 +10,8 @@ from finetune.engines.sampled_text import Prompt
 from finetune.training import evaluate as recipe
 from finetune.training import sampling
 from finetune.training.evaluate import evaluate
+from finetune.training.language_model import add_adapter, load_model, load_tokenizer
+from finetune.training.merged_weights import with_merged_weights
 from finetune.training.sampling import sample_seed
 from recipes.errors import RecipeError
 from recipes.stopping import StopSignal
@@ -81,6 +83,34 @@ def test_the_baseline_may_be_another_adapter(tmp_path, model, adapter):
     run_dir = evaluation(tmp_path, model, adapter, baseline_adapter=str(adapter))
     evaluate(run_dir, StopSignal())
     assert all(r["baseline"] == r["candidate"] for r in rows_of(run_dir))
+
+
+def test_a_merged_model_answers_as_its_adapter_does(tmp_path, model, adapter):
+    tuned = add_adapter(load_model(str(model), "float32"), str(adapter))
+    merged, _ = with_merged_weights(tuned)
+    folder = tmp_path / "merged"
+    merged.save_pretrained(folder)
+    load_tokenizer(str(model)).save_pretrained(folder)
+    run_dir = sampling_run(
+        tmp_path / "run",
+        "evaluate",
+        [Prompt(f"p{n}", user("hello")) for n in range(4)],
+        model=str(folder), baseline_model=str(model), baseline_adapter=str(adapter),
+    )  # fmt: skip
+    evaluate(run_dir, StopSignal())
+    rows = rows_of(run_dir)
+    assert len(rows) == 4
+    assert all(row["candidate"] == row["baseline"] for row in rows)
+
+
+def test_a_baseline_with_another_vocabulary_is_refused(tmp_path, model, adapter):
+    other = make_model(tmp_path / "other")
+    tokenizer = load_tokenizer(str(other))
+    tokenizer.add_tokens(["brandnew"])
+    tokenizer.save_pretrained(other)
+    run_dir = evaluation(tmp_path / "run", model, adapter, baseline_model=str(other))
+    with pytest.raises(RecipeError, match="has another vocabulary than the candidate"):
+        evaluate(run_dir, StopSignal())
 
 
 def test_lengths_and_truncation_are_counted_for_each_side(tmp_path, model, adapter):

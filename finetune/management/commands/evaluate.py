@@ -18,7 +18,7 @@ Both models answer with the same seeds. Prompts that a model or the judge was tr
 out. --judge help lists the judges that fit the candidate's project."""
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("candidate", type=int, help="number of the adapter to evaluate")
+        parser.add_argument("candidate", type=int, help="number of the adapter or merged model")
         parser.add_argument("--judge", required=True, help="name of the judge, or help")
         parser.add_argument(
             "--baseline", type=int, metavar="NUMBER", help="default: the model it was made from"
@@ -39,7 +39,8 @@ out. --judge help lists the judges that fit the candidate's project."""
             lines = "\n".join(f"  {name}  {title}" for name, title in judges)
             none = f"{candidate.project} has no judge yet. Train a reward model first."
             raise CommandError(f"The judges are:\n{lines}" if judges else none)
-        sources = {"baseline": candidate.parent_id, "snapshot": candidate.snapshot_id}
+        origin = candidate.origin()
+        sources = {"baseline": origin and origin.pk, "snapshot": candidate.snapshot_id}
         for name, default in sources.items():
             if options[name] is not None:
                 sources[name] = options[name]
