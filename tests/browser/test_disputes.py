@@ -128,6 +128,25 @@ def test_a_dispute_is_settled_without_scripts(visit, world, disputed):
     assert Adjudication.objects.get(task=task).cause == "mistake"
 
 
+def test_the_dock_does_not_hide_the_focused_control_on_a_phone(visit, world, disputed):
+    phone = {"width": 390, "height": 844}
+    page = visit(address(world, disputed[0]), make_lead(world), viewport=phone)
+    expect(page.locator("#dock")).to_be_visible()
+    hidden = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        hidden += page.evaluate(
+            """() => {
+                const top = document.querySelector("#dock").getBoundingClientRect().top;
+                const control = document.activeElement;
+                const covered = control.closest(".case") && !control.closest("#dock")
+                    && control.getBoundingClientRect().top >= top;
+                return covered ? [control.outerHTML.slice(0, 80)] : [];
+            }"""
+        )
+    assert hidden == []
+
+
 def test_the_page_is_accessible_and_fits_a_phone(visit, world, disputed):
     lead = make_lead(world)
     base = f"/p/{world.project.slug}/"
