@@ -4,9 +4,12 @@ A test is marked by its folder, the name of its file or its fixtures. Other mark
 files.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from whitenoise.middleware import WhiteNoiseMiddleware
 
 TESTS = Path(__file__).parent
 
@@ -14,10 +17,13 @@ MARKS_OF_FOLDERS = {"browser": "browser"}
 MARKS_OF_FIXTURES = {"browser": "browser", "celery_worker": "worker"}
 MARKS_OF_FILES = {
     "test_access_matrix": "slow",
+    "test_dispute_statistics": "slow",
     "test_hostile_parameters": "slow",
+    "test_import_cost": "slow",
     "test_import_fuzz": "slow",
     "test_import_odd_values": "slow",
     "test_local_": "processes",
+    "test_plain_english": "slow",
     "test_query_counts": "slow",
     "test_queue_hammer": "slow",
     "test_queue_machine": "slow",
@@ -53,3 +59,20 @@ def mark_of_file(path: Path) -> str | None:
     return next(
         (mark for start, mark in MARKS_OF_FILES.items() if path.name.startswith(start)), None
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def static_files_are_listed_once() -> Iterator[None]:
+    """List the static files once per process. Otherwise, every test client would list them again."""
+    list_files = WhiteNoiseMiddleware.add_files_from_finders
+    files: dict[str, Any] = {}
+
+    def add_files(middleware: WhiteNoiseMiddleware) -> None:
+        if not files:
+            list_files(middleware)
+            files.update(middleware.files)
+        middleware.files.update(files)
+
+    WhiteNoiseMiddleware.add_files_from_finders = add_files
+    yield
+    WhiteNoiseMiddleware.add_files_from_finders = list_files

@@ -54,6 +54,7 @@ def test_no_task_is_assigned_before_a_guideline_is_published():
 # --- gold among real work ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_share_of_gold_is_as_set_and_gold_is_spread_out():
     project = make_project(gold_percent=20, rankings_per_task=1)
     for _ in range(30):

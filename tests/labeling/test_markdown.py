@@ -119,6 +119,7 @@ def test_every_letter_digit_and_symbol_is_shown_in_order(source):
     assert seen(html).strip()
 
 
+@pytest.mark.slow
 @given(st.text(max_size=200))
 @settings(max_examples=200, deadline=None)
 @example("a  \n\tb \n c\t")

@@ -151,6 +151,7 @@ def test_measures_of_a_large_project_are_updated_once_a_minute(project, monkeypa
 # --- reviewers -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_leads_see_which_reviewers_to_check(project):
     simulation = simulate(4, kinds=[HONEST] * 5 + [SPAMMER], tasks=70, overlap=3)
     people = store(simulation, project, active_seconds=60)

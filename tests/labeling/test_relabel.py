@@ -179,6 +179,7 @@ def test_rankings_under_other_versions_are_excluded(world):
     assert comparison(sample).completed == 0
 
 
+@pytest.mark.slow
 def test_the_interval_narrows_with_more_tasks():
     wide, narrow = World(4), World(30)
     widths = []

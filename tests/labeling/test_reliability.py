@@ -143,6 +143,7 @@ def test_reliable_reviewers_are_found_among_noise_spam_and_reversed_answers():
         assert (entry.high < 0.5) == (kind == REVERSED)
 
 
+@pytest.mark.slow
 def test_the_consensus_beats_a_majority_vote_and_is_calibrated():
     simulation = simulate(5, kinds=KINDS, tasks=1500, overlap=3)
     result = consensus(simulation.judgments, fit(simulation.judgments))

@@ -152,6 +152,7 @@ def test_a_part_counts_only_its_own_pairs_of_reviewers():
     assert compared.of_reviewer("ann").tasks == 2
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_true_value():
     """Check that intervals of at least 90 % of 60 samples contain the true value."""
     judgments = simulate(99, kinds=[HONEST] * 6, tasks=3000).judgments
