@@ -4,6 +4,7 @@ Legend: K responses of a prompt.
 """
 
 from collections import Counter
+from typing import cast
 
 import numpy as np
 
@@ -57,7 +58,8 @@ class HeldOut:
         """Return the figures of some prompts, or of all after the last step, for the curve."""
         rewards = self.rewards(None if last else WATCHED_GROUPS)
         self.final = rewards if last else None
-        return {f"held_out/{name}": value for name, value in self.figures(rewards).items()}
+        figures = cast(dict[str, float], self.figures(rewards))
+        return {f"held_out/{name}": value for name, value in figures.items()}
 
     def rewards(self, most: int | None = None) -> list[np.ndarray]:
         """Return the rewards of the first `most` prompts, one array (K,) per prompt."""

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
 
 from finetune.methods.dpo import DPO, DPOSettings, best_responses
-from finetune.training.policy import check_head, make_policy
+from finetune.training.policy import check_head, make_policy, prepare_quantized
 from recipes.layout import attention
 from recipes.layout.collate import Collator, StepCollator, for_model
 from recipes.layout.families import check_gradients, check_shared
@@ -343,3 +344,12 @@ def test_the_best_responses_share_equally_and_are_acceptable():
     assert best_responses(rejected).tolist() == [0, 0, 0]
     unranked = Group("g", user("?"), [0, 1, 2], ["a", "b", "c"], [Judgment("r", [[1], [0]])])
     assert best_responses(unranked).tolist() == [0, 1, 0]
+
+
+def test_the_head_of_a_quantized_model_keeps_its_number_format(tmp_path):
+    """Check on weights that are not quantized, which PEFT prepares alike, and without a GPU."""
+    path = make_model(tmp_path, tie_word_embeddings=False)
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    prepare_quantized(base, torch.bfloat16, recompute=True)
+    assert base.get_output_embeddings().weight.dtype == torch.bfloat16
+    assert base.get_input_embeddings().weight.dtype == torch.float32
