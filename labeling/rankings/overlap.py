@@ -6,7 +6,7 @@ response is unclear, and the task has fewer than `rankings_at_most` slots, it ge
 
 Clear is not the opposite of disputed (labeling.statistics.disputes). A dispute needs more disagreement
 than noise explains, over all tasks of the project, while noise alone can leave an order unclear: two
-opposite rankings of two responses are no dispute, but a third one is needed to know the order.
+opposite rankings of two responses are not a dispute, but a third one is needed to know the order.
 """
 
 from collections.abc import Collection, Sequence

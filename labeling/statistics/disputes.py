@@ -55,7 +55,7 @@ STEP = 0.05
 BULK = 0.8
 """Share of the tasks, those with the smallest distances, whose spread is compared with the model's."""
 ROUNDS = 2
-"""The usual rate is estimated from all tasks, and again without those that are disputed by then."""
+"""The usual rate is estimated from all tasks, and then again without the disputed ones."""
 NORMAL = NormalDist()
 
 
