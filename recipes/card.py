@@ -1,5 +1,6 @@
 """Parts shared by all model cards: front matter, held-out figures and loading code."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import yaml
 
 from formatting.numbers import percent, percent_range
 from recipes.models.references import split_reference
+from recipes.training_settings import CHAT_DATE, CHAT_KWARGS
 
 
 def front_matter(front: dict[str, Any], base: str) -> str:
@@ -30,6 +32,20 @@ def loading(code: str, base: str) -> str:
     name, revision = split_reference(base)
     pinned = f', revision="{revision}"' if revision else ""
     return code.replace('"{base}"', f'"{name}"{pinned}')
+
+
+def chats(record: Mapping[str, Any] | None) -> list[str]:
+    """Return the lines about the text that the model was trained on, from the report's `chat`."""
+    if not record:
+        return []
+    kwargs = record[CHAT_KWARGS]
+    passed = f", with the options `{json.dumps(kwargs, ensure_ascii=False)}`" if kwargs else ""
+    return [
+        "## Chats\n",
+        f"The model was trained on chats as the tokenizer's template writes them{passed}; a template "
+        f"that prints the date printed {record[CHAT_DATE]}. `chat.json` records both. Serve the model "
+        "with the same text.\n",
+    ]
 
 
 def _row(name: str, figure: Mapping[str, Any]) -> str:

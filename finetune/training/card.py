@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune.methods.method import method_named
 from finetune.report import FinetuneReport
-from recipes.card import front_matter, held_out_table, loading
+from recipes.card import chats, front_matter, held_out_table, loading
 
 LOADING = """```python
 from peft import PeftModel
@@ -45,6 +45,7 @@ def model_card(report: FinetuneReport) -> str:
             }
         ),
         "`report.json` holds all other figures, and what was left out and why.\n",
+        *chats(report["chat"]),
         "## Loading it\n",
         loading(LOADING, base),
     ]

@@ -6,7 +6,7 @@ The card of an adapter (finetune/training/card.py) uses the same parts.
 from typing import Any
 
 from formatting.numbers import percent, percent_range
-from recipes.card import front_matter, held_out_table, loading
+from recipes.card import chats, front_matter, held_out_table, loading
 from reward.evaluation.figures import limit_to_show, no_better_than_length
 from reward.evaluation.schema import RewardReport
 
@@ -84,6 +84,7 @@ def model_card(report: RewardReport) -> str:
         *_learning_line(report),
         f"`report.json` has all other figures, and the reasons why "
         f"{sum(row['count'] for row in report['left_out'])} prompts and responses were left out.\n",
+        *chats(report.get("chat")),
         "## Loading\n",
         loading(LOADING if adapter else LOADING_WHOLE, base)
         .replace("{reading}", READING[report["training"]["text_format"]] + SCORING)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from finetune.engines import generation
@@ -44,6 +46,20 @@ def test_identical_and_empty_responses_are_counted_and_too_few_give_no_task(mode
     result, *_ = finished(model, {first: ["a", "a ", "b"], second: ["same", "same", "  "]})
     assert (result["responses"], result["identical"], result["empty"]) == (3, 2, 1)
     assert (result["tasks"], result["prompts_without_task"]) == (1, 1)
+
+
+def test_responses_record_the_distribution_that_was_followed(model):
+    """With `sampling: published`, the settings of the form had no effect."""
+    run, run_dir = run_of(model)
+    prompt = make_prompt(model.project)
+    publish_responses(run_dir, {prompt: ["a", "b"]})
+    file = run_dir.output / "report.json"
+    followed = {"temperature": 0.0, "top_p": 0.9, "top_k": 20}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "distribution": followed}))
+    generation.finish(run, run_dir)
+    sampling = Response.objects.get(text="a").sampling
+    settings = {"run": run.pk, "max_new_tokens": 5, "seed": 0, **followed}
+    assert sampling == {**settings, "tokens": 3, "truncated": False}
 
 
 def test_finishing_again_adds_nothing(model):

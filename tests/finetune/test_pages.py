@@ -4,13 +4,16 @@ from django.urls import reverse
 from finetune.evaluation import judges
 from finetune.forms import EvaluateInputs, FinetuneInputs, GenerateInputs
 from finetune.models import Model
-from runs import storage
+from finetune.settings import GenerateConfig
+from runs import kinds, storage
+from runs.forms import ConfigForm
 from runs.models import Run
 from tests.finetune.factory import (
     make_adapter,
     make_base,
     make_evaluation,
     make_reward_model,
+    make_run,
     make_snapshot,
     model_folder,
 )
@@ -160,6 +163,19 @@ def test_the_number_of_queries_of_an_evaluation_is_constant(
 def test_each_kind_has_a_launch_page(client, people, adapter, kind):
     client.force_login(people["trainer"])
     assert client.get(reverse("run-launch", args=[kind])).status_code == 200
+
+
+def test_options_of_the_chat_template_are_entered_and_copied_as_json(client, people, adapter):
+    """A form made from an earlier run shows its options as they were typed."""
+    client.force_login(people["trainer"])
+    options = {"chat_template_kwargs": {"enable_thinking": False}}
+    run = make_run("generate", config=options, inputs={"model": adapter.pk})
+    page = client.get(reverse("run-launch", args=["generate"]), {"from": run.pk})
+    shown = page.context["launch"].config["chat_template_kwargs"].value()
+    assert shown == '{"enable_thinking": false}'
+    values = ConfigForm(kinds.get("generate"), {"config-chat_template_kwargs": shown}).values()
+    read = GenerateConfig.from_dict({"model": "m", **{n: v for n, v in values.items() if v}})
+    assert read.chat_template_kwargs == {"enable_thinking": False}
 
 
 def test_the_promoted_model_is_the_default_for_generating(adapter):

@@ -21,6 +21,8 @@ from recipes.preferences.tokens import prepare
 from recipes.rundir import RunDir
 from recipes.settings import ConfigError
 from recipes.stopping import StopSignal
+from reward.training.score import Scorer
+from reward.training.train import train as train_reward
 from tests.finetune.training_runs import (
     dpo_run,
     groups_that_like_b,
@@ -29,6 +31,7 @@ from tests.finetune.training_runs import (
     sampling_run,
     user,
 )
+from tests.reward.world import make_run as reward_run
 from tests.tiny import CHAT_TEMPLATE, make_model, make_tokenizer
 
 torch.set_num_threads(1)
@@ -198,6 +201,16 @@ def test_a_served_model_keeps_its_options(model, adapter):
     tokenizer.chat_template += "?"
     with pytest.raises(RecipeError, match="changed since"):
         read_options(adapter, tokenizer)
+
+
+def test_a_reward_model_scores_the_text_it_was_trained_on(tmp_path, model):
+    settings = {"chat_template_kwargs": {"brief": True}, "chat_date": SATURDAY.isoformat()}
+    run_dir = reward_run(tmp_path / "reward", model, groups_that_like_b(8), **settings)
+    train_reward(run_dir, StopSignal())
+    scorer = Scorer(run_dir.output)
+    prompt, _ = scorer.chat.encode(user("Hi"), ["a"])
+    assert scorer.tokenizer.decode(prompt) == "28 Nov 2026!<|user|>Hi<|end|><|assistant|>"
+    assert 'with the options `{"brief": true}`' in (run_dir.output / "README.md").read_text()
 
 
 # --- settings ---------------------------------------------------------------------------------------

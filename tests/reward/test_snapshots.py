@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accounts.models import AuditEntry
-from labeling.models import Ranking, Task
+from labeling.models import Ranking, Response, Task
 from recipes.preferences.groups import read_groups
 from reward.models import Snapshot
 from reward.preferences import snapshots
@@ -197,6 +197,19 @@ def test_simulated_rankings_are_counted_and_marked(project, ann):
     (group,) = rows(snapshot).values()
     assert snapshot.simulated == 1
     assert group.meta["simulated"] == [False, True]
+
+
+def test_responses_cut_off_by_a_limit_are_marked(project, ann):
+    """Rows without such a response have the hash that they always had."""
+    task = make_task(make_prompt(project), ("a", "b", "c"))
+    rank(task, ann, ((0,), (1,), (2,)))
+    [group] = rows(freeze(project=project, filter=ALL, by=ann)).values()
+    assert "responses_cut_off" not in group.meta
+    first, second, _ = response_ids(task)
+    Response.objects.filter(pk=first).update(sampling={"truncated": True})
+    Response.objects.filter(pk=second).update(sampling={"finish_reason": "stop"})
+    [group] = rows(freeze(project=project, filter=ALL, by=ann)).values()
+    assert group.meta["responses_cut_off"] == [True, False, False]
 
 
 def test_prompts_are_read_in_batches(project, ann, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from recipes.card import front_matter, held_out_table, loading
+from recipes.card import chats, front_matter, held_out_table, loading
 from recipes.errors import RecipeError
 from recipes.publishing import verify_saved
 from reward.training.card import model_card
@@ -44,6 +44,14 @@ def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
 def test_the_cards_base_model_is_public():
     assert "base_model: lab/tiny\n" in front_matter({}, "lab/tiny@abc123")
     assert "base_model" not in front_matter({}, "/srv/models/tiny")
+
+
+def test_the_card_says_how_chats_were_written():
+    record = {"chat_template_kwargs": {"enable_thinking": False}, "chat_date": "2026-11-29"}
+    [_, text] = chats(record)
+    assert '`{"enable_thinking": false}`' in text and "printed 2026-11-29" in text
+    assert "options" not in chats({**record, "chat_template_kwargs": {}})[1]
+    assert chats(None) == []
 
 
 def card_report(**changes):
