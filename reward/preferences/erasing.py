@@ -33,6 +33,15 @@ SHORTEST = 20
 """Minimum characters of an excerpt to count as part of the erased text."""
 TEXT_SUFFIXES = {".txt", ".md"}
 JSON_SUFFIXES = {".json", ".jsonl"}
+BASE_FILES = frozenset(
+    {
+        "adapter_config.json", "added_tokens.json", "config.json", "generation_config.json",
+        "merges.txt", "model.safetensors.index.json", "special_tokens_map.json", "tokenizer.json",
+        "tokenizer_config.json", "vocab.json", "vocab.txt",
+    }
+)  # fmt: skip
+"""Files of a model that come from its base and contain no text of the project. Without this list,
+erasing a short response such as "the" would replace words of the tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ def clean_folder(folder: Path, erasure: Erasure) -> list[Path]:
     """Erase the content from all files under the folder, and return the changed files."""
     changed = []
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file() or path.name in BASE_FILES:
             continue
         if path.suffix == ".parquet":
             is_changed = _clean_parquet(path, erasure)

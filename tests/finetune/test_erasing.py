@@ -178,6 +178,24 @@ def test_files_that_changed_keep_matching_their_recorded_digests(
     assert recorded == now
 
 
+def test_a_tokenizer_keeps_words_that_an_erased_response_contains(project, admin):
+    task = make_task(make_prompt(project, "Yes or no?"), ("the", "No.", "Maybe."))
+    rank(task, make_user())
+    snapshot = freeze(project=project, filter=SnapshotFilter(), by=None)
+    adapter = make_adapter(make_base(project), snapshot)
+    adapter.run.project = project
+    adapter.run.save(update_fields=["project"])
+    output = workspace.run_dir_of(adapter.run).output
+    tokenizer = json.dumps({"model": {"merges": [["t", "he"], ["the", "re"]]}})
+    (output / "tokenizer.json").write_text(tokenizer)
+    (output / "merges.txt").write_text("t he\nthe re\n")
+    (output / "report.json").write_text(json.dumps({"sample": "the"}))
+    erasing.erase(content=task.responses.get(text="the"), by=admin)
+    assert (output / "tokenizer.json").read_text() == tokenizer
+    assert (output / "merges.txt").read_text() == "t he\nthe re\n"
+    assert "the" not in (output / "report.json").read_text()
+
+
 def test_erased_content_cannot_be_restored_or_edited(project, task, admin):
     erasing.erase(content=task.prompt, by=admin)
     prompt = Prompt.objects.get(pk=task.prompt_id)
