@@ -3,15 +3,16 @@
 from typing import Any, TypedDict
 
 from recipes.report import LeftOut, Provenance, TrainingFigures
-from reward.evaluation.schema import Quality, SplitCounts
+from reward.evaluation.schema import Figure, Quality, SplitCounts
 
 
 class HeldOutFigures(TypedDict, total=False):
-    """Means over the held-out pairs with a winner; empty without such pairs.
+    """Means over the held-out pairs with a winner, which are missing without such pairs.
 
     `chosen`, `rejected`  implicit reward of the better and of the worse response
     `margins`             their difference
     `loss`                -log σ of the difference
+    `nll`                 mean -log π per token of the best responses
     `accuracy`            share of strict judgments that the implicit rewards agree with
     """
 
@@ -20,6 +21,17 @@ class HeldOutFigures(TypedDict, total=False):
     chosen: float
     rejected: float
     loss: float
+    nll: float
+
+
+class Likelihood(TypedDict):
+    """Mean -log π per token of the best held-out responses, in nats. Lower is better."""
+
+    before: Figure
+    after: Figure
+    change: Figure
+    prompts: int
+    responses: int
 
 
 class PolicyTraining(TrainingFigures):
@@ -40,7 +52,7 @@ class PolicyTraining(TrainingFigures):
 class FinetuneReport(Quality, Provenance):
     """The report of a fine-tuning run. `kind` is the method's name.
 
-    `pairs` and `prompts` are counts of the train and the test split, as earlier reports have them.
+    `learned_from` is the training data as a phrase. `pairs` and `prompts` are counts of the train and the test split, as earlier reports have them.
     """
 
     kind: str
@@ -52,5 +64,7 @@ class FinetuneReport(Quality, Provenance):
     left_out: list[LeftOut]
     chat: dict[str, Any]
     held_out: HeldOutFigures
+    likelihood: Likelihood
+    learned_from: str
     training: PolicyTraining
     first_batch: str

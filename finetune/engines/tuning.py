@@ -69,13 +69,29 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
     return {
         "model": model.pk,
         **main_figures(report),
+        **likelihood_figures(report),
         **{name: report[name] for name in ("pairs", "prompts") if name in report},
     }
 
 
+def likelihood_figures(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the likelihood of the best held-out responses, for the result of the run."""
+    figures = report.get("likelihood") or {}
+    names = {"before": "nll_per_token_before", "after": "nll_per_token", "change": "nll_change"}
+    return {
+        name: figures[key]
+        for key, name in names.items()
+        if key in figures and figures[key]["value"] is not None
+    }
+
+
 def figure(result: dict[str, Any]) -> str:
+    """Return the accuracy on held-out pairs or, for plain chats, the change in likelihood."""
     value = (result.get("accuracy") or {}).get("value")
-    return "" if value is None else f"{percent(value)} of held-out pairs"
+    if value is not None:
+        return f"{percent(value)} of held-out pairs"
+    change = (result.get("nll_change") or {}).get("value")
+    return "" if change is None else f"{change:+.3f} nats per token"
 
 
 def links(run: Run) -> list[tuple[str, str]]:

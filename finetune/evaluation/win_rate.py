@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from labeling.statistics.intervals import resamples, share_interval
+from labeling.statistics.intervals import ratio_interval, share_interval
 
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
 
@@ -66,14 +66,9 @@ def mean_difference(
     ours = np.array([row[1] for row in rows], dtype=float)
     theirs = np.array([row[2] for row in rows], dtype=float)
     total, answers = _by_prompt([row[0] for row in rows], ours - theirs)
-    interval = None
-    if len(answers) > 1:
-        drawn = resamples(len(answers), seed)  # (n, prompts) each
-        means = np.concatenate([(counts @ total) / (counts @ answers) for counts in drawn])
-        interval = [float(bound) for bound in np.quantile(means, [0.025, 0.975])]
     return {
         "value": float((ours - theirs).mean()),
-        "interval": interval,
+        "interval": ratio_interval(total, answers, seed),
         "candidate": float(ours.mean()),
         "baseline": float(theirs.mean()),
         "prompts": len(answers),

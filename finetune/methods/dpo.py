@@ -26,12 +26,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from finetune.methods.method import Batch, Loss, Method, PolicyOutputs
 from finetune.settings import FinetuneSettings
+from recipes.preferences.best import best_responses
 from recipes.preferences.evidence import Evidence, evidence
-from recipes.preferences.groups import Group, line, wins
+from recipes.preferences.groups import Group
 from recipes.settings import option
 from recipes.training_settings import PreferenceSettings
 
@@ -129,20 +128,6 @@ class DPO(Method):
         if self.config.length_normalised:
             change = change / counts.clip(min=1)
         return self.config.beta * change
-
-
-def best_responses(group: Group) -> np.ndarray:
-    """Return the share of each response in the best of its group, (K,) float32, with sum 1 or 0.
-
-    The best have the most net wins, and share equally. Those that most reviewers put below their
-    line are never the best.
-    """
-    compared = wins(group)  # (K, K)
-    net = compared.sum(axis=1) - compared.sum(axis=0)  # (K,)
-    above, below = line(group)
-    net = np.where((compared + compared.T).any(axis=1) & (below <= above), net, -np.inf)
-    best = (net == net.max()) & np.isfinite(net)
-    return (best / max(best.sum(), 1)).astype(np.float32)
 
 
 METHOD = DPO

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune import methods
 from finetune.settings import FinetuneSettings
-from recipes.preferences.evidence import Evidence, plain_evidence
+from recipes.preferences.evidence import Evidence, plain_evidence, why_no_evidence
 from recipes.preferences.groups import Group
+from reward.evaluation.report import split_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,10 @@ Loss = Callable[["PolicyOutputs", "Batch"], tuple["Tensor", "Tensor"]]
 PolicyOutputs = Mapping[str, "Tensor"]
 """`logps`: Σ log π of each response, (G, K) float32, 0 if missing. `counts`: its tokens, (G, K)."""
 Batch = Mapping[str, "Tensor"]
-"""The signals of `evidence`, padded to K responses, and `reference`: Σ log π_ref, (G, K)."""
+"""The signals of `evidence`, padded to K responses, and `reference`: Σ log π_ref, (G, K).
+
+With mismatched responses also `drift`: the mean of log π - log π_ref over those of the step, ().
+"""
 
 
 class Method:
@@ -64,8 +68,27 @@ class Method:
         """Return the arrays of a group that the loss reads, per response or per pair."""
         return plain_evidence(group)
 
+    def objection(self, group: Group, evidence: Evidence) -> str | None:
+        """Return why a group is left out, as a clause, or None. By default it must compare two."""
+        return why_no_evidence(group, evidence)
+
     def prepare(self, prepared: "Prepared") -> None:
-        """Change the data after all groups were read, such as to weight them relative to each other."""
+        """Change the data after all groups were read, such as to weight them relative to each other.
+
+        Raises RecipeError for data that the method cannot learn from.
+        """
+
+    def notes(self, prepared: "Prepared") -> list[str]:
+        """Return messages about the prepared data, for the log of the run."""
+        return []
+
+    def learned_from(self, prepared: "Prepared") -> str:
+        """Return what the adapter was trained on, as a phrase for the model card."""
+        counts = split_counts(prepared.groups)["train"]
+        return (
+            f"the preferences of reviewers: {counts['pairs']} pairs of {counts['responses']} responses "
+            f"to {counts['prompts']} prompts"
+        )
 
     @property
     def trains_on_reference(self) -> bool:

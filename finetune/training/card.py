@@ -5,7 +5,7 @@ how to load them.
 from typing import Any
 
 from finetune.methods.method import method_named
-from finetune.report import FinetuneReport
+from finetune.report import FinetuneReport, Likelihood
 from recipes.card import chats, front_matter, held_out_table, loading
 
 LOADING = """```python
@@ -19,7 +19,7 @@ model = PeftModel.from_pretrained(model, "PATH_OF_THIS_FOLDER").eval()
 
 
 def model_card(report: FinetuneReport) -> str:
-    base, config, data = report["model"], report["config"], report["data"]["train"]
+    base, config = report["model"], report["config"]
     front = {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
@@ -28,12 +28,12 @@ def model_card(report: FinetuneReport) -> str:
     lines = [
         front_matter(front, base),
         "# LoRA adapter\n",
-        f"`{base}`, fine-tuned on the preferences of reviewers: {data['pairs']} pairs of "
-        f"{data['responses']} responses to {data['prompts']} prompts, by "
+        f"`{base}`, fine-tuned on {report['learned_from']}, by "
         f"{method_named(report['kind']).paper}{_setting(config, 'beta', ' with β = {:g}')}, rank "
         f"{config['lora_r']}, {config['epochs']:g} epochs at a learning rate of "
         f"{config['learning_rate']:g}.\n",
         "## On held-out prompts\n",
+        *_likelihood_lines(report["likelihood"]),
         "The implicit reward of a response is the increase of its log-probability by the adapter, times β if the method has one. "
         "Its accuracy shows that the preferences were learned, not that the answers are better. For "
         "that, evaluate the answers of both models.\n",
@@ -50,6 +50,20 @@ def model_card(report: FinetuneReport) -> str:
         loading(LOADING, base),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _likelihood_lines(likelihood: Likelihood) -> list[str]:
+    """Return the paragraph about the likelihood of the best held-out responses, if there are any."""
+    before, after, change = (likelihood[name] for name in ("before", "after", "change"))
+    if before["value"] is None or after["value"] is None or change["value"] is None:
+        return []
+    low, high = change["interval"] or (change["value"], change["value"])
+    interval = f", 95% interval {low:+.3f} to {high:+.3f}" if change["interval"] else ""
+    return [
+        f"The best responses had {before['value']:.3f} nats of negative log-likelihood per token before "
+        f"training and have {after['value']:.3f} after it (change {change['value']:+.3f}{interval}; "
+        f"{likelihood['responses']} responses to {likelihood['prompts']} prompts). Lower is likelier.\n"
+    ]
 
 
 def _setting(config: dict[str, Any], name: str, text: str) -> str:

@@ -21,7 +21,14 @@ from finetune.training.policy import PolicyModel, check_head
 from finetune.training.reference import ReferenceCache, cache_key, reference_logps
 from recipes import processes
 from recipes.layout.choice import choose_layout
-from recipes.layout.collate import Batch, Collator, StepCollator, describe, step_collator
+from recipes.layout.collate import (
+    Batch,
+    Collator,
+    StepCollator,
+    describe,
+    for_model,
+    step_collator,
+)
 from recipes.layout.compiling import compile_layers
 from recipes.memory import with_smaller_batches
 from recipes.models.adapter import restore, trained_weights
@@ -42,14 +49,51 @@ from recipes.trainer_callbacks import ProgressEvents
 class PolicyTrainer(GroupTrainer):
     """A GroupTrainer with the loss of a fine-tuning method."""
 
-    def __init__(self, loss: Loss, **options: Any):
-        super().__init__(**options)
+    def __init__(self, loss: Loss, policy: PolicyModel, **options: Any):
+        super().__init__(model=policy, **options)
         self.loss = loss
+        self.policy = policy
+        self.drift: torch.Tensor | None = None
+        """The last estimate of KL(π ‖ π_ref) from mismatched responses, if the method needs it."""
 
     def losses(
         self, outputs: dict[str, torch.Tensor], batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.loss(outputs, batch)
+        losses, scores = self.loss(outputs, batch)
+        return (losses * batch["share"] if "share" in batch else losses), scores
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Add the drift of mismatched responses to all parts, if the step has any, and train."""
+        if "mismatched" in inputs:
+            self.drift = self.drift_on(inputs["mismatched"])
+            inputs["parts"] = [{**part, "drift": self.drift} for part in inputs["parts"]]
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    @torch.no_grad()
+    def drift_on(self, parts: Sequence[Batch]) -> torch.Tensor:
+        """Return the mean of log π - log π_ref over the responses of all parts, ().
+
+        Several processes share the parts.
+        """
+        total = torch.zeros(2, dtype=torch.float32, device=self.args.device)
+        for part in parts[processes.rank() :: processes.count()]:
+            batch = self._prepare_inputs(part)
+            with self.compute_loss_context_manager():
+                logps = self.policy(**for_model(batch))["logps"]  # (G, K)
+            change = (logps - batch["reference"]) * batch["present"]
+            total += torch.stack([change.sum(), batch["present"].sum()])
+        change, count = self.accelerator.reduce(total)
+        return change / count.clamp(min=1)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self.drift is not None:
+            logs["drift"] = float(self.drift)
+        super().log(logs, start_time)
 
 
 @dataclass
@@ -135,22 +179,18 @@ def fit(
         layout_reason = choose_layout(run_dir, config, policy, collator, first, prepared)
         if config.compile:
             compile_layers(policy.inner)
-        splits = ["test"] if not method.trains_on_reference else ["train", "test"]
-        groups = [group for split in splits for group in prepared.tokens[split]]
+        train, test = prepared.tokens["train"], prepared.tokens["test"]
+        others = [group.mismatched for group in train if group.mismatched]
+        groups = [*(train if method.trains_on_reference else []), *others, *test]
         run_dir.stage("Computing the reference log-probabilities")
         cache = ReferenceCache(run_dir, cache_key(policy, config.adapter, str(policy.inner.dtype)))
         with trainer.compute_loss_context_manager():
             logps, computed = reference_logps(policy, groups, collator, cache, stop)
-        train = prepared.tokens["train"]
         if method.trains_on_reference:
-            pairs = zip(train, logps, strict=False)
-            train = [
-                replace(group, signals={**group.signals, "reference": values})
-                for group, values in pairs
-            ]
-        test = logps[len(logps) - len(prepared.tokens["test"]) :]
+            train = with_reference(train, logps)
         text = describe(first, tokenizer, shared=layout_reason is None)
-        return _Ready(layout_reason, head_reason, computed, train, test, text)
+        of_test = logps[len(logps) - len(test) :]
+        return _Ready(layout_reason, head_reason, computed, train, of_test, text)
 
     return with_smaller_batches(
         attempt,
@@ -158,6 +198,25 @@ def fit(
         micro_batch_size=config.micro_batch_size,
         run_dir=run_dir,
     )
+
+
+def with_reference(groups: Sequence[TokenGroup], logps: Sequence[np.ndarray]) -> list[TokenGroup]:
+    """Return the groups with log π_ref of their responses as a signal.
+
+    `logps` has one array (K,) per group, then one per group of mismatched responses.
+    """
+    of_others = iter(logps[len(groups) :])
+
+    def added(group: TokenGroup, values: np.ndarray) -> TokenGroup:
+        return replace(group, signals={**group.signals, "reference": values})
+
+    return [
+        replace(
+            added(group, values),
+            mismatched=group.mismatched and added(group.mismatched, next(of_others)),
+        )
+        for group, values in zip(groups, logps, strict=False)
+    ]
 
 
 def make_trainer(
@@ -172,7 +231,7 @@ def make_trainer(
     batch = (config.batch_size, 1)
     trainer = PolicyTrainer(
         loss=loss,
-        model=policy,
+        policy=policy,
         args=TrainingArguments(
             **common_arguments(run_dir, config, rows=len(train), batch=batch, saves=10),
             remove_unused_columns=False,

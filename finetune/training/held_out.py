@@ -9,7 +9,8 @@ from typing import cast
 import numpy as np
 
 from finetune.methods.method import Method
-from finetune.report import HeldOutFigures
+from finetune.report import HeldOutFigures, Likelihood
+from finetune.training.likelihood import likelihood
 from finetune.training.policy import PolicyModel
 from recipes.layout.collate import Collator
 from recipes.layout.forward import score_all
@@ -52,30 +53,40 @@ class HeldOut:
             for pair in pairs_of(group, PairOptions(), Counter())
         ]
         self.final: list[np.ndarray] | None = None
-        """The rewards of all prompts after the last step, once computed."""
+        """log π of all prompts' responses after the last step, once computed."""
 
     def watch(self, last: bool) -> dict[str, float]:
         """Return the figures of some prompts, or of all after the last step, for the curve."""
-        rewards = self.rewards(None if last else WATCHED_GROUPS)
-        self.final = rewards if last else None
-        figures = cast(dict[str, float], self.figures(rewards))
+        logps = self.logps(None if last else WATCHED_GROUPS)
+        self.final = logps if last else None
+        figures = cast(dict[str, float], self.figures(logps, 0))
         return {f"held_out/{name}": value for name, value in figures.items()}
 
-    def rewards(self, most: int | None = None) -> list[np.ndarray]:
-        """Return the rewards of the first `most` prompts, one array (K,) per prompt."""
-        tokens = self.tokens[:most]
-        outputs = score_all(self.policy, tokens, self.collator, self.stop)
-        rows = zip(outputs, self.reference, tokens, strict=False)
-        return [
-            self.method.scores(output[:, 0].astype(float), reference, group.lengths())
-            for output, reference, group in rows
-        ]
+    def logps(self, most: int | None = None) -> list[np.ndarray]:
+        """Return log π of the responses to the first `most` prompts, one array (K,) per prompt."""
+        outputs = score_all(self.policy, self.tokens[:most], self.collator, self.stop)
+        return [output[:, 0].astype(float) for output in outputs]
 
-    def figures(self, rewards: list[np.ndarray]) -> HeldOutFigures:
-        """Return the accuracy, and means over the strict pairs of these prompts.
+    def rewards(self, logps: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the rewards of as many prompts, one array (K,) per prompt."""
+        rows = zip(logps, self.reference, self.tokens, strict=False)
+        return [self.method.scores(after, before, g.lengths()) for after, before, g in rows]
 
-        The accuracy is defined as in the report, by judgments. Empty without pairs.
+    def likelihood(self, logps: list[np.ndarray], seed: int) -> Likelihood:
+        rows = zip(self.groups, self.reference, logps, self.tokens, strict=False)
+        return likelihood([(g, before, a, read.lengths()) for g, before, a, read in rows], seed)
+
+    def figures(self, logps: list[np.ndarray], seed: int) -> HeldOutFigures:
+        """Return the accuracy, means over the strict pairs of these prompts, and the likelihood.
+
+        The accuracy is defined as in the report, by judgments.
         """
+        nll = self.likelihood(logps, seed)["after"]["value"]
+        of_pairs = self.figures_of_pairs(self.rewards(logps))
+        return of_pairs if nll is None else {**of_pairs, "nll": nll}
+
+    def figures_of_pairs(self, rewards: list[np.ndarray]) -> HeldOutFigures:
+        """Return the figures of `figures` without the likelihood; empty without pairs."""
         rewarded = [(rewards[g], pair) for g, pair in self.pairs if g < len(rewards)]
         if not rewarded:
             return {}
@@ -94,9 +105,10 @@ class HeldOut:
             figures["accuracy"] = accuracy
         return figures
 
-    def report(self, seed: int) -> tuple[Quality, HeldOutFigures]:
+    def report(self, seed: int) -> tuple[Quality, HeldOutFigures, Likelihood]:
         """Return the report's figures on all held-out prompts."""
-        rewards = self.rewards() if self.final is None else self.final
-        rows = zip(self.groups, rewards, self.tokens, strict=True)
+        logps = self.logps() if self.final is None else self.final
+        rows = zip(self.groups, self.rewards(logps), self.tokens, strict=True)
         scored = [reports.Scored(group, values, read.lengths()) for group, values, read in rows]
-        return reports.quality(scored, seed), self.figures(rewards)
+        figures = self.figures(logps, seed)
+        return reports.quality(scored, seed), figures, self.likelihood(logps, seed)

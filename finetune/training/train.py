@@ -66,14 +66,14 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     limit = readable(policy, config)
     run_dir.stage("Reading the data")
     prepared = read_data(run_dir, method, chat, limit)
-    report_data(run_dir, prepared, limit)
+    report_data(run_dir, method, prepared, limit)
     fitted = fit(run_dir, config, method, policy, tokenizer, prepared, stop)
     if processes.rank():
         return
     run_dir.stage(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report")
     report = report_of(run_dir, method, fitted, prepared, limit, chat, record, started)
     publish(run_dir, policy.ordinary, tokenizer, report, model_card(report), record)
-    result = {name: report[name] for name in ("pairs", "prompts", "held_out")}
+    result = {name: report[name] for name in ("pairs", "prompts", "held_out", "likelihood")}
     run_dir.emit("result", result={**main_figures(report), **result})
 
 
@@ -106,19 +106,21 @@ def readable(policy: PolicyModel, config: FinetuneSettings) -> int:
 
 def read_data(run_dir: RunDir, method: Method, chat: PolicyChat, limit: int) -> Prepared:
     """Return the groups. Raises RecipeError, with reasons, if there is nothing to train on."""
-    prepared = read_prepared(run_dir, chat, limit, method.evidence)
-    method.prepare(prepared)
+    prepared = read_prepared(run_dir, chat, limit, method.evidence, method.objection)
     if not prepared.tokens["train"]:
         raise nothing_to_train_on(run_dir, prepared, method.lacking)
+    method.prepare(prepared)
     return prepared
 
 
-def report_data(run_dir: RunDir, prepared: Prepared, limit: int) -> None:
+def report_data(run_dir: RunDir, method: Method, prepared: Prepared, limit: int) -> None:
     prompts = {split: len(groups) for split, groups in prepared.groups.items()}
     run_dir.message(
         f"{prompts['train']} prompts to train on, {prompts['test']} held out; at most {limit} tokens "
         "with a response."
     )
+    for note in method.notes(prepared):
+        run_dir.message(note)
     prepared.report_left_out(run_dir)
 
 
@@ -136,7 +138,7 @@ def report_of(
     started: float,
 ) -> FinetuneReport:
     config, trainer, collator = method.config, fitted.trainer, fitted.collator
-    quality, held_out = fitted.held_out.report(config.seed)
+    quality, held_out, likelihood = fitted.held_out.report(config.seed)
     data = reports.split_counts(prepared.groups)
     policy: Any = trainer.model
     return {
@@ -150,6 +152,8 @@ def report_of(
         "chat": {**record.to_dict(), "notes": prepared.text_notes()},
         **quality,
         "held_out": held_out,
+        "likelihood": likelihood,
+        "learned_from": method.learned_from(prepared),
         "training": {
             **training_figures(trainer, limit),
             "processes": processes.count(),

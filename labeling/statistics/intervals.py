@@ -107,6 +107,15 @@ def share_interval(
     return [float(low), float(high)], "bootstrap"
 
 
+def ratio_interval(sums: np.ndarray, sizes: np.ndarray, seed: int) -> list[float] | None:
+    """Return the 95 % interval of Σ sums / Σ sizes over clusters, a bootstrap; None for one cluster."""
+    if len(sizes) < 2:
+        return None
+    drawn = resamples(len(sizes), seed)  # (n, clusters) each
+    ratios = np.concatenate([(counts @ sums) / (counts @ sizes) for counts in drawn])
+    return [float(bound) for bound in np.quantile(ratios, [0.025, 0.975])]
+
+
 def resamples(count: int, seed: int, replicates: int = REPLICATES) -> Iterator[np.ndarray]:
     """Yield the number of times each of `count` clusters is drawn, in batches of replicates.
 

@@ -78,6 +78,10 @@ class StepCollator:
     a part have similar lengths, and if memory suffices for the first part it suffices for all.
     Cutting does not change which groups are in the step, and the parts add up to the same step
     however it is cut.
+
+    If groups have the signal `items`, such as their number of tokens, each part gets their `share`:
+    the items of a group relative to the mean of the step. The mean over groups of share · (mean over
+    the group's items) is the mean over all items of the step.
     """
 
     collator: Collator
@@ -85,9 +89,21 @@ class StepCollator:
     max_tokens: int | None = None
 
     def __call__(self, groups: Sequence[TokenGroup]) -> dict[str, Any]:
-        """Return the parts, and labels (G,), one per group, for Trainer to count."""
-        parts = [self.collator([groups[index] for index in part]) for part in self.cut(groups)]
-        return {"parts": parts, "labels": torch.ones(len(groups), dtype=torch.long)}
+        """Return the parts, and labels (G,), one per group, for Trainer to count.
+
+        If groups have mismatched responses, `mismatched` holds parts with those.
+        """
+        shares = _shares(groups)
+        parts = []
+        for indices in self.cut(groups):
+            part = self.collator([groups[index] for index in indices])
+            parts.append(part if shares is None else {**part, "share": shares[indices]})
+        step = {"parts": parts, "labels": torch.ones(len(groups), dtype=torch.long)}
+        others = [group.mismatched for group in groups if group.mismatched]
+        if others:
+            cut = self.cut(others)
+            step["mismatched"] = [self.collator([others[i] for i in part]) for part in cut]
+        return step
 
     def cut(self, groups: Sequence[TokenGroup]) -> list[list[int]]:
         """Return the indices of the groups in each part."""
@@ -96,6 +112,14 @@ class StepCollator:
         ordered = [sizes[index] for index in order]
         parts = cut(ordered, max_tokens=self.max_tokens, most=self.most)
         return [[order[index] for index in part] for part in parts]
+
+
+def _shares(groups: Sequence[TokenGroup]) -> torch.Tensor | None:
+    """Return the items of each group relative to their mean, (G,), or None without the signal."""
+    if "items" not in groups[0].signals:
+        return None
+    items = torch.tensor([float(group.signals["items"]) for group in groups])
+    return items / items.mean()
 
 
 class StepSettings(Protocol):

@@ -5,6 +5,7 @@ Legend: G groups, K responses in the largest group, H hidden size, N outputs.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,7 +98,8 @@ def score_all(
 
 
 def inputs_of(model: SharedPromptModel, groups: Sequence[TokenGroup], collator: Collator) -> Batch:
-    batch = for_model(collator(groups))
+    # Groups of different kinds may be scored together, and the model reads no signals.
+    batch = for_model(collator([replace(group, signals={}) for group in groups]))
     return {name: values.to(model.device) for name, values in batch.items()}
 
 

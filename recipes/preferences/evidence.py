@@ -10,12 +10,14 @@ above    (K,)       total weight of the reviewers who found a response acceptabl
 below    (K,)       … and of those who did not
 criteria (C, K, K)  wins by the ratings of each criterion
 draws    (N,)       weight of the group for each of several heads; 1 on average
+items    ()         number of tokens or responses over which a step's loss is a mean; by default it
+                    is a mean over groups
 
 Legend: K responses, C criteria, N heads.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,6 +45,21 @@ class Evidence:
 def plain_evidence(group: Group) -> Evidence:
     """Return the evidence of the order alone. A tie is half a win for each side."""
     return Evidence(wins(group).astype(np.float32), {})
+
+
+Objection = Callable[[Group, Evidence], str | None]
+"""(group with its readable responses, evidence) → why it is left out, as a clause, or None."""
+
+
+def why_no_evidence(group: Group, evidence: Evidence) -> str | None:
+    """Return why a group compares no responses, as a clause, or None if it does."""
+    if evidence.wins.any() or np.any(evidence.signals.get("ties", 0)):
+        return None
+    if len(group.responses) < 2:
+        return "fewer than two readable responses"
+    if wins(unweighted(group)).any():
+        return "all its rankings weigh nothing"
+    return "no two responses compared"
 
 
 def evidence(group: Group, config: ObjectiveSettings, criteria: Sequence[str] = ()) -> Evidence:

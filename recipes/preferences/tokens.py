@@ -6,7 +6,7 @@ Legend: P tokens of the prompt, R_k tokens of response k, K responses.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,10 +15,11 @@ from recipes.errors import RecipeError
 from recipes.models.chat_format import NOTES, ChatFormat
 from recipes.preferences.evidence import (
     Evidence,
+    Objection,
     Signals,
     plain_evidence,
     relative_to,
-    unweighted,
+    why_no_evidence,
 )
 from recipes.preferences.groups import (
     RESPONSES_CUT_OFF,
@@ -26,7 +27,6 @@ from recipes.preferences.groups import (
     PreferenceError,
     keep_responses,
     read_folder,
-    wins,
 )
 from recipes.report import LeftOut
 from recipes.rundir import RunDir
@@ -42,6 +42,8 @@ class TokenGroup:
     responses: list[np.ndarray]  # K arrays (R_k,) int32
     wins: np.ndarray  # (K, K) float32
     signals: Signals = field(default_factory=dict)  # see evidence.py
+    mismatched: "TokenGroup | None" = None
+    """The same prompt with responses to another one, if the method needs log π of such pairs."""
 
     def longest(self) -> int:
         """Return the length of the prompt with its longest response, in tokens."""
@@ -50,6 +52,11 @@ class TokenGroup:
     def size(self) -> int:
         """Return the number of tokens with a shared prompt, P + ΣR."""
         return len(self.prompt) + sum(len(response) for response in self.responses)
+
+    def only(self, indices: Sequence[int], **signals: np.ndarray) -> "TokenGroup":
+        """Return the group with these responses and signals instead of its own."""
+        responses = [self.responses[k] for k in indices]
+        return TokenGroup(self.prompt, responses, self.wins[np.ix_(indices, indices)], signals)
 
     def lengths(self) -> np.ndarray:
         """Return the lengths of the responses in tokens, (K,) float64."""
@@ -67,6 +74,7 @@ class Prepared:
     """
 
     evidence: Callable[[Group], Evidence] = plain_evidence
+    objection: Objection = why_no_evidence
     groups: dict[str, list[Group]] = field(default_factory=lambda: {"train": [], "test": []})
     tokens: dict[str, list[TokenGroup]] = field(default_factory=lambda: {"train": [], "test": []})
     left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -86,8 +94,8 @@ class Prepared:
         fits = self._fitting(group, len(prompt), responses, limit)
         readable = keep_responses(group, [group.response_ids[k] for k in fits])
         evidence = self.evidence(readable)
-        if not (evidence.wins.any() or np.any(evidence.signals.get("ties", 0))):
-            self.left_out[group.split, "prompts", _why_no_evidence(readable)] += 1
+        if why := self.objection(readable, evidence):
+            self.left_out[group.split, "prompts", why] += 1
             return
         tokens = TokenGroup(prompt, [responses[k] for k in fits], evidence.wins, evidence.signals)
         self.groups[group.split].append(readable)
@@ -140,14 +148,6 @@ class Prepared:
             run_dir.message(f"In {split}: {count} {NOTES[note]}.")
 
 
-def _why_no_evidence(group: Group) -> str:
-    if len(group.responses) < 2:
-        return "fewer than two readable responses"
-    if wins(unweighted(group)).any():
-        return "all its rankings weigh nothing"
-    return "no two responses compared"
-
-
 def _reweighted(group: TokenGroup, factor: float) -> TokenGroup:
     if "weight" not in group.signals:
         return group
@@ -160,8 +160,9 @@ def prepare(
     chat: ChatFormat,
     limit: int,
     evidence: Callable[[Group], Evidence] = plain_evidence,
+    objection: Objection = why_no_evidence,
 ) -> Prepared:
-    prepared = Prepared(evidence)
+    prepared = Prepared(evidence, objection)
     for group in groups:
         prepared.add(group, chat, limit)
     return prepared
@@ -172,10 +173,11 @@ def read_prepared(
     chat: ChatFormat,
     limit: int,
     evidence: Callable[[Group], Evidence] = plain_evidence,
+    objection: Objection = why_no_evidence,
 ) -> Prepared:
     """Return the run's data. Raises RecipeError for a file that does not hold preference data."""
     try:
-        return prepare(read_folder(run_dir.data), chat, limit, evidence)
+        return prepare(read_folder(run_dir.data), chat, limit, evidence, objection)
     except PreferenceError as error:
         raise RecipeError(str(error)) from error
 

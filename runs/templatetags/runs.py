@@ -75,11 +75,21 @@ def value_text(value: Any, *, share: bool = False) -> str:
     return live.format_value(value, share=share and isinstance(value, float))
 
 
+METRICS = {
+    "tokens_per_s": "tokens/s",
+    "memory_mb": "memory, MB",
+    "nll_per_token": "nats per token, best response",
+    "nll_per_token_before": "nats per token, before training",
+    "nll_change": "change in nats per token",
+    "held_out/nll": "held out, nats per token",
+    "drift": "drift on other prompts",
+}
+"""Names of metrics and results on pages, where replacing underscores is not enough."""
+
+
 @register.filter
 def metric(name: str) -> str:
-    return {"tokens_per_s": "tokens/s", "memory_mb": "memory, MB"}.get(
-        name, name.replace("_", " ").replace("/", " ")
-    )
+    return METRICS.get(name, name.replace("_", " ").replace("/", " "))
 
 
 @register.inclusion_tag("runs/value.html")

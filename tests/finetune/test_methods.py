@@ -19,9 +19,9 @@ TOY = '''
 
 from dataclasses import dataclass, replace
 
-from finetune.methods.dpo import best_responses
 from finetune.methods.method import Method
 from finetune.settings import FinetuneSettings
+from recipes.preferences.best import best_responses
 from recipes.preferences.evidence import plain_evidence
 from recipes.settings import option
 

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
-from finetune.methods.dpo import DPO, DPOSettings, best_responses
+from finetune.methods.dpo import DPO, DPOSettings
 from finetune.training.policy import check_head, make_policy, prepare_quantized
 from recipes.layout import attention
 from recipes.layout.collate import Collator, StepCollator, for_model
 from recipes.layout.families import check_gradients, check_shared
 from recipes.layout.forward import score_all
+from recipes.preferences.best import best_responses
 from recipes.preferences.groups import Group, Judgment
 from recipes.preferences.tokens import Prepared, TokenGroup, prepare
 from tests.finetune.training_runs import ranked_group, user

@@ -1,0 +1,130 @@
+"""Supervised fine-tuning: the likelihood of the best responses.
+
+The loss is the mean of
+
+    -log π(token | prompt, earlier tokens of the response)
+
+over all tokens of the best acceptable responses of a step, as in TRL's SFTTrainer with
+`completion_only_loss`. Tokens of the prompt are read but not trained. So every token counts the same
+in a step, whatever its response, prompt and forward pass.
+
+Which responses are the best is defined in recipes/preferences/best.py. A prompt that nobody ranked is
+a plain chat, and its responses are trained on as they are. With `ties: share`, the tokens of n tied
+responses count 1/n each.
+
+No reference is needed. Only the report computes the log-probabilities of the original model, on
+held-out prompts.
+
+Legend: G groups, K responses in the largest group.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune.methods.method import Batch, Loss, Method, PolicyOutputs
+from finetune.settings import FinetuneSettings
+from recipes.preferences.best import best_responses
+from recipes.preferences.evidence import Evidence, plain_evidence
+from recipes.preferences.groups import Group, line
+from recipes.settings import option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recipes.preferences.tokens import Prepared, TokenGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTSettings(FinetuneSettings):
+    """Settings for supervised fine-tuning of a LoRA adapter."""
+
+    learning_rate: float = option(
+        1e-4,
+        "Peak learning rate. 5e-5 to 2e-4 for models of a billion weights and more; smaller models need "
+        "more.",
+        min=1e-8,
+        max=1.0,
+    )
+    min_margin: float = option(
+        0.0,
+        "Leave out prompts whose best response wins by less: its wins minus its losses, as a share of its "
+        "comparisons. 0.5: it won three of four. 0: all prompts with a best response.",
+        min=0,
+        max=1,
+        label="Smallest margin",
+    )
+    tied_best: str = option(
+        "share",
+        "Weight of several best responses of a prompt. share: together as much as one. all: each as much "
+        "as one.",
+        choices=("share", "all"),
+        label="Tied best responses",
+        advanced=True,
+    )
+
+
+class SFT(Method):
+    name = "sft"
+    title = "LoRA fine-tune (SFT)"
+    description = "Fine-tunes a model on the best responses of each prompt, or on plain chats."
+    paper = "supervised fine-tuning"
+    settings = SFTSettings
+    config: SFTSettings
+    trains_on_reference = False
+    lacking = "a best acceptable response"
+
+    def evidence(self, group: Group) -> Evidence:
+        share = self.config.tied_best == "share"
+        best = best_responses(group, min_margin=self.config.min_margin, share=share)
+        return replace(plain_evidence(group), signals={"best": best})
+
+    def objection(self, group: Group, evidence: Evidence) -> str | None:
+        if evidence.signals["best"].any():
+            return None
+        if not group.responses:
+            return "no readable response"
+        if group.rankings and not evidence.wins.any():
+            return super().objection(group, evidence)
+        above, below = line(group)
+        if (below > above).all():
+            return "all responses are unacceptable"
+        if best_responses(group).any():
+            return f"the best response wins by a margin under {self.config.min_margin:g}"
+        return "no acceptable response was compared"
+
+    def prepare(self, prepared: "Prepared") -> None:
+        train = prepared.tokens["train"]
+        train[:] = [_only_best(group) for group in train]
+
+    def notes(self, prepared: "Prepared") -> list[str]:
+        train = prepared.tokens["train"]
+        responses = sum(len(group.responses) for group in train)
+        tokens = sum(int(group.lengths().sum()) for group in train)
+        return [f"{responses} responses with {tokens} tokens to train on."]
+
+    def learned_from(self, prepared: "Prepared") -> str:
+        train = prepared.tokens["train"]
+        responses = sum(len(group.responses) for group in train)
+        return f"{responses} best or only responses to {len(train)} prompts"
+
+    def loss(self, groups: Sequence[Group]) -> Loss:
+        def loss(outputs: PolicyOutputs, batch: Batch) -> tuple["Tensor", "Tensor"]:
+            logps, best = outputs["logps"], batch["best"]  # (G, K)
+            tokens = (best * outputs["counts"]).sum(dim=-1)  # (G,)
+            return -(best * logps).sum(dim=-1) / tokens.clamp(min=1e-6), logps
+
+        return loss
+
+
+def _only_best(group: "TokenGroup") -> "TokenGroup":
+    """Return the group with its best responses, and the number of their tokens as its `items`."""
+    best = group.signals["best"]
+    items = np.asarray((best * group.lengths()).sum(), dtype=np.float32)
+    chosen = np.flatnonzero(best).tolist()
+    return group.only(chosen, best=best[chosen], items=items)
+
+
+METHOD = SFT

@@ -1,0 +1,53 @@
+"""The likelihood of the best held-out responses, before and after training. Pure numpy.
+
+The figure is the mean of -log π per token, in nats, over the best responses of recipes/preferences/
+best.py, where tied ones share. Lower is better, and exp of it is the perplexity. Its intervals come
+from resampling prompts, because the tokens of a prompt are not independent.
+
+Legend: K responses of a prompt.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from finetune.report import Likelihood
+from labeling.statistics.intervals import ratio_interval
+from recipes.preferences.best import best_responses
+from recipes.preferences.groups import Group
+from reward.evaluation.schema import Figure
+
+Rows = Sequence[tuple[Group, np.ndarray, np.ndarray, np.ndarray]]
+"""Group, log π before training, log π after it, and number of tokens of each prompt, (K,) each."""
+
+
+def likelihood(rows: Rows, seed: int) -> Likelihood:
+    """Return the figure before and after training, and the change."""
+    sums = np.array([_of_best(*row) for row in rows]).reshape(-1, 4)
+    sums = sums[sums[:, 3] > 0]
+    before, after, responses, tokens = sums.T  # (prompts,) each
+    return {
+        "before": _mean(before, tokens, seed),
+        "after": _mean(after, tokens, seed),
+        "change": _mean(after - before, tokens, seed),
+        "prompts": len(sums),
+        "responses": int(responses.sum()),
+    }
+
+
+def _of_best(
+    group: Group, before: np.ndarray, after: np.ndarray, lengths: np.ndarray
+) -> tuple[float, float, int, float]:
+    """Return Σ -log π before and after, responses and tokens of a prompt's best responses."""
+    best = best_responses(group).astype(float)  # (K,)
+    nll_before, nll_after, tokens = (float(best @ v) for v in (-before, -after, lengths))
+    return nll_before, nll_after, int(np.count_nonzero(best)), tokens
+
+
+def _mean(sums: np.ndarray, tokens: np.ndarray, seed: int) -> Figure:
+    if not len(tokens):
+        reason = "No held-out prompt has a best acceptable response."
+        return {"value": None, "interval": None, "reason": reason}
+    interval = ratio_interval(sums, tokens, seed)
+    reason = None if interval else "A single prompt has no interval."
+    return {"value": float(sums.sum() / tokens.sum()), "interval": interval, "reason": reason}
