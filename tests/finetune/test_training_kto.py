@@ -214,7 +214,7 @@ def drift_of(policy, parts):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, model):
     """Run KTO once for several tests."""
-    path = tmp_path_factory.mktemp("kto")
+    path = tmp_path_factory.mktemp("kto") / "run"  # with its own cache of the reference
     run_dir = dpo_run(path, model, lined_groups(40), method="kto", epochs=6, desirable_weight=2)
     train(run_dir, StopSignal())
     return run_dir

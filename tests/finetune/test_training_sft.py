@@ -212,7 +212,7 @@ def test_the_likelihood_is_a_mean_over_tokens_with_an_interval():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, model):
     """Run SFT once for several tests."""
-    path = tmp_path_factory.mktemp("sft")
+    path = tmp_path_factory.mktemp("sft") / "run"  # with its own cache of the reference
     run_dir = dpo_run(path, model, groups_that_like_b(40), method="sft", epochs=4)
     train(run_dir, StopSignal())
     return run_dir
