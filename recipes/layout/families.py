@@ -36,6 +36,9 @@ UNMOVED = {torch.float32: 1e-5, torch.bfloat16: 1e-3, torch.float16: 1e-3}
 """Largest relative change of features when another response changes. It should be zero: only the
 order of summation may differ."""
 
+COMPARED = (64, 48)
+"""Tokens of a prompt and of each response whose gradients are compared."""
+
 
 def check_shared(
     model: SharedPromptModel, groups: Sequence[TokenGroup], pad_id: int, *, longest: int
@@ -57,10 +60,13 @@ def check_gradients(
 ) -> str | None:
     """Return the reason not to train with the shared layout, or None if gradients agree.
 
-    Compares the smallest of the groups. `dtype` is that of the forward pass. Weights and random
-    numbers stay as they are, and no gradient is left.
+    Compares the beginnings of the smallest group's texts, because the plain layout with its copies
+    of the prompt would take more memory than any step. `dtype` is that of the forward pass. Weights
+    and random numbers stay as they are, and no gradient is left.
     """
-    group = [min(groups, key=TokenGroup.size)]
+    smallest = min(groups, key=TokenGroup.size)
+    beginnings = [response[: COMPARED[1]] for response in smallest.responses]
+    group = [replace(smallest, prompt=smallest.prompt[: COMPARED[0]], responses=beginnings)]
     plain = _gradients(model, group, _collator(model, pad_id, "plain"), dtype)
     return _or_dense(model, partial(_compared, model, group, pad_id, dtype, plain))
 
