@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 
 from recipes import gpus
 from recipes.gpus import Gpu
-from runs.kinds import RunKind
+
+if TYPE_CHECKING:  # its models need Django, which benchmarks start later
+    from runs.kinds import RunKind
 
 WAIT_SECONDS = 1.0
 
@@ -35,7 +38,7 @@ class GpuLease:
 
 
 @contextmanager
-def leased(kind: RunKind, waiting: Callable[[], None]) -> Iterator[GpuLease]:
+def leased(kind: "RunKind", waiting: Callable[[], None]) -> Iterator[GpuLease]:
     """Yield the GPUs for a run of this kind, and close this process's locks of them afterwards.
 
     Takes up to `share_of` GPUs. If all are in use, waits until one is free, and calls `waiting`
@@ -64,12 +67,12 @@ def visible_gpus() -> dict[str, Gpu | None]:
     return {name: named[name] for name in sorted(named, key=free_mb.__getitem__, reverse=True)}
 
 
-def share_of(count: int, kind: RunKind) -> int:
+def share_of(count: int, kind: "RunKind") -> int:
     """Return how many of the machine's GPUs a run may take: one, or an equal share of all."""
     return max(1, count // settings.RUNS_AT_ONCE) if kind.multi_gpu else 1
 
 
-def _take(gpus_by_name: dict[str, Gpu | None], kind: RunKind) -> GpuLease:
+def _take(gpus_by_name: dict[str, Gpu | None], kind: "RunKind") -> GpuLease:
     """Lock the run's share, or as much of it as is free: two runs must not wait for each other."""
     share = share_of(len(gpus_by_name), kind)
     taken: dict[str, int] = {}
