@@ -9,7 +9,7 @@ Needs neither torch nor Django.
 
 from typing import Any, NotRequired, TypedDict
 
-from recipes.report import LeftOut, TrainingFigures
+from recipes.report import Device, LeftOut, TrainingFigures
 
 Interval = list[float]
 """[low, high], 95 %."""
@@ -286,4 +286,5 @@ class RewardReport(Quality, total=False):
     config: dict[str, Any]
     inputs: dict[str, Any]
     versions: dict[str, Any]
+    device: Device
     seconds: float
