@@ -226,8 +226,8 @@ class PolicyChat(ChatFormat):
         whole = self._render(messages, response)
         turn = whole.removeprefix(opening) if whole.startswith(opening) else ""
         for body in (response, response.strip()):
-            lead, found, tail = turn.partition(body) if body else ("", "", "")
-            if found and not lead.strip():
+            lead, match, tail = turn.partition(body) if body else ("", "", "")
+            if match and not lead.strip():
                 stop = self.stops.search(tail)
                 gap = tail[: stop.start()] if stop else ""
                 return Turn(lead + body, gap, self._id_of(stop[0]) if stop else self.end_id)

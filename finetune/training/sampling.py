@@ -47,7 +47,7 @@ class Request:
     sample: int
     seed: int
     notes: Counter[str] = field(default_factory=Counter)
-    """What was unusual about the prompt's text, by the keys of NOTES."""
+    """Counts for the prompt's text, by the keys of NOTES."""
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,14 @@ NOTES = {
     CUT_OFF: "responses cut off by a length limit, which do not teach an end",
     REWRITTEN: "responses that the chat template rewrites, read as they are written",
 }
-"""What is counted while chats are tokenized, for people."""
+"""The counts made while chats are tokenized, in words."""
 
 
 @dataclass(frozen=True)
 class Encoded:
     """The token ids of a prompt, (P,), and of its responses, (R_k,) each, all int32.
 
-    `notes` counts what was unusual, by the keys of NOTES.
+    `notes` has counts by the keys of NOTES.
     """
 
     prompt: np.ndarray

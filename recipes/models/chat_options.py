@@ -16,6 +16,7 @@ from datetime import date
 from itertools import product
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 from jinja2 import TemplateError
 
@@ -26,7 +27,7 @@ from recipes.training_settings import CHAT_DATE, CHAT_KWARGS, ChatSettings, is_r
 
 FILE = "chat.json"
 TEMPLATE_ERRORS = (TemplateError, ArithmeticError, LookupError, TypeError, ValueError)
-"""What a template raises for a chat that it refuses or was not written for."""
+"""Exceptions of a template for a chat that it refuses or was not written for."""
 SAMPLE_DAY = date(2000, 1, 2)
 """The date in fingerprints, which must not depend on the day."""
 
@@ -178,10 +179,10 @@ def refuse_unused(tokenizer: Any, kwargs: Mapping[str, Any]) -> None:
         raise RecipeError(
             f"The model has no chat template, so {CHAT_KWARGS} has no effect. Leave it empty."
         )
-    known = variables(tokenizer.get_chat_template(tools=kwargs.get("tools")))
-    unused = sorted(set(kwargs) - known)
+    names = variables(tokenizer.get_chat_template(tools=kwargs.get("tools")))
+    unused = sorted(set(kwargs) - names)
     if unused:
-        offered = sorted(name for name in known if not is_reserved(name))
+        offered = sorted(name for name in names if not is_reserved(name))
         raise RecipeError(
             f"The model's chat template does not read the option {', '.join(unused)}. It reads: "
             f"{', '.join(offered) or 'no options'}."
@@ -190,7 +191,7 @@ def refuse_unused(tokenizer: Any, kwargs: Mapping[str, Any]) -> None:
 
 def _write_once(path: Path, text: str) -> None:
     """Create the file unless it exists. The first of several processes decides its content."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid4().hex}")
     write_atomically(draft, text + "\n")
     with suppress(FileExistsError):
         os.link(draft, path)

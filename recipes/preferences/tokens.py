@@ -70,7 +70,7 @@ class TokenGroup:
 class Prepared:
     """The groups to train or test on, and an account of the rest: (split, what, why) → how many.
 
-    `notes` counts what was unusual about texts that are used: (split, key of NOTES) → how many.
+    `notes` has counts for texts that are used: (split, key of NOTES) → how many.
     """
 
     evidence: Callable[[Group], Evidence] = plain_evidence

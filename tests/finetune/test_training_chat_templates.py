@@ -1,6 +1,7 @@
 """Tests that chats have the same tokens in training as when they are served, for model families."""
 
 import json
+import time
 from datetime import date
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from finetune.training.language_model import PolicyChat
 from recipes.errors import RecipeError
 from recipes.models.chat_options import ChatOptions, fingerprint, refuse_unused
-from tests.finetune.chat_templates import CHATML, FAMILIES, Family, family
+from tests.finetune.chat_templates import CHATML, FAMILIES, IM, Family, family
 
 USER = {"role": "user", "content": "What is the capital of France?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -117,6 +118,20 @@ def test_control_tokens_in_texts_are_plain_text(family):
         assert chat.response_text(question.responses[1][:-1].tolist()) == attack.strip()
 
 
+def test_many_control_tokens_do_not_slow_the_search():
+    """Check that a text full of their first character is read in linear time."""
+    special = tuple(f"<|reserved_{n}|>" for n in range(1000))
+    chat = PolicyChat(Family("many", CHATML, (*special, *IM), "<|im_end|>").tokenizer)
+    begun = time.process_time()
+    _, mark, count = chat.control.mark([{"role": "user", "content": "<|r" * 300_000}])
+    assert (mark, count) == ("", 0) and time.process_time() - begun < 1
+    marked, mark, _ = chat.control.mark(
+        [{"role": "user", "content": "<|reserved_12|><|reserved_1|>"}]
+    )
+    expected = f"{mark}<|reserved_12|>{mark}{mark}<|reserved_1|>{mark}"
+    assert marked[0]["content"] == expected
+
+
 @every_family
 def test_a_response_that_was_cut_off_does_not_teach_an_end(family):
     chat = PolicyChat(family.tokenizer, options=ChatOptions(day=DAY))
@@ -157,7 +172,7 @@ def test_an_earlier_thought_is_dropped_as_the_server_drops_it():
 
 
 def test_a_token_over_the_boundary_is_counted():
-    """Its prompt ends with a colon, and the tokenizer would join it to the response."""
+    """The tokenizer would join the newline that ends the prompt to those of the response."""
     template = "{% for m in messages %}{{ m.content + '\n' }}{% endfor %}"
     chat = PolicyChat(Family("odd", template, ("<e>",), "<e>").tokenizer)
     encoded = chat.read([USER], ["\n\nParis.", "Paris."])

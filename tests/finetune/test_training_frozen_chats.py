@@ -169,7 +169,7 @@ def test_other_options_than_those_of_the_training_are_refused(tmp_path, model, a
 
 
 def test_adapters_of_different_days_can_be_compared(tmp_path, model, adapter):
-    """The candidate decides the date, and both answer the same prompts."""
+    """Check that both answer the same prompts, with the date of the candidate."""
     settings = {"chat_template_kwargs": {"brief": True}, "chat_date": SUNDAY.isoformat()}
     later = dpo_run(tmp_path / "later", model, groups_that_like_b(16), epochs=0.5, **settings)
     train(later, StopSignal())
@@ -192,7 +192,7 @@ def test_a_resumed_training_refuses_a_changed_template(tmp_path, model):
 
 
 def test_a_served_model_keeps_its_options(model, adapter):
-    """The folder alone decides how chats are written, on any later day."""
+    """Check that the folder is enough to write chats as in training, on any day."""
     tokenizer = load_tokenizer(str(adapter))
     options = read_options(adapter, tokenizer)
     assert tokenizer.decode(ChatFormat(tokenizer, options).encode(user("Hi"), ["a"])[0]) == (
@@ -238,7 +238,7 @@ def test_options_are_a_json_object_or_its_text():
         ({"chat_date": "2026-02-30"}, "is not a date"),
     ],
 )
-def test_settings_that_are_no_options_are_refused(settings, sentence):
+def test_invalid_options_are_refused(settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
         DPOSettings.from_dict({"model": "m", **settings})
 
@@ -247,7 +247,7 @@ def test_settings_that_are_no_options_are_refused(settings, sentence):
 
 
 def test_responses_with_equal_tokens_are_left_out_and_counted():
-    """The template removes the spaces around a response."""
+    """Check responses that differ only in spaces, which the template removes."""
     tokenizer = make_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE.replace("message.content", "message.content | trim")
     group = ranked_group("g", ["Yes.", "No.", " Yes. "], [[0], [1], [2]])
