@@ -180,6 +180,12 @@ class SnapshotForm(forms.Form):
         "typical, 0 is chance. Needs tasks ranked by several people. The accuracy is weighted too, so "
         "compare it only with other models from weighted snapshots.",
     )
+    chats = forms.BooleanField(
+        required=False,
+        label="Include chats without rankings",
+        help_text="Imported prompts with one response and no task. Supervised fine-tuning (SFT) learns from "
+        "them; other methods and reward models leave them out.",
+    )
     test_fraction = forms.FloatField(
         min_value=0,
         max_value=0.9,

@@ -51,6 +51,7 @@ class SnapshotFilter:
     relabelled          rankings under a later guideline replace the first ones; by default they are
                         left out, so that no task counts twice
     weigh_reviewers     each ranking has a weight from its reviewer's agreement with others
+    chats               imported prompts with one response and no task are frozen too, as examples
     """
 
     guideline_versions: tuple[int, ...] | None = None
@@ -63,6 +64,7 @@ class SnapshotFilter:
     adjudicated: bool = False
     relabelled: bool = False
     weigh_reviewers: bool = False
+    chats: bool = False
     test_fraction: float = 0.2
     seed: int = 0
 
@@ -109,7 +111,7 @@ class SnapshotFilter:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON. It is the same in all versions, since snapshots are unique by it."""
         values = asdict(self)
-        for name in ("adjudicated", "relabelled", "weigh_reviewers"):
+        for name in ("adjudicated", "relabelled", "weigh_reviewers", "chats"):
             if not values[name]:
                 del values[name]
         for name in ("since", "until"):

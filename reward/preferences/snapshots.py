@@ -39,6 +39,7 @@ from recipes.preferences.groups import (
     write_groups,
 )
 from reward.models import Snapshot
+from reward.preferences.chats import chat_groups, splits_of_chats
 from reward.preferences.filters import FilterError, SnapshotFilter
 from reward.preferences.pseudonyms import Pseudonyms, pseudonyms
 from reward.preferences.reviewer_weights import Weights
@@ -72,6 +73,7 @@ class Account:
     used: int = 0
     outcomes: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    chats: int = 0
     responses_withdrawn: int = 0
     """Withdrawn responses of prompts in the snapshot."""
     splits: dict[str, Counter[str]] = field(
@@ -103,9 +105,16 @@ class Account:
             self.simulated += _is_simulated(ranking)
         self.agreement.add(*_agreeing(prompt.rankings))
 
+    def add_chat(self, split: str) -> None:
+        """Count a plain chat: a prompt with one response and no ranking."""
+        self.chats += 1
+        self.splits[split].update(prompts=1, responses=1)
+        self.sizes[1] += 1
+
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON, for Snapshot.counts."""
         return {
+            **({"chats": self.chats} if self.chats else {}),
             "considered": self.considered,
             "used": self.used,
             "outcomes": self.outcomes,
@@ -147,6 +156,8 @@ def survey(*, project: Project, filter: SnapshotFilter) -> Account:
     account = Account()
     for _ in _judged_prompts(project, filter, account):
         pass
+    for split in splits_of_chats(project, filter) if filter.chats else ():
+        account.add_chat(split)
     return account
 
 
@@ -162,13 +173,18 @@ def freeze(*, project: Project, filter: SnapshotFilter, by: User | None) -> Snap
     with faults.writing(folder), TemporaryDirectory(prefix=".draft-", dir=folder) as drafts:
         draft = Path(drafts) / "preferences.parquet"
         if not write_groups(draft, groups_of(project, filter, account)):
-            raise SnapshotError(nothing_to_freeze(project, account))
+            raise SnapshotError(nothing_to_freeze(project, filter, account))
         digest = content_hash(read_groups(draft))
         draft.replace(folder / f"{digest}.parquet")
     return _record(project, filter, by, digest, account)
 
 
-def nothing_to_freeze(project: Project, account: Account) -> str:
+def nothing_to_freeze(project: Project, filter: SnapshotFilter, account: Account) -> str:
+    if filter.chats and not account.considered:
+        return (
+            f"{project} has neither rankings nor imported prompts with one response and no task. Import "
+            "some chats first."
+        )
     if not account.considered:
         return f"{project} has no rankings yet. Have some tasks ranked first."
     return (
@@ -283,6 +299,9 @@ def groups_of(project: Project, filter: SnapshotFilter, account: Account) -> Ite
     """Yield the rows that `freeze` writes. `account` is complete after the last one."""
     for batch in batches_of(project, filter, account):
         yield from batch
+    for chat in chat_groups(project, filter) if filter.chats else ():
+        account.add_chat(chat.split)
+        yield chat
 
 
 def batches_of(

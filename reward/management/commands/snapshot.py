@@ -59,6 +59,11 @@ class Command(BaseCommand):
             help="weight rankings by their reviewer's agreement with others",
         )  # fmt: skip
         parser.add_argument(
+            "--chats", action="store_true",
+            help="also imported prompts with one response and no task, as examples for finetune --method "
+            "sft",
+        )  # fmt: skip
+        parser.add_argument(
             "--test",
             type=float,
             default=0.2,
@@ -113,6 +118,7 @@ def filter_from(project: Project, options: dict[str, Any]) -> SnapshotFilter:
         adjudicated=options["adjudicated"],
         relabelled=options["relabelled"],
         weigh_reviewers=options["weigh_reviewers"],
+        chats=options["chats"],
         test_fraction=options["test"],
         seed=options["seed"],
     )
@@ -153,6 +159,8 @@ def summary(counts: dict[str, Any]) -> list[str]:
     lines.append(
         f"{total} ranking{'s' * (total != 1)} used, {counts['simulated']} of them simulated"
     )
+    if chats := counts.get("chats"):
+        lines.append(f"  + {chats}  chats without rankings")
     lines += [
         f"  {name}: {split.get('prompts', 0)} prompts, {split.get('rankings', 0)} rankings, "
         f"{split.get('pairs', 0)} strict pairs, {split.get('ties', 0)} ties"
