@@ -130,9 +130,14 @@ class SeededSampling(LogitsProcessor):
         uniform_B1 = self.uniforms_BT[:, input_ids.shape[1] - length].unsqueeze(1)
         if self.distribution.repetition_penalty != 1:
             scores = self._penalised(input_ids, scores)
-        options = self.distribution.to_dict()
-        del options["repetition_penalty"]
-        token_B1 = draw(scores, uniform_B1, **options)
+        token_B1 = draw(
+            scores,
+            uniform_B1,
+            temperature=self.distribution.temperature,
+            top_p=self.distribution.top_p,
+            top_k=self.distribution.top_k,
+            min_p=self.distribution.min_p,
+        )
         return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
 
     def _penalised(self, tokens_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
