@@ -62,7 +62,7 @@ def examine(*, digests: bool = True) -> Iterator[Problem]:
 
 
 def folders() -> Iterator[Problem]:
-    """Write to each folder, and yield those that cannot be written or are almost full."""
+    """Write to each folder, and yield those that cannot be written to or are almost full."""
     disks: set[int] = set()
     for variable, name in FOLDERS.items():
         folder = Path(getattr(settings, name)).absolute()

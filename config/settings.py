@@ -345,7 +345,7 @@ RUN_GRACE_SECONDS = variable(
     "TIEBREAK_RUN_GRACE_SECONDS", "60", "Time to write a checkpoint after a cancellation."
 ).number(minimum=1)
 RUNS_AT_ONCE = variable(
-    "TIEBREAK_RUNS_AT_ONCE", "1", "Concurrent runs per machine, each on GPUs of its own."
+    "TIEBREAK_RUNS_AT_ONCE", "1", "Concurrent runs per machine, each on its own GPUs."
 ).number(minimum=1)
 
 SCORER_SOCKET = Path(

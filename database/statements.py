@@ -1,4 +1,4 @@
-"""Prepared statements for queries of every request or ranking, planned once per connection.
+"""Prepared statements for queries that run in every request or ranking, planned once per connection.
 
 Planning the claim of a slot costs five times as much as running it. All other queries use the ORM,
 which binds parameters in the client and prepares nothing.

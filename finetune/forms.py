@@ -103,7 +103,8 @@ class SameProject(forms.Form):
             part = values.get(name)
             if anchor and part and part.project_id != anchor.project_id:
                 self.add_error(
-                    name, f"This belongs to {part.project}; {anchor} to {anchor.project}."
+                    name,
+                    f"This belongs to {part.project}, but {anchor} belongs to {anchor.project}.",
                 )
         return values
 
@@ -168,8 +169,8 @@ class EvaluateInputs(SameProject):
         required=False,
         empty_label="The model that the candidate was made from",
         none_yet="",
-        help_text="Answers the same prompts with the same seeds. It must build on the same base as the "
-        "candidate; merges may lie between them.",
+        help_text="Answers the same prompts with the same seeds. It must be built on the same base as "
+        "the candidate, directly or through merges.",
         error_messages={
             "invalid_choice": "Choose another model of the candidate's project and base, not the "
             "candidate itself."

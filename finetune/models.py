@@ -48,7 +48,7 @@ class Model(Promotable):
         """Return the reasons not to promote it, each as a sentence.
 
         Costs a query for an adapter. A merged model that was never evaluated has the doubts of its
-        adapter, which answers alike; that costs two more.
+        adapter, which gives the same answers; this costs two more queries.
         """
         if not self.adapter and not self.is_merged:
             return []
@@ -86,7 +86,7 @@ class Model(Promotable):
     def origin(self) -> "Model | None":
         """Return the model that its training began with, or None for a base.
 
-        The parent of a merged model is its adapter, which answers alike, so that is skipped.
+        The parent of a merged model is its adapter, which gives the same answers, so it is skipped.
         """
         return self.parent.origin() if self.is_merged and self.parent else self.parent
 

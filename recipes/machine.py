@@ -68,7 +68,7 @@ def lacking_for_triton() -> tuple[str, ...]:
 
 
 def check(run_dir: RunDir) -> None:
-    """Report what is missing, before the run begins. Raises RecipeError if it could not end well."""
+    """Report what is missing, before the run begins. Raises RecipeError if it would fail."""
     machine = examine()
     if problem := problem_of(machine, processes.local_rank()):
         raise RecipeError(problem)
@@ -97,7 +97,7 @@ def problem_of(machine: Machine, local_rank: int = 0) -> str | None:
 
 
 def warnings_of(machine: Machine, local_rank: int = 0) -> list[str]:
-    """Return sentences about a GPU that is not used, or not as well as it could be."""
+    """Return sentences about a GPU that is not used, or not used well."""
     if machine.installed and not machine.usable:
         names = ", ".join(sorted({gpu.name for gpu in machine.installed}))
         return [
@@ -170,7 +170,7 @@ def _memory(gpu: Gpu) -> str:
 
 
 def device_of(dtype: str) -> Device:
-    """Return the device and the number format that a setting `dtype` means on this machine."""
+    """Return the device and the number format that the setting `dtype` selects on this machine."""
     number_format = str(torch_dtype(dtype)).removeprefix("torch.")
     if torch.cuda.is_available():
         name, count = torch.cuda.get_device_name(), processes.count()

@@ -1,4 +1,4 @@
-"""transformers.Trainer with our collator and loss, and what all recipes need from a Trainer.
+"""A transformers.Trainer with the collator and loss for groups, and parts that all recipes use.
 
 Only Trainer's documented extension points are overridden: `training_step`, `compute_loss`, `log`
 and callbacks, and the training dataloader.
@@ -49,7 +49,7 @@ class GroupTrainer(Trainer):
 
     One batch of Trainer is one optimizer step. `StepCollator` cuts it into parts, which are
     forwarded one after the other. The mean is over the groups of all parts, so 8 parts of one
-    group and one part of 8 groups give the same step, also for an incomplete last batch.
+    group and one part of 8 groups give the same step, even for an incomplete last batch.
     """
 
     # compute_loss divides by the groups of the whole step, so Trainer must not divide by the number
@@ -82,7 +82,7 @@ class GroupTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Forward and backward all parts of a step, and return the loss.
+        """Run the forward and backward passes of all parts of a step, and return the loss.
 
         With several processes, each takes every n-th part, and gradients are exchanged once per
         step, with the last part. A process without parts repeats one with weight 0, because the
@@ -136,7 +136,7 @@ class GroupTrainer(Trainer):
         return self.objective.losses(outputs["outputs"], batch), outputs["scores"]
 
     def try_largest_part(self) -> None:
-        """Forward and backward the largest part that a step can have, and forget the gradients.
+        """Run a forward and backward pass of the largest part of any step, and discard the gradients.
 
         A run that does not fit into memory then fails before its first step, not at some later one.
         Call it before `train`. Costs one part of one step.
@@ -237,8 +237,8 @@ class WatchHeldOut(TrainerCallback):
     """Figures of held-out prompts during training, as points of a curve.
 
     `figures(last)` returns them by name, or {} if there are none. They are computed after each
-    epoch but the last, whose point is the report's; or, with `times`, that often at even intervals,
-    the last time after the last step.
+    epoch except the last, whose figures are in the report. With `times`, they are computed that
+    often instead, at even intervals, ending after the last step.
     """
 
     def __init__(

@@ -148,13 +148,13 @@ class SnapshotForm(forms.Form):
         required=False,
         label="Last day",
         widget=forms.DateInput(attrs={"type": "date"}),
-        help_text="Included.",
+        help_text="This day is included.",
     )
     min_active_seconds = forms.FloatField(
         min_value=0,
         initial=0,
         label="Minimum active time (seconds)",
-        help_text="Leaves out hasty rankings. Imports and simulations are not timed and always used.",
+        help_text="Leaves out hasty rankings. Imports and simulations are not timed and are always used.",
     )
     include_comparisons = forms.BooleanField(
         required=False,
@@ -191,7 +191,7 @@ class SnapshotForm(forms.Form):
         max_value=0.9,
         initial=0.2,
         label="Share held out",
-        help_text="Prompts that are not used for training, to evaluate models. All snapshots with the same seed "
+        help_text="Held-out prompts are used to evaluate models, not to train them. All snapshots with the same seed "
         "hold out the same prompts.",
     )
     seed = forms.IntegerField(

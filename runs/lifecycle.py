@@ -15,8 +15,8 @@
 If cancelling was requested, `fail`, `requeue` and `reap` end the run as cancelled instead.
 
 A worker holds a Lease, and its writes name the fencing token. So a worker that wakes up after the
-reaper has requeued its run changes nothing. Times are the database's, so clocks of machines may
-differ.
+reaper has requeued its run changes nothing. Times come from the database, so the clocks of machines
+may differ.
 """
 
 import logging
@@ -167,7 +167,7 @@ def record(lease: Lease, events: list[RunEvent], progress: tuple[int, int] | Non
 def succeed(
     lease: Lease, *, artifacts: list[Artifact], finish: Callable[[Run], dict[str, Any]]
 ) -> None:
-    """End the run with the rows that `finish` makes, all or nothing. Raises LeaseLost."""
+    """End the run as succeeded and store the rows of `finish`, all or nothing. Raises LeaseLost."""
     with transaction.atomic():
         run = _leased_run(lease).select_for_update(no_key=True).first()
         if run is None:

@@ -77,7 +77,7 @@ def _started_before(request_id: UUID, fields: dict[str, Any]) -> Run:
 
 
 def checked(kind: str, config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the full config with which such a run would be frozen. Raises InvalidConfig."""
+    """Return the complete config that such a run would be frozen with. Raises InvalidConfig."""
     try:
         run_kind = kinds.get(kind)
         decided = run_kind.from_inputs(inputs)

@@ -1,6 +1,6 @@
 """Limits of requests, and caching of responses.
 
-The size limit of a body depends on its address and is checked before the body is read: first by
+The size limit of a body depends on the path and is checked before the body is read: first by
 the web server, then by middleware, which works with any server and knows who is signed in.
 """
 
@@ -35,7 +35,7 @@ _SALT = "config.web.limits.upload"
 
 
 def largest_body(path: str, *, may_upload: bool) -> int:
-    """Return the largest body accepted at the address, in bytes."""
+    """Return the size of the largest body accepted at the path, in bytes."""
     return UPLOAD if may_upload and UPLOAD_PATH.fullmatch(path) else SMALL
 
 
@@ -89,7 +89,7 @@ def _allow_upload(request: HttpRequest, response: HttpResponseBase) -> None:
 
 
 def too_large(path: str, limit: int = SMALL) -> str:
-    """Return the reason of a refusal in the current language. `limit` is for forms, in bytes."""
+    """Return the reason for a refusal in the current language. `limit` is for forms, in bytes."""
     if UPLOAD_PATH.fullmatch(path):
         return _(
             "The file is larger than %(size)d MB, or the import page was not opened first. Open "

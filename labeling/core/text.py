@@ -62,15 +62,15 @@ UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def storable(text: str) -> str:
-    """Replace characters that PostgreSQL cannot store (NUL, lone surrogates) by U+FFFD."""
+    """Replace characters that PostgreSQL cannot store (NUL, lone surrogates) with U+FFFD."""
     return UNSTORABLE.sub("\ufffd", text)
 
 
 def visible(text: str) -> str:
     """Write out invisible and direction-changing characters as ⟦U+202E⟧.
 
-    Joiners between non-ASCII letters are kept, as emoji and several scripts need them. Of many accents
-    on one letter, which would cover the lines above, the first six are kept.
+    Joiners between non-ASCII letters are kept, as emoji and several scripts need them. If a letter
+    has many accents, which would cover the lines above, only the first six are kept.
     """
     text_with_codes = text
     if SUSPECT.search(text):
@@ -97,7 +97,7 @@ def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
     """Return Markdown as inert HTML: no scripts, images, styles or relative links, headings from h3.
 
     A single newline is a line break, as in texts of models; use `line_breaks=False` for hand-wrapped
-    text. Every visible character of the source is shown or has become formatting. A text of which
+    text. Every visible character of the source is shown or has become formatting. A text in which
     Markdown would hide a character is shown verbatim. The time is bounded: see MARKDOWN_LIMIT.
     """
     if not markdown.strip():

@@ -1,8 +1,8 @@
-"""The schedule of gold among a reviewer's real work: as often as the project asks, never in clusters.
+"""The schedule of gold among a reviewer's real tasks: as often as the project's setting, never in a row.
 
 The gap between two gold tasks is drawn uniformly from half to one and a half times its mean, so that
-reviewers cannot predict it. With frequent gold the range is narrower, so that gold never comes twice
-in a row. The draw is a hash of the reviewer and the previous gold task, so that it is reproducible
+reviewers cannot predict it. With frequent gold, the range is narrower, so that gold never comes twice
+in a row. The gap is drawn from a hash of the reviewer and the previous gold task, so it is reproducible
 and the remaining tasks can be counted exactly.
 """
 
@@ -107,7 +107,7 @@ def progress(project: Project, reviewer: User) -> Progress:
 
 
 def remaining(project: Project, reviewer: User) -> list[int]:
-    """Return the gold tasks that the reviewer can still get, in an order of their own.
+    """Return the gold tasks that the reviewer can still get, in this reviewer's own order.
 
     Excludes tasks whose prompt they would recognise from a task that they ranked, skipped or hold.
     One query, whose cost depends on the project's gold alone.
@@ -142,7 +142,7 @@ def _gap(project: Project, reviewer: User, task_id: int) -> int:
 def upcoming(project: Project, reviewer: User, waiting: int) -> int:
     """Return the number of gold tasks among the next `waiting` real ones, without leased ones.
 
-    With them, the displayed number of remaining tasks decreases by one at every task, gold or not.
+    If they are included, the displayed number of remaining tasks decreases by one with every task.
     """
     if not project.gold_percent:
         return 0

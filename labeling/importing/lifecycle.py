@@ -2,7 +2,7 @@
 
 The web only receives the file and updates the row. A worker reads the file in a separate process
 (labeling.importing.process) with limited memory and processor time, so that no file can harm the
-worker or the site. The row is the truth; the Celery message only carries its id. A worker that dies
+worker or the site. The row is the source of truth; the Celery message only carries its id. A worker that dies
 leaves a row without a heartbeat, and `reap` hands it to another worker.
 """
 

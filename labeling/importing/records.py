@@ -218,7 +218,7 @@ class Problems:
 
 @dataclass
 class Tally:
-    """The account of a file in its own terms, so that it can be reconciled line by line."""
+    """The account of a file in the file's own terms, so that users can compare it with the file."""
 
     columns: Columns = field(default_factory=Columns)
 

@@ -50,8 +50,8 @@ _ONLY_A_MODEL = (
     r"|Claude[ -](?:\d[\w.]*|Instant|Opus|Sonnet|Haiku)|PaLM ?2?|LaMDA|Ernie Bot|Kimi|Nemotron"
     r"|WizardLM|OpenHermes|Tülu|OLMo|通义千问|文心一言|豆包)"
 )
-_A_NAME_TOO = r"(?:Claude|Gemini|Bard|Llama|Mistral|Grok|Copilot|Vicuna|Alpaca|Koala|Dolly|Falcon)"
-"""Names that people, animals and signs of the zodiac share."""
+_ALSO_A_NAME = r"(?:Claude|Gemini|Bard|Llama|Mistral|Grok|Copilot|Vicuna|Alpaca|Koala|Dolly|Falcon)"
+"""Model names that are also names of people, animals or signs of the zodiac."""
 
 _I_AM = (
     r"(?:\bI am|\bI['’]m|\b[Mm]y name is|\b[Mm]y name['’]s|\bcall me|\b[Jj]e suis|\b[Jj]e m['’]appelle"
@@ -77,7 +77,7 @@ STEMS = (
     "百度", "阿里", "智谱", "月之暗面", "深度求索", "通义", "文心", "豆包",
 )  # fmt: skip
 STEM_WORDS = re.compile(r"\b(?:meta|cohere)\b")
-"""Texts without any of these are not searched further. Metal and coherent do not match."""
+"""Whole words, so that "metal" and "coherent" do not match. A text with no stem or word is not searched."""
 LEAKS = (
     re.compile(rf"{_I_AM}{_BETWEEN} ?{_ONLY_A_MODEL}"),
     re.compile(rf"{_I_AM}{_BETWEEN} {_MAKER}['’]s (?:\w+ ){{0,3}}{_AN_AI}"),
@@ -85,13 +85,13 @@ LEAKS = (
     re.compile(rf"\bI(?: was|['’]ve been| have been) {_MADE_BY}(?![^.!?\n]*\b(?:engineer|employee|manager|staff))"),
     re.compile(rf"(?:^|[.!?:\n] ?|\bSorry, (?:but )?)As an? [^.!?\n]{{0,40}}{_AN_AI}[^.!?\n,]{{0,40}}{_MADE_BY}"),
     re.compile(rf"\b[Aa]s an? [^.!?\n]{{0,40}}{_AN_AI}[^.!?\n,]{{0,40}}{_MADE_BY}[^.!?\n]{{0,20}}, I\b"),
-    re.compile(rf"\bAs (?:{_ONLY_A_MODEL}|{_A_NAME_TOO}|{_MAKER}['’]s [\w ]{{1,30}}),(?: [^.!?\n]{{0,80}},)? I(?: |['’])"),
+    re.compile(rf"\bAs (?:{_ONLY_A_MODEL}|{_ALSO_A_NAME}|{_MAKER}['’]s [\w ]{{1,30}}),(?: [^.!?\n]{{0,80}},)? I(?: |['’])"),
     re.compile(rf"\b{_MAKER},? (?:has |have )?(?:developed|created|trained|made|built|designed) me\b"),
     re.compile(rf"\b[Mm]y (?:creators?|developers?|makers?)(?: (?:at|is|are|,))? {_MAKER}"),
-    re.compile(rf"\b(?:talking|chatting|speaking) (?:to|with) (?:{_ONLY_A_MODEL}|{_A_NAME_TOO}),? (?:an? |the )?{_AN_AI}"),
+    re.compile(rf"\b(?:talking|chatting|speaking) (?:to|with) (?:{_ONLY_A_MODEL}|{_ALSO_A_NAME}),? (?:an? |the )?{_AN_AI}"),
     re.compile(rf"(?:我|本)[^。！？\n]{{0,12}}由 ?{_MAKER}[^。！？\n]{{0,12}}(?:开发|训练|创造|研发|打造)"),
     re.compile(
-        rf"{_I_AM} {_A_NAME_TOO}(?=[.!]?$|[.!]\s|,? (?:an?|the|your) [^.!?\n]{{0,60}}{_AN_AI}"
+        rf"{_I_AM} {_ALSO_A_NAME}(?=[.!]?$|[.!]\s|,? (?:an?|the|your) [^.!?\n]{{0,60}}{_AN_AI}"
         rf"|,? (?:and )?(?:I['’]m|I am|I was)[^.!?\n]{{0,60}}(?:{_AN_AI}|{_MAKER})"
         rf"|,? [^.!?\n]{{0,40}}{_MADE_BY}|[ ,]+(?:from|by) {_MAKER})",
         re.MULTILINE,
@@ -181,7 +181,7 @@ def truncation(text: str, sampling: Mapping[str, Any], model: str = "") -> str:
     last = body[-TAIL:].rsplit("\n", 1)[-1].strip()
     if OTHER_LINE.match(last) or NO_SENTENCE.search(last):
         return ""
-    if _dangles(last) or (model != PERSON and _breaks_its_habit(body, last)):
+    if _dangles(last) or (model != PERSON and _lacks_usual_full_stop(body, last)):
         return _end(body)
     return ""
 
@@ -206,7 +206,7 @@ def _dangles(last: str) -> bool:
     return bool(DANGLING.fullmatch(word)) and len(last.split()) > 3 and not IDIOMS.search(last)
 
 
-def _breaks_its_habit(body: str, last: str) -> bool:
+def _lacks_usual_full_stop(body: str, last: str) -> bool:
     """Return whether the last line lacks a full stop although similar lines before it have one."""
     if not last[-1].isalnum():
         return False

@@ -307,7 +307,7 @@ _NO_DRAFT: dict[str, Any] = {
 
 
 def free_leases(slots: QuerySet[Slot], *, keep_drafts: bool = True) -> int:
-    """Free the leased ones of these slots, at the back of the queue; return their number. One query.
+    """Return the leased slots among these to the back of the queue; return how many. One query.
 
     With an unfinished draft, a slot also keeps the order in which its responses were shown.
     """
@@ -348,7 +348,7 @@ def forget_drafts(slots: QuerySet[Slot]) -> None:
 
 
 def forget_rankings(slots: QuerySet[Slot]) -> None:
-    """Free these slots, filled or leased, without their rankings and drafts."""
+    """Free these slots, filled or leased, and remove their rankings and drafts."""
     slots.update(**_NOT_LEASED, **_NO_DRAFT, ranking=None)
 
 

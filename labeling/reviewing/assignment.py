@@ -1,7 +1,7 @@
 """The next task of a reviewer.
 
 Training comes first, then qualification, gold when it is due, and the queue. Only the ranking page
-calls this module; the queue moves the slots. In a project without training, gold and qualification
+calls this module; the queue moves the slots. In a project without training, gold and qualification,
 it costs one query more than the queue.
 """
 
@@ -80,40 +80,40 @@ def stage_of(slot: Slot) -> Stage | None:
 
 
 def current(*, project: Project, reviewer: User) -> Slot | None:
-    """Return the slot leased to the reviewer as their current task, or None without one.
+    """Return the slot leased to the reviewer as their current task, or None if there is none.
 
-    A task they have open stays, even when a qualification ends in the meantime, so that no work is
-    lost.
+    A task that they have open stays theirs, even if a qualification ends in the meantime, so that no
+    work is lost.
     """
     if project.current_version_id is None:
         return None
-    if not _governed(project):
+    if not _has_gold_or_training(project):
         return slots.claim(project=project, reviewer=reviewer)
     leases = _leases(project, reviewer)
     if False not in leases:
         if (before := stage(project=project, reviewer=reviewer)) is not None:
             return _course_slot(before, leases.get(True), reviewer)
         if True not in leases:
-            _lease_check(project, reviewer, ahead=False)
+            _lease_gold_check(project, reviewer, ahead=False)
     return slots.claim(project=project, reviewer=reviewer)
 
 
 def ahead(*, project: Project, reviewer: User) -> Slot | None:
-    """Return the slot after the current one, leased but not seen yet, or None without one.
+    """Return the slot after the current one, leased but not seen yet, or None if there is none.
 
     During training and qualification nothing is leased ahead, because the next task depends on the
     current answer.
     """
     if project.current_version_id is None:
         return None
-    if _governed(project):
+    if _has_gold_or_training(project):
         leases = _leases(project, reviewer)
         if False not in leases or stage_of(leases[False]) is not None:
             return None
         if stage(project=project, reviewer=reviewer) is not None:
             return None
         if True not in leases:
-            _lease_check(project, reviewer, ahead=True)
+            _lease_gold_check(project, reviewer, ahead=True)
     return slots.claim_ahead(project=project, reviewer=reviewer)
 
 
@@ -122,10 +122,10 @@ def advance(
 ) -> tuple[Slot | None, Slot | None]:
     """Return the current slot and the one ahead for a page that now shows the slot `shown_slot`.
 
-    Marks that slot as seen if it is the current one; see queue.advance. Costs two queries where
+    Marks that slot as seen if it is the current one; see queue.advance. Costs two queries if
     only the queue decides.
     """
-    if project.current_version_id is not None and not _governed(project):
+    if project.current_version_id is not None and not _has_gold_or_training(project):
         return slots.advance(project=project, reviewer=reviewer, shown_slot=shown_slot)
     slot = current(project=project, reviewer=reviewer)
     if slot is None:
@@ -135,7 +135,7 @@ def advance(
     return slot, ahead(project=project, reviewer=reviewer)
 
 
-def _governed(project: Project) -> bool:
+def _has_gold_or_training(project: Project) -> bool:
     """Return whether gold or training affects the next task. Costs at most one query."""
     if project.gold_percent or project.qualification_percent:
         return True
@@ -157,7 +157,7 @@ def _course_slot(before: Stage, unseen: Slot | None, reviewer: User) -> Slot | N
     return slots.lease_new_slot(task=before.course.next.task, reviewer=reviewer)
 
 
-def _lease_check(project: Project, reviewer: User, *, ahead: bool) -> None:
+def _lease_gold_check(project: Project, reviewer: User, *, ahead: bool) -> None:
     """Lease a gold task when one is due. The queue then treats it like any other lease."""
     task_id = schedule.due(project, reviewer)
     if task_id is not None:

@@ -106,7 +106,7 @@ class ScoredResponse:
 def put_in_order(*, model: RewardModel, by: User | None, share: float | None = None) -> QueueOrder:
     """Order the waiting tasks by the model's scores and the rankings so far, and return the order.
 
-    Replaces the current order. Takes half a minute for 50,000 tasks, of which slots are locked for
+    Replaces the current order. Takes half a minute for 50,000 tasks; slots are locked only during
     the last second. Raises CannotOrder.
     """
     project = model.project
@@ -153,7 +153,7 @@ def _write_order(
     project = model.project
     earlier = QueueOrder.objects.filter(project=project, undone_at=None).first()
     noted = dict(earlier.tasks.values_list("task_id", "was")) if earlier else {}
-    replaced = bool(earlier and _ended(earlier))
+    replaced = bool(earlier and _mark_undone(earlier))
     order = QueueOrder.objects.create(
         project=project, reward_model=model, created_by=by, counts=counts
     )
@@ -175,7 +175,7 @@ def _write_order(
     return order
 
 
-def _ended(order: QueueOrder) -> bool:
+def _mark_undone(order: QueueOrder) -> bool:
     """Mark the order as undone. Return False if it already was."""
     return bool(QueueOrder.objects.filter(pk=order.pk, undone_at=None).update(undone_at=Now()))
 
@@ -208,7 +208,7 @@ def undo(*, project: Project, by: User | None) -> QueueOrder | None:
     Tasks that are still waiting return to their earlier positions.
     """
     order = QueueOrder.objects.filter(project=project, undone_at=None).first()
-    if order is None or not _ended(order):
+    if order is None or not _mark_undone(order):
         return None
     _restore_positions(order)
     audit(by, "queue order undone", project, order=order.pk)
@@ -267,7 +267,7 @@ def _ranked(model: RewardModel) -> Iterator[tuple[Tasks, np.ndarray]]:
 def scored_responses(
     model: RewardModel, task_ids: Sequence[int]
 ) -> dict[int, list[ScoredResponse]]:
-    """Return the responses of each task of which all have a score and features, in the given order."""
+    """Return the responses of each task whose responses all have a score and features, in order."""
     by_task: dict[int, list[ScoredResponse] | None] = {}
     for start in range(0, len(task_ids), RANKING_BATCH_SIZE):
         part = task_ids[start : start + RANKING_BATCH_SIZE]

@@ -65,8 +65,7 @@ class ExportForm(forms.Form):
         min_value=1,
         max_value=36,
         label="Maximum pairs per prompt",
-        help_text="The clearest training pairs are kept. Leave empty to keep all. By default the pairs "
-        "are those that DPO trains on.",
+        help_text="The clearest training pairs are kept. Leave empty to keep all.",
     )
     keep_identical = forms.BooleanField(
         required=False, label="Keep pairs of two responses with the same text"
@@ -114,7 +113,7 @@ class ExportForm(forms.Form):
 @login_required
 @require_GET
 def choose(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the form, and with a choice in the address also the counts, which read everything."""
+    """Show the form. If the URL contains a choice, also show the counts, which reads all rankings."""
     project = led_project(request, slug)
     form = ExportForm(request.GET or None, project=project)
     context: dict[str, Any] = {
@@ -131,7 +130,7 @@ def choose(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_GET
 def download(request: HttpRequest, slug: str) -> HttpResponseBase:
-    """Stream the file while it is read. Memory holds 256 prompts."""
+    """Stream the file while the rankings are read, 256 prompts at a time."""
     project = led_project(request, slug)
     form = ExportForm(request.GET, project=project)
     if not form.is_valid():
@@ -148,7 +147,7 @@ def download(request: HttpRequest, slug: str) -> HttpResponseBase:
 @login_required
 @require_GET
 def about(request: HttpRequest, slug: str) -> HttpResponse:
-    """Send the card that the command writes next to the file. Reads everything."""
+    """Send the card that the command writes next to the file. Reads all rankings."""
     project = led_project(request, slug)
     form = ExportForm(request.GET, project=project)
     if not form.is_valid():

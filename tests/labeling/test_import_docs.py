@@ -92,7 +92,7 @@ def test_every_format_and_every_block_of_data_is_an_example():
 
 
 def test_every_meaning_in_the_tables_is_explained():
-    [account] = [text for _, title, text in sections() if title == "The account of a file"]
+    [account] = [text for _, title, text in sections() if title == "The import report"]
     explained = set(
         re.findall(r"`(.+?)`", "".join(re.findall(r"^\| (`.+?) \|", account, re.MULTILINE)))
     )
