@@ -161,12 +161,12 @@ class Parts:
         groups, tokens = self.prepared.groups, self.prepared.tokens
         scored = range(len(groups[split])) if indices is None else indices
         return Prepared(
-            self.prepared.evidence,
-            {
+            evidence=self.prepared.evidence,
+            groups={
                 "train": [groups["train"][i] for i in train],
                 "test": [groups[split][i] for i in scored],
             },
-            {
+            tokens={
                 "train": [tokens["train"][i] for i in train],
                 "test": [tokens[split][i] for i in scored],
             },

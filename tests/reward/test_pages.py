@@ -171,6 +171,16 @@ def test_a_report_shows_its_figures_with_their_intervals(client, people, snapsho
     assert " style=" not in page
 
 
+def test_a_report_shows_the_device_and_the_number_format(client, people, snapshot):
+    device = {"kind": "cuda", "name": "NVIDIA H200", "count": 1, "dtype": "bfloat16"}
+    model = make_reward_model(snapshot, report={**REPORT, "device": device})
+    client.force_login(people["lead"])
+    address = reverse("reward-model", args=[model.pk])
+    assert "2 in 3 s on NVIDIA H200 (bfloat16);" in client.get(address).text
+    earlier = make_reward_model(snapshot)  # without `device`, as earlier versions wrote it
+    assert "2 in 3 s on cpu;" in client.get(reverse("reward-model", args=[earlier.pk])).text
+
+
 @pytest.mark.parametrize("report", [{}, {"accuracy": REPORT["accuracy"]}])
 def test_a_report_that_lacks_figures_still_has_a_page(client, people, snapshot, report):
     model = make_reward_model(snapshot, report=report)
