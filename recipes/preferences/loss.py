@@ -147,8 +147,10 @@ def agreement(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the evidence that the scores agree with, and all evidence, as two scalars.
 
-    A tie counts half for each side, so their ratio can reach 1 only without ties.
+    A tie counts half for each side, so their ratio can reach 1 only without ties. Negative evidence,
+    which robust label smoothing adds to the losing side, is not counted.
     """
+    wins = wins.clamp(min=0)
     gaps = differences(scores)  # (G, K, K)
     agreeing = wins * ((gaps > 0).float() + 0.5 * (gaps == 0).float())
     return agreeing.sum(), wins.sum()

@@ -80,3 +80,11 @@ def test_agreement_counts_evidence_the_scores_order_as_it_says():
     right, evidence = agreement(torch.tensor([[1.0, 0.0, 0.0]]), wins)
     # 2 of 3 for the first pair; the tie is half right by equal scores: 2 + 0.5 of 4.
     assert (right.item(), evidence.item()) == (2.5, 4.0)
+
+
+def test_agreement_does_not_count_the_negative_evidence_of_robust_smoothing():
+    """Check ε = 0.1: a win counts 1.125 for its side and -0.125 for the other."""
+    wins = torch.tensor([[[0.0, 1.125], [-0.125, 0.0]]])
+    for scores, expected in (([[1.0, 0.0]], 1.0), ([[0.0, 1.0]], 0.0)):
+        right, evidence = agreement(torch.tensor(scores), wins)
+        assert (right / evidence).item() == expected
