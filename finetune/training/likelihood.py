@@ -46,8 +46,8 @@ def _of_best(
 
 def _mean(sums: np.ndarray, tokens: np.ndarray, seed: int) -> Figure:
     if not len(tokens):
-        reason = "No held-out prompt has a best acceptable response."
-        return {"value": None, "interval": None, "reason": reason}
+        none = "No held-out prompt has a best acceptable response."
+        return {"value": None, "interval": None, "reason": none}
     interval = ratio_interval(sums, tokens, seed)
     reason = None if interval else "A single prompt has no interval."
     return {"value": float(sums.sum() / tokens.sum()), "interval": interval, "reason": reason}
