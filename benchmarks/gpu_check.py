@@ -117,11 +117,11 @@ def passed_before(file: Path, measured: str | None) -> dict[str, Any] | None:
 
 
 def in_time(check: Check, deadline: float, options: argparse.Namespace) -> dict[str, Any]:
-    left = deadline - time.monotonic()
-    if left < FEWEST_SECONDS:
+    seconds = deadline - time.monotonic()
+    if seconds < FEWEST_SECONDS:
         return {"ok": None, "error": "There was no time left. Run the same command again."}
-    say(f"{check.name}: {check.about} ({left:.0f} s left)")
-    return in_own_process(check, World(options.folder, tiny=options.tiny), left)
+    say(f"{check.name}: {check.about} ({seconds:.0f} s left)")
+    return in_own_process(check, World(options.folder, tiny=options.tiny), seconds)
 
 
 def in_own_process(check: Check, world: World, seconds: float) -> dict[str, Any]:

@@ -23,6 +23,6 @@ def train_ids(snapshots: Iterable[Snapshot]) -> set[str]:
     }
 
 
-def without_seen(groups: Iterable[Group], seen: set[str]) -> list[Group]:
+def without_trained(groups: Iterable[Group], trained: set[str]) -> list[Group]:
     """Return the groups without held-out ones that were trained on before."""
-    return [group for group in groups if group.split == "train" or group.group_id not in seen]
+    return [group for group in groups if group.split == "train" or group.group_id not in trained]

@@ -6,7 +6,7 @@ from typing import Any
 from django.urls import reverse
 
 from finetune.engines.generation import model_of
-from finetune.lineage import trained_on, without_seen
+from finetune.lineage import trained_on, without_trained
 from finetune.models import Model
 from formatting.numbers import percent
 from recipes.preferences.groups import read_groups, write_groups
@@ -35,12 +35,12 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     them would be too good.
     """
     facts = put_snapshot(snapshot_of(run.inputs), run_dir)
-    seen = trained_on([model_of(run.inputs)])
-    if not seen:
+    trained = trained_on([model_of(run.inputs)])
+    if not trained:
         return facts
     path = run_dir.data / "preferences.parquet"
     groups = list(read_groups(path))
-    remaining = without_seen(groups, seen)
+    remaining = without_trained(groups, trained)
     left_out = len(groups) - len(remaining)
     if left_out:
         write_groups(path, remaining)  # a new file: the snapshot's own does not change

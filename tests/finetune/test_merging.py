@@ -232,12 +232,12 @@ def test_held_out_prompts_that_the_base_learned_are_left_out_of_a_fine_tuning(ad
     run_dir = laid_out(run)
     facts = tuning.prepare(run, run_dir)
     written = list(read_groups(run_dir.data / "preferences.parquet"))
-    seen = ids(other, "test") & ids(snapshot, "train")
-    assert {g.group_id for g in written if g.split == "test"} == ids(other, "test") - seen
+    trained = ids(other, "test") & ids(snapshot, "train")
+    assert {g.group_id for g in written if g.split == "test"} == ids(other, "test") - trained
     assert {g.group_id for g in written if g.split == "train"} == ids(other, "train")
-    assert facts["seen_in_training"] == len(seen) > 0
+    assert facts["seen_in_training"] == len(trained) > 0
     [message] = [e for e in run_dir.events() if e["event"] == "message"]
-    assert message["level"] == "warning" and message["text"].startswith(f"{len(seen)} held-out")
+    assert message["level"] == "warning" and message["text"].startswith(f"{len(trained)} held-out")
     assert content_hash(read_groups(other.file)) == other.content_hash
 
 

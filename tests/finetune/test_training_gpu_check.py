@@ -94,7 +94,7 @@ def test_results_of_another_commit_are_not_reused(run, monkeypatch):
     assert "resumed" not in run(item)[1][0]
 
 
-def test_checks_without_time_are_not_begun_and_are_no_failure(run):
+def test_checks_without_time_are_not_begun_and_do_not_fail(run):
     status, (case,), _ = run(check("one", sleep), arguments=["--minutes", "0.1"])
     assert status == 2
     assert case["ok"] is None and "no time left" in case["error"]
