@@ -74,11 +74,11 @@ class Prepared:
     """
 
     evidence: Callable[[Group], Evidence] = plain_evidence
-    objection: Objection = why_no_evidence
     groups: dict[str, list[Group]] = field(default_factory=lambda: {"train": [], "test": []})
     tokens: dict[str, list[TokenGroup]] = field(default_factory=lambda: {"train": [], "test": []})
     left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     notes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    objection: Objection = why_no_evidence
 
     def add(self, group: Group, chat: ChatFormat, limit: int) -> None:
         """Tokenize one group. Responses over `limit` tokens are left out and counted, never cut."""
@@ -162,7 +162,7 @@ def prepare(
     evidence: Callable[[Group], Evidence] = plain_evidence,
     objection: Objection = why_no_evidence,
 ) -> Prepared:
-    prepared = Prepared(evidence, objection)
+    prepared = Prepared(evidence, objection=objection)
     for group in groups:
         prepared.add(group, chat, limit)
     return prepared

@@ -29,6 +29,7 @@ from tests.finetune.training_runs import (
     dpo_run,
     groups_that_like_b,
     interrupt_when,
+    lined_groups,
     messages,
     progress,
     start,
@@ -42,15 +43,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def method_of(**settings):
     return KTO(KTOSettings(model="m", **settings))
-
-
-def lined_groups(count, cut=1):
-    """Return the groups that like b, with one acceptable response of three."""
-    return [
-        Group(g.group_id, g.prompt, g.response_ids, g.responses,
-              [Judgment("r", g.rankings[0].tiers, cut=cut)], split=g.split)
-        for g in groups_that_like_b(count)
-    ]  # fmt: skip
 
 
 def labelled_groups():

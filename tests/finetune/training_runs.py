@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def groups_that_like_b(count: int, *, responses: int = 3, every_test: int = 4) -
         split = "test" if number % every_test == 0 else "train"
         groups.append(ranked_group(f"g{number}", texts, [[k] for k in order], split=split))
     return groups
+
+
+def lined_groups(count: int, cut: int = 1) -> list[Group]:
+    """Return the groups that like b, with `cut` acceptable responses of three."""
+    groups = groups_that_like_b(count)
+    return [replace(g, rankings=[replace(g.rankings[0], cut=cut)]) for g in groups]
 
 
 def dpo_run(
