@@ -4,6 +4,7 @@ import json
 import math
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from finetune.methods.dpo import DPOSettings
 from finetune.report import FinetuneReport
 from finetune.training import fitting, policy, reference
-from finetune.training.fitting import PolicyTrainer
+from finetune.training.fitting import PolicyTrainer, with_token_limit
 from finetune.training.policy import PolicyModel, recomputes
 from finetune.training.train import train
 from recipes.checkpoints import problem_of
@@ -131,6 +133,14 @@ def test_two_processes_give_the_run_of_one(tmp_path, model, monkeypatch, method)
     ):
         assert step == other and ours == pytest.approx(theirs, abs=1e-5)
     assert apart(alone, together) < 1e-5
+
+
+def test_the_limit_on_tokens_per_forward_pass_depends_on_the_machine(monkeypatch):
+    config = DPOSettings(model="m")
+    assert with_token_limit(config).tokens_at_once == 1024
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert with_token_limit(config).tokens_at_once == 8192
+    assert with_token_limit(replace(config, tokens_at_once=50)).tokens_at_once == 50
 
 
 # --- what is done once ------------------------------------------------------------------------------
