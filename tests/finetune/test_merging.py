@@ -25,7 +25,8 @@ from recipes.preferences.groups import content_hash, read_groups
 from reward.preferences.snapshots import SnapshotFilter, freeze
 from runs import services
 from runs.kinds import CannotRun
-from runs.models import Run, State
+from runs.models import Artifact, Run, State
+from runs.supervision import workspace
 from tests.finetune.factory import (
     laid_out,
     make_adapter,
@@ -158,11 +159,13 @@ def test_a_trainer_starts_a_merge_from_the_page_of_the_adapter(client, adapter):
     assert ">Merge</a>" not in base_page
 
 
-def test_the_page_of_a_merged_model_shows_its_lineage(client, adapter):
+def test_the_page_of_a_merged_model_shows_its_lineage_and_offers_its_files(client, adapter):
     model = merged(adapter)
+    Artifact.objects.bulk_create(workspace.artifacts(model.run, workspace.run_dir_of(model.run)))
     client.force_login(make_user(Role.TRAINER))
     page = client.get(reverse("model", args=[model.pk])).text
     assert "A merged model of" in page
+    assert "download>Model <span" in page
     for ancestor in (adapter, adapter.parent):
         assert f'href="{reverse("model", args=[ancestor.pk])}"' in page
     assert "merged</span>" in client.get(reverse("models")).text
