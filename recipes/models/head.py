@@ -112,10 +112,18 @@ def _frozen(
     logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     u = torch.empty_like(hidden) if gradient else hidden.new_empty(0)
     size = chunk_tokens(len(weight), hidden)
+    # All chunks share their memory. A new chunk per product would be a second one while the last
+    # still has its name, and the system would clear its pages each time.
+    products = weight.new_empty(min(size, len(hidden)), len(weight))  # (C, V)
+    exact = products.dtype == torch.float32
+    floats = products if exact else products.new_empty(products.shape, dtype=torch.float32)
     for start in range(0, len(hidden), size):
         chunk = slice(start, start + size)
         y = tokens[chunk, None]  # (C, 1)
-        z = (hidden[chunk].to(weight.dtype) @ weight.T).float()  # (C, V)
+        product, z = products[: len(y)], floats[: len(y)]  # (C, V)
+        torch.mm(hidden[chunk].to(weight.dtype), weight.T, out=product)
+        if not exact:
+            z.copy_(product)
         if bias is not None:
             z += bias
         if head.scale != 1.0:
