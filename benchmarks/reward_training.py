@@ -195,22 +195,25 @@ def work_of(name: str) -> Callable:
 
 
 def make_groups(
-    count: int, k: int, prompt: int, response: int, *, uneven: bool = False
+    count: int,
+    k: int,
+    prompt: int,
+    response: int,
+    *,
+    uneven: bool = False,
+    vocabulary: int = VOCABULARY,
 ) -> list[TokenGroup]:
     """Return rankings of random tokens without ties, with responses in ranked order."""
     rng = np.random.default_rng(0)
     wins = np.triu(np.ones((k, k), dtype=np.float32), 1)
 
     def text(length: int) -> np.ndarray:
-        return tokens(rng, int(length * rng.uniform(0.5, 1.5)) if uneven else length)
+        count = int(length * rng.uniform(0.5, 1.5)) if uneven else length
+        return rng.integers(1, vocabulary, count, dtype=np.int32)
 
     return [
         TokenGroup(text(prompt), [text(response) for _ in range(k)], wins) for _ in range(count)
     ]
-
-
-def tokens(rng: np.random.Generator, count: int) -> np.ndarray:
-    return rng.integers(1, VOCABULARY, count, dtype=np.int32)
 
 
 def make_model(options: argparse.Namespace, longest: int) -> Any:
@@ -317,7 +320,7 @@ class Contender:
         self.trainer.add_callback(self.times)
         self.trainer.remove_callback(PrinterCallback)
         self.seconds: list[float] = []
-        self.peak_mb = 0.0
+        self.peak_mb = self.last_peak_mb = 0.0
         self.last = 0.0
 
     def take_turn(self, *, warm_up: bool) -> None:
@@ -325,7 +328,8 @@ class Contender:
         self.times.seconds.clear()
         reset_peak()
         self.trainer.train()
-        self.peak_mb = max(self.peak_mb, peak_mb())
+        self.last_peak_mb = peak_mb()
+        self.peak_mb = max(self.peak_mb, self.last_peak_mb)
         self.last = self.times.seconds[-1]
         if not warm_up:
             self.seconds.append(self.last)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,6 +45,55 @@ def pairs_work(group: TokenGroup) -> tuple[int, int]:
     return tokens * others, attended * others
 
 
+@dataclass(frozen=True)
+class PolicyWork:
+    """The tokens that a step of preference training forwards through a causal language model."""
+
+    body: int  # tokens through all layers but the last
+    head: int  # tokens through the last layer, which has a row per word of the vocabulary
+    attended: int  # attended positions
+
+
+def policy_work(groups: Sequence[TokenGroup], *, pairs: bool) -> PolicyWork:
+    """Return the least work for the rankings: each text once, or once per pair that it is in.
+
+    The head is needed only where a token of a response is predicted.
+    """
+    parts = [(pairs_work if pairs else shared_work)(group) for group in groups]
+    predicted = sum(
+        sum(map(len, group.responses)) * (len(group.responses) - 1 if pairs else 1)
+        for group in groups
+    )
+    return PolicyWork(sum(part[0] for part in parts), predicted, sum(part[1] for part in parts))
+
+
+def policy_flops(model: Any, work: PolicyWork, *, head_passes: int = 2) -> float:
+    """Return the operations of a forward and a backward pass of a policy.
+
+    Counts as `step_flops`, but the head by its own tokens: `head_passes` products of two operations
+    per weight, which are 2 for a frozen head (forward, gradient of its input) and 3 if the backward
+    pass computes the logits again.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = inner.get_output_embeddings()
+    body = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+    per_token = sum(w.numel() * (6 if w.requires_grad else 4) for w in body)
+    return float(
+        per_token * work.body
+        + 2 * head_passes * head.weight.numel() * work.head
+        + attention_flops(model.config) * work.attended
+    )
+
+
+def attention_flops(config: Any) -> int:
+    """Return the operations of an attended position in all layers, forward and backward."""
+    text = config.get_text_config()
+    width = text.num_attention_heads * (
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    )
+    return 12 * width * text.num_hidden_layers
+
+
 def triangle(length: int) -> int:
     return length * (length + 1) // 2
 
@@ -57,11 +107,7 @@ def step_flops(model: Any, work: Sequence[tuple[int, int]]) -> float:
     """
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     per_token = sum(w.numel() * (6 if w.requires_grad else 4) for w in weights)
-    text = model.config.get_text_config()
-    width = text.num_attention_heads * (
-        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    )
-    per_position = 12 * width * text.num_hidden_layers
+    per_position = attention_flops(model.config)
     return sum(float(per_token * tokens + per_position * attended) for tokens, attended in work)
 
 
