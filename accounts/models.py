@@ -25,7 +25,7 @@ class User(AbstractUser):
 
     role = models.CharField(max_length=16, choices=Role, default=Role.REVIEWER)
     simulated = models.BooleanField(
-        default=False, help_text="Made by the product, not a person; shown wherever it appears."
+        default=False, help_text="A program, not a person. Pages that show its rankings say so."
     )
     link_number = models.PositiveIntegerField(
         default=0, editable=False, help_text="Counts one-time links; only the newest one works."
@@ -77,7 +77,7 @@ class Token(models.Model):
     busy_until = models.DateTimeField(
         null=True,
         editable=False,
-        help_text="A request with this token is being answered, at the latest until then.",
+        help_text="If a request with this token is in progress, it ends by this time.",
     )
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ seed by seed.
     python -m benchmarks.labels --quick    6 seeds, a few seconds
 
 Progress on stderr; the last line of stdout is one JSON object. `gain` is the mean difference from
-the run without the signal, with a 95 % interval over the seeds.
+the run without the signal, with a 95% interval over the seeds.
 """
 
 import argparse
@@ -291,8 +291,8 @@ def mistakes_case(
 ) -> dict[str, Any]:
     """Return the figures of detected mistakes.
 
-    `precision` is the share of listed rankings that were flipped; `wrong`, of those that contradict
-    the true order.
+    `precision` is the share of listed rankings that were flipped; `wrong` is the share
+    of those that contradict the true order.
     """
     results = [simulate_mistakes(prompts, k, noise, seed, reviewers) for seed in seeds]
     total = {name: sum(result[name] for result in results) for name in results[0]}

@@ -95,7 +95,9 @@ ALLOWED_HOSTS = variable(
     "TIEBREAK_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]", "Host names served, separated by commas."
 ).words()
 CSRF_TRUSTED_ORIGINS = variable(
-    "TIEBREAK_CSRF_TRUSTED_ORIGINS", "", "Origins such as https://rank.example.org, by commas."
+    "TIEBREAK_CSRF_TRUSTED_ORIGINS",
+    "",
+    "Origins such as https://rank.example.org, separated by commas.",
 ).words()
 HTTPS = variable(
     "TIEBREAK_HTTPS", "0", "1 behind a TLS proxy: secure cookies, redirect, HSTS."
@@ -146,7 +148,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "config.urls"
-# Tiebreak is at the root of its host. Without this setting, a client's headers could change that.
+# Tiebreak is served at the root of its host. Without this setting, a client's headers could change that.
 FORCE_SCRIPT_NAME = ""
 HEADER_SECONDS = variable(
     "TIEBREAK_HEADER_SECONDS", "10", "Time limit for receiving a request's header, in seconds."
@@ -155,7 +157,9 @@ BODY_SECONDS = variable(
     "TIEBREAK_BODY_SECONDS", "20", "Time limit for receiving a body, plus 1 s per 50 kB."
 ).number(minimum=1)
 READ_SECONDS = variable(
-    "TIEBREAK_READ_SECONDS", "20", "A client that reads less than 2 kB/s for this long is cut off."
+    "TIEBREAK_READ_SECONDS",
+    "20",
+    "A client that reads less than 2 kB/s for this long is disconnected.",
 ).number(minimum=1)
 WSGI_APPLICATION = "config.wsgi.application"
 
@@ -322,7 +326,7 @@ CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    # The longest that a page that starts a run waits for an unreachable broker. The reaper sends the
+    # How long a page that starts a run waits for an unreachable broker. The reaper sends the
     # message later.
     "socket_connect_timeout": 0.5,
     "socket_timeout": 1,

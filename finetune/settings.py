@@ -207,12 +207,12 @@ class MergeConfig(RecipeConfig):
 class EvaluateConfig(SamplingConfig):
     """Settings for the answers of a tuned model and its baseline to the same held-out prompts."""
 
-    model: str = option(MISSING, MODEL_HELP + " The candidate builds on it.")
+    model: str = option(MISSING, MODEL_HELP + " The base of the candidate.")
     adapter: str | None = option(
         None, "LoRA adapter to evaluate: a folder, or a name on the hub. Empty: the model itself."
     )
     baseline_model: str | None = option(
-        None, "Model that the baseline builds on. Empty: the same as the candidate's."
+        None, "Base of the baseline. Empty: the same as the candidate's."
     )
     baseline_adapter: str | None = option(
         None, "Adapter of the baseline. Empty: its model without an adapter."

@@ -1,4 +1,4 @@
-"""The settings of the reward-model recipe. Without torch, since the web form is made from them."""
+"""The settings of the reward-model recipe. The web form is made from them, so torch is not imported."""
 
 from dataclasses import MISSING, dataclass
 
@@ -20,14 +20,14 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
     )
     learning_rate: float = option(
         2e-4,
-        "Peak learning rate. 1e-4 to 3e-4 for LoRA; about ten times less for full training.",
+        "Peak learning rate. 1e-4 to 3e-4 for LoRA; about ten times lower for full training.",
         min=1e-8,
         max=1.0,
     )
     lora_dropout: float = option(
         0.05,
-        "Dropout in the LoRA matrices. It depends on batching, packing and layout. At 0 these "
-        "change results only by rounding.",
+        "Dropout in the LoRA matrices. It depends on batching, packing and layout. With 0, "
+        "these change results by rounding only.",
         label="LoRA dropout",
         min=0,
         max=0.9,
@@ -78,8 +78,8 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
     label_mistakes: int = option(
         0,
         "Number of parts of the training prompts for finding label mistakes, which are rankings that "
-        "contradict what their reviewer meant. A model trained on the other parts checks each part, so 5 parts "
-        "cost four more trainings and 2 cost one. 0: only held-out rankings are checked, at no cost.",
+        "were probably entered by mistake. A model trained on the other parts checks each part, so 5 parts "
+        "take the time of four more trainings, and 2 parts of one. 0: only held-out rankings are checked, at no cost.",
         label="Parts for finding label mistakes",
         min=0,
         max=20,
@@ -134,6 +134,6 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
                 "label_mistakes": "Use 2 parts or more, or 0. One part leaves nothing to train on."
             }
         if self.quantize != "none" and not self.lora_r:
-            text = "LoRA rank 0 trains all weights, but weights of four bits cannot be trained."
+            text = "LoRA rank 0 trains all weights, but four-bit weights cannot be trained."
             return {"quantize": text}
         return {}

@@ -83,7 +83,7 @@ def seconds_left(
 ) -> float | None:
     """Estimate the time left from the last progress events (newest first) of this attempt.
 
-    Each event has its time, data and age. The speed follows from the clock of the training
+    Each event has its time, data and age. The speed is computed from the clock of the training
     machine, and the age of the last event from the database's. This machine's clock may differ
     from both.
     """
@@ -92,7 +92,7 @@ def seconds_left(
         for at, data, _ in recent
         if isinstance(data.get("step"), int | float)
     ]
-    count = 1  # of this attempt: an earlier one reached a higher step before it
+    count = 1  # events of this attempt: before it, an earlier attempt had reached a higher step
     while count < len(steps) and steps[count][1] < steps[count - 1][1]:
         count += 1
     if count < 2:

@@ -131,7 +131,7 @@ def run_log(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_for(request, run_id)
     path = workspace.log_of(workspace.run_dir_of(run))
     if not path.exists():
-        return HttpResponse("Nothing printed yet.\n", content_type="text/plain; charset=utf-8")
+        return HttpResponse("No output yet.\n", content_type="text/plain; charset=utf-8")
     return FileResponse(path.open("rb"), content_type="text/plain; charset=utf-8")  # type: ignore[return-value]
 
 

@@ -250,7 +250,7 @@ def everything(port: int) -> list[Service]:
 
 
 def scorer() -> Service:
-    """Return the scorer. It takes 15 MB until the first request makes it load the reward model."""
+    """Return the scorer. It uses 15 MB of memory until the first request loads the reward model."""
     return Service(
         "scorer",
         [

@@ -133,7 +133,7 @@ def distinct_answers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sampling_of(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sampling parameters of a run: its settings, or what it followed instead."""
+    """Return the sampling parameters of a run: its settings, or the published values used instead."""
     names = ("temperature", "top_p", "max_new_tokens", "seed", "chat_template_kwargs", "chat_date")
     settings = {name: run.config.get(name) for name in names} | report.get("distribution", {})
     return {"run": run.pk, **{n: v for n, v in settings.items() if v not in (None, "")}}

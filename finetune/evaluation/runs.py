@@ -42,7 +42,7 @@ class Parts:
 
 
 def parts_of(inputs: Mapping[str, Any]) -> Parts:
-    """Return the objects that the inputs name. Raises CannotRun, also if they do not fit together."""
+    """Return the objects that the inputs name. Raises CannotRun, even if they only do not match."""
     project = project_of(inputs)
     candidate, baseline = model_of(inputs, "candidate"), model_of(inputs, "baseline")
     snapshot = snapshot_of(dict(inputs))
@@ -58,15 +58,17 @@ def parts_of(inputs: Mapping[str, Any]) -> Parts:
     roots = candidate.root(), baseline.root()
     if roots[0].base != roots[1].base:
         raise CannotRun(
-            f"Both sides must build on the same base: {candidate} builds on {roots[0].base}, "
-            f"{baseline} on {roots[1].base}."
+            f"Both models must be built on the same base: {candidate} is built on {roots[0].base}, "
+            f"{baseline} is built on {roots[1].base}."
         )
     try:
         judge = judges.get(str(inputs.get("judge", "")))
     except UnknownJudge as error:
         raise CannotRun(str(error)) from None
     if not judge.fits(project):
-        raise CannotRun(f"{judge.title} is not a judge for {project}: it fits another project.")
+        raise CannotRun(
+            f"{judge.title} cannot judge models of {project}: it belongs to another project."
+        )
     return Parts(candidate, baseline, judge, snapshot)
 
 
@@ -114,7 +116,7 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 
 def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
-    """Return the snapshot's test prompts that neither model was trained on, and how many others."""
+    """Return the snapshot's test prompts that neither model was trained on, and how many were left out."""
     learned = trained_on((parts.candidate, parts.baseline))
     if parts.judge.reward_model:
         learned |= train_ids([parts.judge.reward_model.snapshot])

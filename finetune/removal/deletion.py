@@ -134,7 +134,7 @@ def _obstacles(project: Project) -> list[str]:
     ).exclude(project=project)  # fmt: skip
     rows: list[Any] = [*elsewhere, *judged]
     for row in rows:
-        obstacles.append(f"{row} of the project {row.project} builds on a model of this one.")
+        obstacles.append(f"{row} of the project {row.project} is based on a model of this one.")
     return obstacles
 
 

@@ -68,7 +68,7 @@ def versions_to_compare(
 
 
 def candidates(project: Project, before: GuidelineVersion) -> dict[int, int]:
-    """Return the tasks with at least two current rankings under a version, and their number.
+    """Return the number of current rankings under a version, by task, for tasks with two or more.
 
     Tasks that have already been copied are left out. Costs two queries over the newest 200,000
     rankings under the version.
@@ -100,7 +100,7 @@ def draw(
 ) -> RelabelSample:
     """Copy a random sample of the tasks ranked under `before`, and give the copies priority.
 
-    A copy wants as many rankings as its original has. Raises CannotRelabel.
+    A copy needs as many rankings as its original has. Raises CannotRelabel.
     """
     if not 1 <= size <= MAX_TASKS:
         raise CannotRelabel(f"A sample has 1 to {MAX_TASKS:,} tasks, not {size:,}.")
@@ -148,7 +148,7 @@ def _copy(sample: RelabelSample, originals: Sequence[int], counts: dict[int, int
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval over tasks, or None when nothing was compared."""
+    """A mean with its 95% bootstrap interval over tasks, or None when nothing was compared."""
 
     value: float | None
     low: float | None
@@ -171,7 +171,7 @@ class Comparison:
     consensus_shift: Interval
     """The shift of the consensus: 0 for the same order, 1 for the reverse order."""
     distance_before: Interval
-    """The distance between two reviewers under the version before: movement expected by chance."""
+    """The distance between two reviewers under the version before: the shift expected by chance."""
     self_consistency: Interval
     """The distance between two rankings by the same reviewer, one under each version."""
 

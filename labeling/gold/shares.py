@@ -32,13 +32,13 @@ class Share:
 
     @property
     def interval(self) -> tuple[int, int]:
-        """Return the bounds of the 95 % interval, in percent."""
+        """Return the bounds of the 95% interval, in percent."""
         low, high = self.bounds
         return round(100 * low), round(100 * high)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Return the bounds of the 95 % interval, as shares."""
+        """Return the bounds of the 95% interval, as shares."""
         return wilson(self.right / self.asked if self.asked else 0.0, self.asked)
 
     @property

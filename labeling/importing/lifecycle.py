@@ -160,7 +160,7 @@ def _send_after_commit(pk: int) -> None:
 
 
 def _send(pk: int) -> None:
-    """Send the message. If the broker is away, `reap` sends it again later."""
+    """Send the message. If the broker is unavailable, `reap` sends it again later."""
     with suppress(OperationalError):
         current_app.send_task("labeling.importing.tasks.read_file", args=[pk])
 

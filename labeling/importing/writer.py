@@ -1,8 +1,8 @@
-"""Storing the records of a file in bulk, all or nothing, without duplicates.
+"""Bulk storage of a file's records: all or nothing, without duplicates.
 
 A prompt is identified by its chat, a response by its prompt, model, text and id, a task by its
 responses, and a ranking by its task and reviewer. Existing rows are counted, not written again. A
-task with rankings wants that many, so it is complete; a task without rankings goes to reviewers.
+task with rankings is complete and needs no others; a task without rankings goes to reviewers.
 """
 
 from collections import Counter

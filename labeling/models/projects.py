@@ -106,8 +106,8 @@ class Project(models.Model):
     )
     certainty = models.FloatField(
         default=0.9,
-        help_text="Sequential overlap: a task is clear when its best response, and the side of "
-        "every pair, is this probable.",
+        help_text="Sequential overlap: a task is finished when its best response and the "
+        "order of every pair are at least this probable.",
     )
     allow_ties = models.BooleanField(
         default=True,

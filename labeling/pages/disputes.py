@@ -174,7 +174,7 @@ class _Case:
         return values | (ranks_of(*self._left(order), self.names) if order else {})
 
     def _left(self, order: Ranking | Adjudication) -> tuple[list[list[int]], int | None]:
-        """Return the tiers and cut of an order without responses withdrawn since."""
+        """Return the tiers and cut of an order without responses that have been withdrawn since."""
         return among(order.tiers, order.cut, self.letters)
 
     def _note_to_edit(self) -> str:

@@ -35,7 +35,7 @@ _HAD_BEFORE = """CASE
     ELSE false END"""
 # Scalar subqueries, because the planner cannot turn them into a join over the reviewer's whole history.
 # In a CASE, because the planner then expects half of the slots to match and reads them in order.
-# Without it, the planner expects hardly any match and sorts all free slots of the project.
+# Without it, the planner expects almost no matches and sorts all free slots of the project.
 
 _CURSOR = """coalesce((SELECT place.position FROM labeling_queuecursor place
     WHERE place.project_id = %(project)s AND place.reviewer_id = %(reviewer)s

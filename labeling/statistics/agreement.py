@@ -44,7 +44,7 @@ ONE_RATING = "All ratings are equal. With a single value, agreement beyond chanc
 
 @dataclass(frozen=True)
 class Agreement:
-    """A measure with its 95 % interval. Without a `value`, `reason` says why.
+    """A measure with its 95% interval. Without a `value`, `reason` says why.
 
     `pairs` is the number of comparisons: pairs of responses, once for every two reviewers; pairs of
     rankings for tau; ratings for the alpha of a criterion.

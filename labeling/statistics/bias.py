@@ -18,7 +18,7 @@ from labeling.statistics.pairs import Pairs
 
 @dataclass(frozen=True)
 class Meter:
-    """A figure with its 95 % interval, over `count` pairs or rankings.
+    """A figure with its 95% interval, over `count` pairs or rankings.
 
     Without a `value`, `reason` says why. An unbounded `high` is infinite.
     """
@@ -191,7 +191,7 @@ def speeds(seconds: dict[Any, list[float]], lengths: dict[Any, list[float]]) -> 
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the median of sorted values, for any distribution.
+    """Return the 95% interval of the median of sorted values, for any distribution.
 
     Uses order statistics (Conover, "Practical Nonparametric Statistics", 1999, section 3.2). With fewer
     than six values, return 0 to infinity.

@@ -14,7 +14,7 @@ from math import sqrt
 import numpy as np
 
 Z95 = 1.959963984540054
-"""The standard normal quantile of a two-sided 95 % interval."""
+"""The standard normal quantile of a two-sided 95% interval."""
 
 REPLICATES = 1000
 MAX_BATCH_RESAMPLES = 2**22
@@ -25,7 +25,7 @@ FEW_CLUSTERS = 10
 
 
 def wilson(share: float, trials: float) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `trials`, or 0 to 1 without trials."""
+    """Return the 95% interval of a share of `trials`, or 0 to 1 without trials."""
     if not trials:
         return 0.0, 1.0
     spread = Z95 * Z95 / trials
@@ -70,7 +70,7 @@ class ShareSums:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval, or 0 to 1 for fewer than two clusters."""
+        """Return the 95% interval, or 0 to 1 for fewer than two clusters."""
         if self.share is None or self.clusters < 2:
             return 0.0, 1.0
         return wilson(self.share, self._effective_size(self.share))
@@ -92,7 +92,7 @@ class ShareSums:
 def share_interval(
     agreeing: np.ndarray, evidence: np.ndarray, seed: int
 ) -> tuple[list[float], str]:
-    """Return the 95 % interval of Σ agreeing / Σ evidence over clusters, and the method used.
+    """Return the 95% interval of Σ agreeing / Σ evidence over clusters, and the method used.
 
     The method is a bootstrap over clusters. With few clusters, or when all have the same share so that
     resamples do not vary, it is Wilson's interval with each cluster as one trial.
@@ -108,7 +108,7 @@ def share_interval(
 
 
 def ratio_interval(sums: np.ndarray, sizes: np.ndarray, seed: int) -> list[float] | None:
-    """Return the 95 % interval of Σ sums / Σ sizes over clusters, a bootstrap; None for one cluster."""
+    """Return the 95% interval of Σ sums / Σ sizes over clusters, a bootstrap; None for one cluster."""
     if len(sizes) < 2:
         return None
     drawn = resamples(len(sizes), seed)  # (n, clusters) each

@@ -41,7 +41,7 @@ MAX_JOINT_REVIEWERS = 400
 
 @dataclass(frozen=True)
 class Reliability:
-    """Reliability of one reviewer, with a 95 % interval of the quality.
+    """Reliability of one reviewer, with a 95% interval of the quality.
 
     `tasks` and `pairs` are the numbers shared with other reviewers.
     """

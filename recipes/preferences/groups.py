@@ -98,7 +98,7 @@ def _judgment_problem(ranking: Judgment, ids: set[int]) -> str | None:
         return f"has a ranking by {ranking.reviewer} that places a response twice"
     if not set(ranked) <= ids:
         missing = sorted(set(ranked) - ids)
-        return f"has a ranking by {ranking.reviewer} of responses it does not hold: {missing}"
+        return f"has a ranking by {ranking.reviewer} of responses that it does not hold: {missing}"
     if not (math.isfinite(ranking.weight) and ranking.weight >= 0):
         return f"has a ranking by {ranking.reviewer} with the weight {ranking.weight}"
     if ranking.strength is not None and not (

@@ -23,7 +23,7 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Graded:
-    """The part of `wins` that came with a strength, and the gap in score that it asks for."""
+    """The part of `wins` that came with a strength, and the gap in score that it requires."""
 
     wins: torch.Tensor  # (G, K, K)
     margins: torch.Tensor  # (G, K, K)
@@ -36,7 +36,7 @@ def bradley_terry(
 ) -> torch.Tensor:
     """Return the loss under P(i beats j) = σ(r_i - r_j), (G,) float32. 0 without evidence.
 
-    Bradley & Terry 1952. All K responses together as in InstructGPT (Ouyang et al. 2022,
+    Bradley & Terry 1952. All K responses are compared together, as in InstructGPT (Ouyang et al. 2022,
     arXiv:2203.02155, section 3.5). A tie is half a win for each side, which pulls the scores
     together. A graded win has to exceed its margin, P(i beats j) = σ(r_i - r_j - m_ij), as in
     Llama 2 (Touvron et al. 2023, arXiv:2307.09288, equation 2).

@@ -1,6 +1,6 @@
 """Figures of a model on held-out prompts, each simple enough to check by hand. Pure numpy.
 
-Each figure has a `value`, a 95 % `interval` and the numbers of pairs and prompts behind it. An undefined
+Each figure has a `value`, a 95% `interval` and the numbers of pairs and prompts behind it. An undefined
 value is null and has a `reason`. The pairs of a prompt are not independent, so intervals come from
 resampling prompts, not pairs. reward/evaluation/schema.py declares the keys.
 """

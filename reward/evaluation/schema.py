@@ -12,7 +12,7 @@ from typing import Any, NotRequired, TypedDict
 from recipes.report import Device, LeftOut, TrainingFigures
 
 Interval = list[float]
-"""[low, high], 95 %."""
+"""[low, high], 95%."""
 
 
 class Figure(TypedDict):

@@ -1,6 +1,6 @@
 """Accuracy on parts of the held-out data. Pure numpy.
 
-Among twenty slices, about one 95 % interval excludes the overall accuracy by chance. Such an interval
+Among twenty slices, about one 95% interval excludes the overall accuracy by chance. Such an interval
 is a reason to look closer, not a conclusion.
 """
 

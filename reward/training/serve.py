@@ -39,7 +39,7 @@ TOGETHER = 16
 PART_CHARACTERS = 16_000
 """Characters in one part of a request. A small model needs about 0.1 seconds for a part."""
 MAX_STARTED = 8
-"""Requests that are answered in turns. More wait until one of these has ended."""
+"""Maximum number of requests answered in turn. Others wait until one of these has ended."""
 INHERITED_FDS = "TIEBREAK_SCORER_FDS"
 """The environment variable that passes the socket and the lock to the next process."""
 
@@ -98,7 +98,7 @@ class Request:
 
 
 class Listener:
-    """Reads requests from the socket into a bounded queue, in threads of its own."""
+    """Reads requests from the socket into a bounded queue, in its own threads."""
 
     def __init__(self, socket: socket.socket, waiting: int):
         self.socket = socket

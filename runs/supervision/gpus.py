@@ -1,8 +1,8 @@
 """Leases of GPUs, so that the runs of a machine do not share one.
 
 A lease is a locked file per GPU in TIEBREAK_VAR. The recipe's processes inherit the lock, so a GPU is
-free when the last of them has ended, even if the supervisor was killed. Programs outside Tiebreak
-know nothing of leases; GPUs with more free memory are taken first.
+free when the last of them has ended, even if the supervisor was killed. Other programs do not
+use these leases, so GPUs with more free memory are taken first.
 """
 
 import fcntl

@@ -147,7 +147,7 @@ def _store_results(run: Run, kind: kinds.RunKind, process: "RecipeProcess") -> N
 
 
 def _check_cancel(lease: Lease) -> None:
-    """Raise CannotRun if cancelling was requested. Ending the run then ends it as cancelled."""
+    """Raise CannotRun if cancelling was requested; `lifecycle.fail` then ends the run as cancelled."""
     try:
         if lifecycle.cancel_requested(lease):
             raise CannotRun("It was cancelled while it was queued.")
@@ -210,7 +210,7 @@ class RecipeProcess:
         self._kill_at = float("inf")
 
     def wait_for_gpu(self) -> None:
-        """Say that the run waits. Raises ShuttingDown, LeaseLost, or CannotRun if it was cancelled."""
+        """Report that the run is waiting. Raises ShuttingDown, LeaseLost, or CannotRun if it was cancelled."""
         if SHUTTING_DOWN.is_set():
             raise ShuttingDown
         with suppress(OperationalError, InterfaceError):

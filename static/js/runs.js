@@ -86,7 +86,7 @@ function followRun() {
     }
     replace("status", run.status);
     replace("messages", run.messages);
-    showLog(part("log"), run.log || "Nothing printed yet.");
+    showLog(part("log"), run.log || "No output yet.");
     const newest = run.points.at(-1);
     if (newest) {
       last = newest.number;

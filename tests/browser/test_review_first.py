@@ -1,4 +1,4 @@
-"""Tests of a reviewer's first minutes, on a phone and at 200 % zoom."""
+"""Tests of a reviewer's first minutes, on a phone and at 200% zoom."""
 
 import pytest
 from playwright.sync_api import Page, expect

@@ -192,7 +192,7 @@ def test_parts_that_do_not_belong_together_are_refused(candidate, snapshot):
             {"candidate": candidate.parent_id, "baseline": other_base.pk},
             "is neither an adapter nor a merged model",
         ),
-        ({"judge": f"reward_model:{other_judge.pk}"}, "fits another project"),
+        ({"judge": f"reward_model:{other_judge.pk}"}, "belongs to another project"),
         ({"judge": "nobody"}, "No judge is called 'nobody'"),
         ({"snapshot": 0}, "There is no snapshot 0"),
     ):

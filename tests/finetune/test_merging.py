@@ -381,7 +381,7 @@ def test_a_project_whose_merged_model_is_used_elsewhere_cannot_be_deleted(adapte
     project, elsewhere = adapter.project, make_project()
     add_base(project=elsewhere, base=merged(adapter).base_folder, by=None)
     archiving.archive(project=project, by=None)
-    with pytest.raises(CannotDelete, match="builds on a model of this one"):
+    with pytest.raises(CannotDelete, match="is based on a model of this one"):
         delete(project=project, by=None)
 
 

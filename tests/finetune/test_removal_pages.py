@@ -214,7 +214,7 @@ def test_a_project_is_not_deleted_while_it_is_in_use(project, full, admin):
     stranger = Model.objects.create(
         project=make_guided_project(), name="child", base=adapter.base, parent=adapter
     )
-    with pytest.raises(CannotDelete, match="builds on a model"):
+    with pytest.raises(CannotDelete, match="is based on a model"):
         deletion.delete(project=project, by=admin, allow_promoted=True)
     assert Project.objects.filter(pk=project.pk).exists() and Ranking.objects.count() == 2
     stranger.delete()

@@ -30,7 +30,7 @@ def test_one_cluster_gives_no_information_and_few_count_one_trial_each():
 
 @pytest.mark.parametrize("share", [0.6, 0.8, 0.95])
 def test_intervals_of_varying_clusters_have_their_nominal_coverage(share):
-    """Check that 95 % of 400 samples of 40 prompts contain the true share."""
+    """Check that 95% of 400 samples of 40 prompts contain the true share."""
     rng = np.random.default_rng(7)
     held = 0
     for _ in range(400):

@@ -24,7 +24,7 @@ MEASURES = {
 class Command(BaseCommand):
     help = (
         "Show the agreement, reliability and biases of a project's reviewers, the leaderboard of "
-        "its models, and the certainty of the consensus. Intervals are 95 %."
+        "its models, and the certainty of the consensus. Intervals are 95%."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
