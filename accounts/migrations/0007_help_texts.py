@@ -4,20 +4,26 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('accounts', '0006_token_help_texts'),
+        ("accounts", "0006_token_help_texts"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='token',
-            name='busy_until',
-            field=models.DateTimeField(editable=False, help_text='If a request with this token is in progress, it ends by this time.', null=True),
+            model_name="token",
+            name="busy_until",
+            field=models.DateTimeField(
+                editable=False,
+                help_text="If a request with this token is in progress, it ends by this time.",
+                null=True,
+            ),
         ),
         migrations.AlterField(
-            model_name='user',
-            name='simulated',
-            field=models.BooleanField(default=False, help_text='A program, not a person. Pages that show its rankings say so.'),
+            model_name="user",
+            name="simulated",
+            field=models.BooleanField(
+                default=False,
+                help_text="A program, not a person. Pages that show its rankings say so.",
+            ),
         ),
     ]

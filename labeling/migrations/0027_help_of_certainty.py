@@ -4,15 +4,17 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('labeling', '0026_plain_names'),
+        ("labeling", "0026_plain_names"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='project',
-            name='certainty',
-            field=models.FloatField(default=0.9, help_text='Sequential overlap: a task is finished when its best response and the order of every pair are at least this probable.'),
+            model_name="project",
+            name="certainty",
+            field=models.FloatField(
+                default=0.9,
+                help_text="Sequential overlap: a task is finished when its best response and the order of every pair are at least this probable.",
+            ),
         ),
     ]

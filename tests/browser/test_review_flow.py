@@ -1,4 +1,4 @@
-"""Tests of prefetching, lost networks, refusals and undo: nothing waits and nothing is lost."""
+"""Tests of prefetching, network outages, refusals and undo on the ranking page."""
 
 import re
 from datetime import timedelta
@@ -30,13 +30,13 @@ def hold_submits(page: Page) -> list[Route]:
     return held
 
 
-def let_go(page: Page, held: list[Route]) -> None:
+def release_submits(page: Page, held: list[Route]) -> None:
     for route in held:
         route.continue_()
     page.unroute(REVIEW)
 
 
-def cut_off(page: Page) -> None:
+def disconnect(page: Page) -> None:
     page.route(
         REVIEW,
         lambda route: route.abort() if route.request.method == "POST" else route.continue_(),
@@ -48,7 +48,7 @@ def many(world: World, count: int) -> None:
         world.add_task()
 
 
-# --- nothing waits -------------------------------------------------------------------------------
+# --- prefetching ---------------------------------------------------------------------------------
 
 
 def test_the_next_task_is_shown_before_the_submit_is_answered(visit, world):
@@ -62,7 +62,7 @@ def test_the_next_task_is_shown_before_the_submit_is_answered(visit, world):
     expect(page.locator(".answer")).to_have_count(4)
     expect(page.locator("#sent-place")).to_contain_text("Sending…")
     assert Ranking.objects.count() == 0
-    let_go(page, held)
+    release_submits(page, held)
     sent(page, world, 1)
     expect(page.locator("#sent-place")).to_contain_text("Sent.")
     press(page, "d", "c", "b", "a", "Enter")
@@ -118,7 +118,7 @@ def test_a_skip_shows_the_prefetched_sheet(visit, world):
     expect(page.locator("#sent-place")).to_contain_text("Skipped.")
 
 
-# --- nothing is lost -----------------------------------------------------------------------------
+# --- outages and refusals ----------------------------------------------------------------------------
 
 
 def test_a_refused_ranking_is_shown_again_with_its_input(visit, world):
@@ -133,7 +133,7 @@ def test_a_refused_ranking_is_shown_again_with_its_input(visit, world):
     press(page, "b", "a", "-", "c", "d", "Enter")
     expect(page.locator("#ranking-form")).not_to_have_attribute("data-slot", str(first))
     press(page, "d")  # the reviewer has started on the next task
-    let_go(page, held)
+    release_submits(page, held)
     expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(first))
     expect(page.locator("#errors")).to_contain_text("The rationale needs at least 10 characters")
     expect(page.locator(".ladder-tier")).to_have_count(4)
@@ -168,7 +168,7 @@ def test_rankings_kept_by_an_earlier_page_are_sent_at_the_next_load(visit, world
     page = visit(world.review, world.reviewer)
     first = slot_shown(page)
     next_is_ready(page)
-    cut_off(page)
+    disconnect(page)
     press(page, "c", "d", "a", "b", "Enter")
     expect(page.locator("#outbox-note")).to_contain_text("1 ranking is kept")
     page.unroute(REVIEW)
@@ -190,7 +190,7 @@ def test_a_damaged_entry_does_not_keep_rankings_from_being_sent(visit, world):
 def test_kept_rankings_are_sent_when_no_task_is_left(visit, world):
     many(world, 1)
     page = visit(world.review, world.reviewer)
-    cut_off(page)
+    disconnect(page)
     press(page, "a", "b", "c", "d", "Enter")
     expect(page.locator("#outbox-note")).to_contain_text("1 ranking is kept")
     lapsed = {"reviewer": None, "leased_until": None, "priority": 10}

@@ -81,7 +81,7 @@ def test_the_rankings_wanted_become_slots(model):
     assert Slot.objects.count() == 4
 
 
-def test_a_response_that_names_its_model_keeps_its_task_from_reviewers(model):
+def test_the_task_of_a_response_that_names_its_model_is_held(model):
     prompts = [make_prompt(model.project) for _ in range(2)]
     sampled = {prompts[0]: ["I am ChatGPT, a language model.", "b"], prompts[1]: ["c", "d"]}
     result, *_ = finished(model, sampled)
@@ -98,7 +98,7 @@ def test_characters_that_the_database_cannot_store_are_removed(model):
 @pytest.mark.parametrize(
     ("count", "sizes"), [(1, []), (2, [2]), (9, [9]), (10, [5, 5]), (19, [7, 6, 6])]
 )
-def test_many_responses_are_shared_out_over_tasks_of_two_to_nine(count, sizes):
+def test_many_responses_are_divided_among_tasks_of_two_to_nine(count, sizes):
     shared = share_out(list(range(count)))
     assert [len(part) for part in shared] == sizes
     assert sorted(item for part in shared for item in part) == (

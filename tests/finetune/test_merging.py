@@ -228,7 +228,7 @@ def test_an_evaluation_is_refused_if_all_prompts_were_trained_through_a_merged_b
         runs.prepare(run, run_dir)
 
 
-def test_held_out_prompts_that_the_base_learned_are_left_out_of_a_fine_tuning(adapter, snapshot):
+def test_held_out_prompts_that_the_base_learned_are_left_out_of_fine_tuning(adapter, snapshot):
     other = other_split(snapshot)
     inputs = {"snapshot": other.pk, "model": merged(adapter).pk}
     run = make_run("dpo", inputs=inputs)
@@ -244,7 +244,7 @@ def test_held_out_prompts_that_the_base_learned_are_left_out_of_a_fine_tuning(ad
     assert content_hash(read_groups(other.file)) == other.content_hash
 
 
-def test_a_fine_tuning_of_a_base_without_history_reads_the_snapshot_itself(adapter, snapshot):
+def test_fine_tuning_of_a_base_without_history_reads_the_snapshot_itself(adapter, snapshot):
     run = make_run("dpo", inputs={"snapshot": snapshot.pk, "model": adapter.parent_id})
     run_dir = laid_out(run)
     assert tuning.prepare(run, run_dir) == {"snapshot_hash": snapshot.content_hash}

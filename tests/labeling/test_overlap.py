@@ -64,7 +64,7 @@ def test_an_unranked_pair_gives_no_information():
 
 
 @pytest.mark.parametrize(
-    ("said", "clear"),
+    ("rankings", "clear"),
     [
         ([AB], False),
         ([AB, AB], True),
@@ -77,8 +77,8 @@ def test_an_unranked_pair_gives_no_information():
         ([AB, BA, TIE], False),
     ],
 )
-def test_two_agreeing_rankings_suffice_and_two_disagreeing_ones_need_a_third(said, clear):
-    assert is_clear(said, [1, 2], certainty=0.9) is clear
+def test_two_agreeing_rankings_suffice_and_two_disagreeing_ones_need_a_third(rankings, clear):
+    assert is_clear(rankings, [1, 2], certainty=0.9) is clear
 
 
 def test_a_higher_certainty_asks_for_more_rankings():
@@ -253,7 +253,7 @@ def test_concurrent_reviewers_give_each_task_exactly_the_rankings_it_needs():
 
     counts = in_threads(*(lambda r=r, n=n: work(r, n) for n, r in enumerate(people)))
     counts = [count if isinstance(count, int) else pytest.fail(str(count)) for count in counts]
-    for reviewer in people:  # what was added after someone had found nothing more
+    for reviewer in people:  # slots added after another reviewer found the queue empty
         counts.append(work(reviewer, 99))
     assert sum(counts) == Ranking.objects.count()
     for task in tasks:
@@ -264,7 +264,7 @@ def test_concurrent_reviewers_give_each_task_exactly_the_rankings_it_needs():
         assert clear or len(filled) == 4
 
 
-# --- what it saves -------------------------------------------------------------------------------
+# --- savings --------------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db
@@ -337,12 +337,12 @@ class Crowd:
         return tiers
 
 
-def consensus_right(said: list[list[list[int]]], quality: np.ndarray) -> float:
+def consensus_right(rankings: list[list[list[int]]], quality: np.ndarray) -> float:
     """Return the share of pairs whose majority has the true order; an even split counts half."""
     places = np.array(
         [
             [next(n for n, t in enumerate(tiers) if i in t) for i in range(len(quality))]
-            for tiers in said
+            for tiers in rankings
         ]
     )
     a, b = np.triu_indices(len(quality), k=1)

@@ -80,7 +80,7 @@ def test_the_empty_queue_says_that_every_task_is_ranked_only_if_true():
     assert "Every task is fully ranked." in page_of(project, ada)
 
 
-# --- what leads are warned of ---------------------------------------------------------------------
+# --- warnings for leads --------------------------------------------------------------------------
 
 
 def test_leads_are_warned_if_tasks_need_more_rankings_than_there_are_reviewers():

@@ -447,5 +447,5 @@ def test_the_worst_mistakes_can_be_read_and_their_text_is_inert(client, people, 
     client.force_login(people["trainer"])
     text = page_of(client, reported(snapshot, mistakes=[mistake]))
     assert "<strong>it</strong>" in text and "1,200 more characters" in text
-    assert "off by 2.50; reviewers 2–1 against" in text
+    assert "score gap 2.50; reviewers disagree with the model 2 to 1" in text
     assert "<script>alert" not in text and 'href="javascript' not in text

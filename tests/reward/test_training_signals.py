@@ -121,11 +121,11 @@ def test_ignored_weights_are_all_one():
     assert result.wins.tolist() == [[0, 1], [0, 0]]
 
 
-def test_a_doubted_group_teaches_as_much_less_as_it_is_doubted():
+def test_the_loss_of_a_group_is_multiplied_by_its_weight():
     batch = {"wins": pair(0.2).repeat(2, 1, 1), "weight": torch.tensor([1.0, 0.25])}
-    sure, doubted = Objective().losses(torch.tensor([[[1.0], [0.0]], [[1.0], [0.0]]]), batch)
-    assert sure.item() == pytest.approx(math.log(1 + math.exp(-1)))
-    assert doubted.item() == pytest.approx(sure.item() / 4)
+    full, quarter = Objective().losses(torch.tensor([[[1.0], [0.0]], [[1.0], [0.0]]]), batch)
+    assert full.item() == pytest.approx(math.log(1 + math.exp(-1)))
+    assert quarter.item() == pytest.approx(full.item() / 4)
 
 
 # --- ties -----------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_without_ties_both_are_bradley_terry(model):
 
 
 @pytest.mark.parametrize("model", [loss.davidson, loss.rao_kupper])
-def test_the_gradient_is_the_derivative_and_finite_far_out(model):
+def test_the_gradient_is_the_derivative_and_finite_for_large_scores(model):
     torch.manual_seed(0)
     wins, ties = torch.rand(1, 3, 3).triu(1), torch.ones(1, 3, 3) - torch.eye(3)
     scores = torch.randn(1, 3, requires_grad=True)
@@ -228,7 +228,7 @@ def test_the_line_separates_acceptable_responses():
 
 def test_acceptance_is_the_mean_logistic_loss_of_the_scores_themselves():
     above, below = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]])
-    # 2 · log(1 + e^-1) and log(1 + e^0.5), over 3: (0.6265234 + 0.9740770) / 3; the third says nothing
+    # 2 · log(1 + e^-1) and log(1 + e^0.5), over 3: (0.6265234 + 0.9740770) / 3; no reviewer judged the third
     result = loss.acceptance(torch.tensor([[1.0, 0.5, 99.0]]), above, below)
     assert result.item() == pytest.approx(0.5335335)
     nobody = torch.zeros(1, 3)
@@ -283,12 +283,12 @@ def test_the_weight_of_criteria_follows_the_setting():
     batch = {"wins": wins, "criteria": torch.stack([wins[0].T, torch.zeros(2, 2)])[None]}
     objective = Objective(criteria_weight=0.5)
     outputs = torch.tensor([[[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]])
-    # log(1 + e^-1) of the order; log(1 + e^2) of the first criterion, the second says nothing.
+    # log(1 + e^-1) of the order; log(1 + e^2) of the first criterion, the second is not rated.
     expected = math.log(1 + math.exp(-1)) + 0.5 * math.log(1 + math.exp(2)) / 2
     assert objective.losses(outputs, batch).item() == pytest.approx(expected)
 
 
-# --- nothing asked for ------------------------------------------------------------------------------
+# --- default options --------------------------------------------------------------------------------
 
 
 def test_without_options_the_objective_is_bradley_terry_to_the_bit():
@@ -305,7 +305,7 @@ def test_without_options_the_objective_is_bradley_terry_to_the_bit():
 # --- batches --------------------------------------------------------------------------------------
 
 
-def test_signals_are_padded_to_the_largest_group_and_kept_from_the_model():
+def test_signals_are_padded_to_the_largest_group_and_not_passed_to_the_model():
     question = config(ties="davidson", strength="margin", cut_weight=1.0, heads=2)
     rows = []
     for judged in (

@@ -171,7 +171,7 @@ def test_a_run_cancelled_before_its_start_never_starts_its_recipe(begin, runs_di
 
 
 @contextmanager
-def database_away() -> Iterator[None]:
+def unavailable_database() -> Iterator[None]:
     """Drop all connections except this thread's, and refuse new ones."""
     name = connection.settings_dict["NAME"]
     connection.ensure_connection()
@@ -199,7 +199,7 @@ def test_a_run_that_finishes_during_an_outage_publishes_afterwards(begin, runs_d
     supervising = threading.Thread(target=services.run_now, args=(run.pk,))
     supervising.start()
     wait_until(lambda: (folder / "events.jsonl").exists())
-    with database_away():
+    with unavailable_database():
         wait_until(lambda: (folder / ".finished").exists())
         Run.objects.update(lease_expires_at=Now() - timedelta(seconds=1))
         lifecycle.reap()
