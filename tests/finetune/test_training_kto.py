@@ -278,3 +278,22 @@ def test_without_a_reference_point_nothing_else_is_forwarded(tmp_path, model):
     train(run_dir, StopSignal())
     assert report_of(run_dir)["training"]["reference_computed"] == 12 * 3 + 4 * 3
     assert not [e for e in progress(run_dir) if "drift" in e["metrics"]]
+
+
+def test_the_drift_is_subtracted_while_it_is_positive(tmp_path, model):
+    """Check that runs with and without it part only if other responses become likelier too."""
+    apart_by_cut = {}
+    for cut in (1, 2):
+        runs = []
+        for point in ("kl", "zero"):
+            settings = {"desirable_weight": 0.1 if cut == 1 else 10, "epochs": 3, "beta": 1}
+            run_dir = dpo_run(
+                tmp_path / f"{cut}{point}", model, lined_groups(24, cut=cut), method="kto",
+                reference_point=point, evaluations=0, **settings,
+            )  # fmt: skip
+            train(run_dir, StopSignal())
+            runs.append(run_dir)
+        drift = [e["metrics"]["drift"] for e in progress(runs[0]) if "drift" in e["metrics"]]
+        assert (max(drift) > 0.5) if cut == 2 else (max(drift) < 0.01)
+        apart_by_cut[cut] = apart(*runs)
+    assert apart_by_cut[1] < 1e-6 < 1e-4 < apart_by_cut[2]

@@ -1,6 +1,5 @@
 """Tests of SFT against numbers worked by hand, against TRL, and of its runs."""
 
-import math
 import signal
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 
 from finetune.methods.sft import SFT, SFTSettings
-from finetune.training.language_model import PolicyChat
+from finetune.training.language_model import PolicyChat, load_model
 from finetune.training.likelihood import likelihood
 from finetune.training.train import train
 from recipes.errors import RecipeError
@@ -236,15 +235,24 @@ def test_no_reference_of_training_responses_is_computed(finished):
     assert report_of(finished)["training"]["reference_computed"] == 3 * 10  # of held-out ones only
 
 
-def test_the_first_loss_is_that_of_the_untrained_model(finished, model):
-    """Check the first step's loss against log-probabilities of the plain model."""
-    from finetune.training.language_model import load_model
-
-    step, loss = report_of(finished)["training"]["curve"][0]
-    untrained = report_of(finished)["likelihood"]["before"]["value"]
-    assert step == 1 and loss == pytest.approx(untrained, abs=0.3)
-    vocabulary = load_model(str(model), "float32").config.vocab_size
-    assert loss == pytest.approx(math.log(vocabulary), abs=0.3)
+def test_the_loss_of_a_step_is_the_mean_over_its_tokens(tmp_path, model):
+    """Check one step on responses of 2 to 30 tokens, against the plain model's log-probabilities."""
+    texts = ["b", "ab" * 14, "cc"]
+    groups = [Group(f"c{n}", user(f"{n}?"), [n], [text], []) for n, text in enumerate(texts)]
+    run_dir = dpo_run(tmp_path / "run", model, groups, method="sft", micro_batch_size=2)
+    train(run_dir, StopSignal())
+    untrained, chat = load_model(str(model), "float32"), PolicyChat(make_tokenizer())
+    nll = tokens = 0.0
+    for group in groups:
+        read = chat.read(group.prompt, group.responses)
+        prompt, [response] = read.prompt, read.responses
+        ids = torch.tensor([[*prompt.tolist(), *response.tolist()]])
+        with torch.no_grad():
+            logps = untrained(ids).logits[0, :-1].log_softmax(dim=-1)
+        nll -= logps.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum().item()
+        tokens += len(response)
+    [(step, loss)] = report_of(run_dir)["training"]["curve"]
+    assert step == 1 and loss == pytest.approx(nll / tokens, abs=1e-5)
 
 
 def test_the_card_says_what_the_adapter_was_trained_on(finished):
