@@ -85,7 +85,7 @@ def folders_writable(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
         if not os.access(existing, os.W_OK):
             errors.append(
                 Error(
-                    f"{folder} cannot be written: {existing} belongs to someone else.",
+                    f"{folder} cannot be written to: {existing} belongs to someone else.",
                     hint=f"Change its owner, or point {variable} elsewhere.",
                     id="tiebreak.E002",
                 )

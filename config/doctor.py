@@ -74,7 +74,7 @@ def folders() -> Iterator[Problem]:
         except OSError as error:
             yield Problem(
                 "folder",
-                f"{folder} cannot be written: {error.strerror}. Make room or change its owner, or "
+                f"{folder} cannot be written to: {error.strerror}. Make room or change its owner, or "
                 f"point {variable} elsewhere.",
             )
             continue

@@ -62,7 +62,7 @@ def run_recipe(
 
 
 def begin(run_dir: RunDir, *, uses_gpu: bool) -> None:
-    """Report the device and what it lacks. Raises RecipeError if the run could not end well."""
+    """Report the device and what it lacks. Raises RecipeError if the run would fail."""
     if uses_gpu:
         machine.check(run_dir)
     with suppress(RunDirError):  # the recipe reports a missing run.json
@@ -80,9 +80,9 @@ def _failed(run_dir: RunDir, sentence: str) -> int:
 
 
 def quiet_libraries() -> None:
-    """Silence progress bars and advice of libraries.
+    """Silence progress bars and advice of libraries, which would hide errors on stderr.
 
-    Events report progress, and on stderr they would hide errors.
+    Events report the progress instead.
     """
     import datasets
     import transformers

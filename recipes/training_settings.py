@@ -75,7 +75,7 @@ class TrainingSettings(ChatSettings):
 
     epochs: float = option(
         1.0,
-        "Number of passes over the data. Preferences overfit quickly; one to three is usual.",
+        "Number of passes over the data. Models overfit preferences quickly; one to three passes are usual.",
         min=0.01,
         max=50,
     )

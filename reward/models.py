@@ -71,7 +71,7 @@ class Snapshot(models.Model):
 
     @property
     def rankings(self) -> int:
-        """Return the number of rankings used, outcomes of disputes included.
+        """Return the number of rankings used, including outcomes of disputes.
 
         Pages, forms and training reports use "rankings" for this number.
         """

@@ -21,7 +21,7 @@ from runs.services import InvalidConfig
 def field_for(option: Option) -> forms.Field:
     """Return the form field of an option.
 
-    Numbers stay text here, because the config class reads them and words the errors.
+    Numbers stay text here, because the config class reads them and writes the error messages.
     """
     common = {
         "label": option.label,

@@ -56,9 +56,9 @@ def projects_led_by(user: User) -> Any:
 
 
 class Run(models.Model):
-    """One background run. The row is the truth; a message only carries its id.
+    """One background run. The row is the source of truth; a message only carries its id.
 
-    `state` changes only through the verbs of `runs.lifecycle`, each a conditional update. The
+    `state` changes only through the functions of `runs.lifecycle`, each a conditional update. The
     worker that runs it holds `fencing_token`, and writes with an older token change nothing.
     """
 

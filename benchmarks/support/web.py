@@ -121,7 +121,7 @@ class Browser:
     def request(
         self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """Return status and body. Raises OSError or HTTPException if server or database is away."""
+        """Return status and body. Raises OSError or HTTPException if server or database is unavailable."""
         self.connection = self.connection or http.client.HTTPConnection(
             "127.0.0.1", self.port, timeout=30
         )

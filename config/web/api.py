@@ -80,7 +80,7 @@ def unknown_address(request: HttpRequest, error: Http404) -> HttpResponseBase:
 @api.exception_handler(Exception)
 def internal_error(request: HttpRequest, error: Exception) -> HttpResponseBase:
     if is_outage(error):
-        state.note_away(error)
+        state.note_outage(error)
         return unavailable(request)
     if fault := storage_fault(request, error):
         status, sentence = fault

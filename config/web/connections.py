@@ -76,7 +76,7 @@ class OutageConnection(psycopg.Connection[Any]):
 
 
 def is_outage(error: psycopg.Error) -> bool:
-    """Return whether the error means that the server is away, not that a statement failed."""
+    """Return whether the error means that the server is unavailable, not that a statement failed."""
     state = error.sqlstate
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (
         state is None or state.startswith(AWAY_STATES)

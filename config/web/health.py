@@ -18,7 +18,7 @@ def health(request: HttpRequest) -> HttpResponse:
             cursor.execute("SELECT 1")
     except DatabaseError as error:
         if is_outage(error):
-            state.note_away(error)
+            state.note_outage(error)
         return unavailable(request)
     return HttpResponse("ok", content_type="text/plain")
 

@@ -1,4 +1,4 @@
-"""Quick 503 responses while the database is away.
+"""Quick 503 responses while the database is unavailable.
 
 A web request waits about two seconds at most for a database that does not answer. After one request
 has timed out, the next ones first probe the server, which takes milliseconds when it refuses the
@@ -32,7 +32,7 @@ def limit_waiting() -> None:
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Return whether one of Django's errors means that the database is away."""
+    """Return whether one of Django's errors means that the database is unavailable."""
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     cause = error.__cause__
@@ -45,13 +45,13 @@ class State:
     def __init__(self) -> None:
         self.away = False
 
-    def note_away(self, error: BaseException | None) -> None:
+    def note_outage(self, error: BaseException | None) -> None:
         if not self.away:
             log.error("The database does not answer: %s", str(error).strip())
         self.away = True
 
-    def still_away(self) -> bool:
-        """Return whether the database is still away. Probes it only if it was away."""
+    def is_ongoing(self) -> bool:
+        """Return whether the outage lasts. Probes the database only if it was unavailable."""
         if self.away and database_answers():
             log.warning("The database answers again.")
             self.away = False
@@ -71,7 +71,7 @@ class OutageMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if state.still_away():
+        if state.is_ongoing():
             return unavailable(request)
         with limited_waiting():
             return self.get_response(request)
@@ -99,10 +99,10 @@ def unavailable(request: HttpRequest) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """Handle an uncaught exception: answer 503 while the database is away, otherwise 500."""
+    """Handle an uncaught exception: answer 503 while the database is unavailable, otherwise 500."""
     error = sys.exc_info()[1]
     if is_outage(error):
-        state.note_away(error)
+        state.note_outage(error)
         return unavailable(request)
     return django_server_error(request)
 

@@ -39,7 +39,7 @@ class TypedForm(forms.Form):
 
 class DeleteProjectForm(TypedForm):
     promoted = forms.BooleanField(
-        required=False, label="Also delete the promoted models. They stop answering."
+        required=False, label="Also delete the promoted models, which will no longer be available."
     )
 
 

@@ -138,7 +138,7 @@ class ResponseInline(FrozenInline):
 @admin.register(Prompt)
 class PromptAdmin(WithdrawnMixin, BigTableAdmin):
     form = PromptForm
-    list_display = ("id", "said", "project", "external_id", "created_at")
+    list_display = ("id", "prompt_excerpt", "project", "external_id", "created_at")
     list_filter = ("project",)
     list_select_related = ("project",)
     messages_path = "messages"
@@ -157,7 +157,7 @@ class PromptAdmin(WithdrawnMixin, BigTableAdmin):
         return obj is None and super().has_change_permission(request, obj)
 
     @admin.display(description="Prompt")
-    def said(self, prompt: Prompt) -> str:
+    def prompt_excerpt(self, prompt: Prompt) -> str:
         return shortened(prompt.messages[-1]["content"]) if prompt.messages else ""
 
     @admin.display(description="Chat")
@@ -276,7 +276,7 @@ class PriorityFilter(admin.SimpleListFilter):
 
 @admin.register(Task)
 class TaskAdmin(WithdrawnMixin, BigTableAdmin):
-    list_display = ("id", "said", "project", "kind", "priority", "filled", "created_at")
+    list_display = ("id", "prompt_excerpt", "project", "kind", "priority", "filled", "created_at")
     list_filter = ("project", "kind", PriorityFilter)
     list_select_related = ("project", "prompt")
     messages_path = "prompt__messages"
@@ -295,7 +295,7 @@ class TaskAdmin(WithdrawnMixin, BigTableAdmin):
             queue.set_priority(task=obj, priority=obj.priority)
 
     @admin.display(description="Prompt")
-    def said(self, task: Task) -> str:
+    def prompt_excerpt(self, task: Task) -> str:
         return shortened(str(task.prompt), 100)
 
     @admin.display(description="Prompt")

@@ -46,14 +46,14 @@ def problem(constraints: Any, letters: Letters) -> str | None:
             "Every ranking meets allowed ties alone. Add a response above another, or an "
             "unacceptable response."
         )
-    if circle := _circle(
+    if cycle := _cycle(
         [
             (constraint["a"], constraint["b"])
             for constraint in constraints
             if constraint["kind"] == "above"
         ]
     ):
-        return f"No ranking can meet this: {' above '.join(letters[i] for i in circle)}."
+        return f"No ranking can meet this: {' above '.join(letters[i] for i in cycle)}."
     return None
 
 
@@ -78,8 +78,8 @@ def _identity(constraint: Constraint) -> tuple[Any, ...]:
     return (constraint["kind"], constraint["a"], constraint.get("b"))
 
 
-def _circle(above: Sequence[tuple[int, int]]) -> list[int] | None:
-    """Return responses each above the next, ending with the first again, or None without a circle."""
+def _cycle(above: Sequence[tuple[int, int]]) -> list[int] | None:
+    """Return responses each above the next, ending with the first again, or None without a cycle."""
     below: dict[int, list[int]] = {}
     for better, worse in above:
         below.setdefault(better, []).append(worse)
@@ -88,11 +88,11 @@ def _circle(above: Sequence[tuple[int, int]]) -> list[int] | None:
         for worse in below.get(path[-1], []):
             if worse in path:
                 return [*path[path.index(worse) :], worse]
-            if circle := walk([*path, worse]):
-                return circle
+            if cycle := walk([*path, worse]):
+                return cycle
         return None
 
-    return next((circle for start in below if (circle := walk([start]))), None)
+    return next((cycle for start in below if (cycle := walk([start]))), None)
 
 
 def sentences(constraints: Sequence[Constraint], letters: Letters) -> list[str]:

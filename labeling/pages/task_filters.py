@@ -20,7 +20,7 @@ FILTERS = {
 def filtered(project: Project, name: str) -> QuerySet[Task]:
     """Return the project's tasks that match a filter, or all tasks for an unknown name.
 
-    open: the task still wants a ranking. disputed: the task is an open dispute. skipped: a reviewer
+    open: the task still needs a ranking. disputed: the task is an open dispute. skipped: a reviewer
     skipped it. held: a lead has to check findings first. withdrawn: the task is inactive, or one
     of its responses is withdrawn.
     """

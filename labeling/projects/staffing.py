@@ -1,4 +1,4 @@
-"""Checks whether the members of a project can give the rankings that its tasks still want."""
+"""Checks whether the members of a project can give the rankings that its tasks still need."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ def able_to_review(project: Project) -> set[int]:
 
 @dataclass(frozen=True)
 class Shortage:
-    """Tasks that want more rankings than the members of the project can still give them."""
+    """Tasks that need more rankings than the members of the project can still give them."""
 
     tasks: int
     reviewers: int

@@ -1,6 +1,6 @@
 """Quality of a project: agreement, disputes, and the reliability and biases of its reviewers.
 
-All figures are computed from the same window of the tasks ranked last, so that a figure is the same
+All figures are computed from the same window of most recently ranked tasks, so that a figure is the same
 on every page. Results are cached until the next ranking, and over many tasks for at least a minute.
 """
 

@@ -53,14 +53,14 @@ def lock_slots(task: Task) -> list[Slot]:
 
 @transaction.atomic
 def add_slot(*, task: Task) -> Slot:
-    """Add a free slot to a task that wants one more ranking. Two queries and a lock.
+    """Add a free slot to a task that needs one more ranking. Two queries and a lock.
 
     Its priority is one above the task's, so that tasks in progress are completed first. Raises
-    ValueError for a task that wants nine rankings already.
+    ValueError for a task that already needs nine rankings.
     """
     locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
     if locked.rankings_wanted >= 9:
-        raise ValueError(f"{task} already wants 9 rankings, the maximum.")
+        raise ValueError(f"{task} already needs 9 rankings, the maximum.")
     Task.objects.filter(pk=task.pk).update(
         rankings_wanted=F("rankings_wanted") + 1, stopped_below=None
     )

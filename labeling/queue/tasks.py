@@ -40,7 +40,7 @@ class NewTask:
         if not 0 <= self.priority <= 9:
             return f"A priority goes from 0 to 9; this is {self.priority}."
         if self.rankings_wanted is not None and not 1 <= self.rankings_wanted <= 9:
-            return f"A task wants 1 to 9 rankings; this one wants {self.rankings_wanted}."
+            return f"A task needs 1 to 9 rankings; this one asks for {self.rankings_wanted}."
         return None
 
 

@@ -1,7 +1,7 @@
-"""Inactive tasks, of which the task, the prompt or responses are withdrawn, and their slots.
+"""Inactive tasks, which are withdrawn or lack a withdrawn prompt or response, and their slots.
 
 A task is inactive while it or its prompt is withdrawn, or while fewer than two of its responses are
-left. A gold task is inactive without any one of its responses, as its answer refers to them.
+left. A gold task is inactive if any of its responses is withdrawn, as its answer refers to them.
 
 The slots of such a task are kept, with their rankings, unfinished drafts and past reviewers. PARKED
 is added to their priority. Claims read the priorities 9 to 0 only, so parked slots cost them nothing.
@@ -126,7 +126,7 @@ def lock_additions(project_id: int) -> None:
 
 
 def follow_withdrawals(prompt_ids: Iterable[int], task_ids: list[int]) -> None:
-    """Refresh new tasks if anything of theirs is withdrawn, which two queries of indexes check."""
+    """Refresh new tasks if their prompt or a response is withdrawn. Costs two queries of indexes."""
     prompts = list(prompt_ids)
     if (
         Prompt.objects.filter(AnyOf("pk", prompts), withdrawn_at__isnull=False).exists()

@@ -1,4 +1,4 @@
-"""The review page. The queue and the rankings decide; this module reads and shows.
+"""The review page. This module reads requests and renders pages; other modules make all decisions.
 
 The page works with plain forms. Its script fetches the next sheet while one is read, shows it
 immediately after submission, and receives answers in JSON.

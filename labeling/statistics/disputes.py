@@ -17,11 +17,11 @@ project and for each reviewer, determines the ρ of a task. The distribution of 
 simulated for its number of responses and rankings. Responses that are close in worth are part of the
 model, so they alone do not make a dispute.
 
-The p-value of a task is twice the smaller share of simulated tasks with as extreme a statistic
+The p-value of a task is twice the smaller share of simulated tasks whose statistic is as extreme
 (Bonferroni), or the share itself for two rankings, which have one statistic. If the bulk of the tasks
 has a wider distribution than the model, all are scaled to it (the empirical null of Efron,
 "Large-Scale Simultaneous Hypothesis Testing", JASA 99, 2004). Disputed tasks are those that pass the
-procedure of Benjamini and Hochberg (JRSS B 57, 1995): at most 10 % of them are expected to be noise.
+procedure of Benjamini and Hochberg (JRSS B 57, 1995): at most 10% of them are expected to be noise.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ FALSE_DISCOVERIES = 0.1
 """Expected share of noise among the disputed tasks."""
 USUAL = 0.27
 """The rate of disagreement assumed until a project has its own estimate: the labelers of Ouyang et al.,
-"Training language models to follow instructions with human feedback" (2022), agreed on 73 %."""
+"Training language models to follow instructions with human feedback" (2022), agreed on 73%."""
 LEARNED_FROM = 30
 """Minimum number of tasks with two rankings to estimate a project's own rate."""
 SHRUNK_BY = 10
@@ -85,17 +85,17 @@ def verdicts(tasks: list[Any], reviewer_pairs: ReviewerPairs) -> Verdicts:
     tested = _tasks(reviewer_pairs)
     usual, learned = USUAL, len(tested) >= LEARNED_FROM
     p_value = np.ones(len(tested))
-    calm = np.ones(len(tested), dtype=bool)
+    undisputed = np.ones(len(tested), dtype=bool)
     for _ in range(ROUNDS if learned else 1):
-        rho, usual = _correlations(reviewer_pairs, tested, calm, learned)
+        rho, usual = _correlations(reviewer_pairs, tested, undisputed, learned)
         p_value = _p_values(tested, rho, rescale=learned)
-        calm = ~passing(p_value)
+        undisputed = ~passing(p_value)
     return Verdicts(
         [tasks[task] for task in tested.number],
         tested.distance,
         tested.rankings,
         p_value,
-        ~calm & (tested.distance > 0),
+        ~undisputed & (tested.distance > 0),
         usual,
         learned,
     )
@@ -206,17 +206,17 @@ def _signs(rankings: int) -> np.ndarray:
 
 
 def _correlations(
-    reviewer_pairs: ReviewerPairs, tested: _Tasks, calm: np.ndarray, learned: bool
+    reviewer_pairs: ReviewerPairs, tested: _Tasks, undisputed: np.ndarray, learned: bool
 ) -> tuple[np.ndarray, float]:
-    """Return ρ of each task, and the usual rate of disagreement over the tasks that are `calm`."""
-    if not learned or not calm.any():
+    """Return ρ of each task, and the usual rate of disagreement over the tasks that are `undisputed`."""
+    if not learned or not undisputed.any():
         return np.full(len(tested), cos(pi * USUAL)), USUAL
-    usual = float(tested.distance[calm].mean())
+    usual = float(tested.distance[undisputed].mean())
     typical = max(0.0, cos(pi * min(usual, 0.5))) ** 0.5  # a reviewer's correlation with the worth
     pair_count = np.bincount(tested.of_pair, minlength=len(tested))
     reviewer = np.r_[reviewer_pairs.first, reviewer_pairs.second]  # (2M,), like everything below
     task = np.tile(tested.of_pair, 2)
-    weight = np.where(calm[task], 1 / pair_count[task], 0)  # a task counts once
+    weight = np.where(undisputed[task], 1 / pair_count[task], 0)  # a task counts once
     apart = _of_other_tasks(reviewer, task, weight * np.tile(reviewer_pairs.distance, 2))
     tasks = _of_other_tasks(reviewer, task, weight)
     rate = (apart + SHRUNK_BY * usual) / (tasks + SHRUNK_BY)

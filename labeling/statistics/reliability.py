@@ -93,7 +93,7 @@ NOBODY_MET = "No two reviewers ranked the same responses, so reviewers cannot be
 
 
 def fit(judgments: Iterable[Judgment]) -> Reliabilities:
-    """Estimate the reliabilities, or return a `reason` why that is impossible.
+    """Estimate the reliabilities, or return a `reason` if that is impossible.
 
     Takes three to six seconds for 100,000 rankings of four responses.
     """

@@ -37,7 +37,7 @@ from reward.evaluation.schema import DoubtfulRanking, LabelMistakes
 MAX_ROWS = 200
 """Maximum rankings that the report lists. It also counts all of them."""
 SURE = 0.75
-"""The least probability of a listed ranking. About one in four at this value is not a mistake."""
+"""Minimum probability of a listed ranking. About one in four at this value is not a mistake."""
 FEW_RANKINGS = 40
 TEMPERATURES = np.geomspace(0.02, 50, 61)
 LARGEST_SHARE, STEPS = 0.45, 46
@@ -94,7 +94,7 @@ def label_mistakes(
     if agreement is None and only_counts_length([item for part in parts for item in part]):
         reason = (
             "The model does no better than always preferring the longer response, so its scores are "
-            "little evidence about the rankings."
+            "weak evidence about the rankings."
         )
         return _not_estimated(checked, rankings, reason)
     leads = np.array([doubt.lead for doubt in doubts])

@@ -1,4 +1,4 @@
-"""Tests of responses and log messages while the database is away."""
+"""Tests of responses and log messages while the database is unavailable."""
 
 import json
 import logging

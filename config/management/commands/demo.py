@@ -30,7 +30,7 @@ MIN_PROMPTS = 20
 class Command(BaseCommand):
     help = (
         "Run the whole loop on the demo project (sample answers, rank them with simulated reviewers, "
-        "freeze, train a reward model, fine-tune with DPO, measure on held-out letters), then serve "
+        "freeze, train a reward model, fine-tune with DPO, evaluate on held-out letters), then serve "
         "it. A second start only serves the finished demo. With --exit, the last line is a JSON "
         "object with the figures."
     )

@@ -150,7 +150,7 @@ def _reviewer(reviewer: measures.Reviewer, name: str) -> dict[str, Any]:
     }
     reliability = reviewer.reliability
     trust = (
-        Agreement(None, None, None, 0, "Met no other reviewer.")
+        Agreement(None, None, None, 0, "No tasks shared with other reviewers.")
         if reliability is None
         else Agreement(reliability.quality, reliability.low, reliability.high, reliability.pairs)
     )

@@ -20,7 +20,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--project", required=True, metavar="SLUG")
         parser.add_argument("--json", action="store_true", help="one JSON object")
-        parser.add_argument("--retire", type=int, metavar="GOLD", help="stop giving it out")
+        parser.add_argument(
+            "--retire", type=int, metavar="GOLD", help="retire it: reviewers no longer get it"
+        )
         parser.add_argument("--make", type=int, metavar="TASK", help="create gold from this task")
         parser.add_argument(
             "--ranking",
