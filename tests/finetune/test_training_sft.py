@@ -13,7 +13,7 @@ from finetune.training.train import train
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator, StepCollator, for_model
 from recipes.preferences.best import best_responses
-from recipes.preferences.groups import Group, Judgment
+from recipes.preferences.groups import RESPONSES_CUT_OFF, Group, Judgment
 from recipes.preferences.tokens import TokenGroup, prepare
 from recipes.stopping import StopSignal
 from recipes.trainer_callbacks import newest_checkpoint
@@ -107,6 +107,17 @@ def test_plain_chats_need_no_ranking():
     train = prepared_of(chats_of(5)).tokens["train"]
     assert [group.signals["best"].tolist() for group in train] == [[1.0]] * 3
     assert len(prepared_of(chats_of(5)).tokens["test"]) == 2
+
+
+def test_a_response_that_was_cut_off_does_not_teach_the_end_token():
+    whole, cut_off = (
+        Group(name, user("?"), [0], ["bb"], [], meta={RESPONSES_CUT_OFF: [cut]})
+        for name, cut in (("whole", False), ("cut", True))
+    )
+    first, second = prepared_of([whole, cut_off]).tokens["train"]
+    end = make_tokenizer().eos_token_id
+    assert first.responses[0].tolist() == [*second.responses[0].tolist(), end]
+    assert (first.signals["items"], second.signals["items"]) == (3, 2)
 
 
 @pytest.mark.parametrize(

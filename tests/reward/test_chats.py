@@ -67,7 +67,7 @@ def test_a_project_without_rankings_and_chats_says_so(project):
         freeze(project=project, filter=CHATS, by=None)
 
 
-def test_prompts_with_a_task_other_responses_or_sampled_ones_are_no_chats(project, chats):
+def test_prompts_with_a_task_other_responses_or_sampled_ones_are_not_chats(project, chats):
     make_task(make_prompt(project, "Has a task"), ["one", "withdrawn"])
     Response.objects.filter(text="withdrawn").update(withdrawn_at=timezone.now())
     several = make_prompt(project, "Has two responses")
