@@ -17,7 +17,7 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 UMASK = 0o077
 DONE = ".private"
 MAX_SOCKET_PATH_BYTES = 100
-"""Bytes; the operating system takes 107."""
+"""Maximum length of a socket's path, in bytes; the operating system allows 107."""
 LONGEST_SOCKET = "postgres/.s.PGSQL.5432"
 
 

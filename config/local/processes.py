@@ -42,7 +42,7 @@ class Service:
     started_at: float = 0.0
     pipe: int = -1
     recipe: bool = False
-    """Whether the process needs no database. The database's URL is then kept from it."""
+    """Whether the process needs no database. It then does not get the database's URL."""
     output: IO[bytes] | None = None
     """The file for its output; None to share this process's output."""
     restarts: Restarts = field(default_factory=Restarts)

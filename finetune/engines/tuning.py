@@ -32,7 +32,7 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     """Put the snapshot into the run directory, without held-out prompts that the model has learned.
 
     A model that was fine-tuned before may have been trained on them, with another split. Figures on
-    them would be too good.
+    them would be too high.
     """
     facts = put_snapshot(snapshot_of(run.inputs), run_dir)
     trained = trained_on([model_of(run.inputs)])

@@ -69,8 +69,8 @@ class GoldRecord:
 class TaskRecord:
     """A task in a file. `responses` are indexes in the prompt's responses.
 
-    `rankings_wanted` of None stands for the number of its rankings, or the project's setting
-    without rankings.
+    If `rankings_wanted` is None, it is the number of the task's rankings or, if it has none, the
+    project's setting.
     """
 
     line: int

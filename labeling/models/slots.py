@@ -10,9 +10,9 @@ from labeling.models.tasks import Task
 
 
 class Slot(models.Model):
-    """One wanted ranking of one task: free, leased to a reviewer until a time, or filled.
+    """One requested ranking of one task: free, leased to a reviewer until a time, or filled.
 
-    Lease and ranking share the row, so more rankings than wanted cannot be written. `position`
+    Lease and ranking share the row, so more rankings than requested cannot be written. `position`
     orders free slots within a priority; a released slot goes to the back.
     """
 
@@ -107,8 +107,8 @@ class Slot(models.Model):
 class QueueCursor(models.Model):
     """A reviewer's position in the queue of one priority.
 
-    Earlier free slots belong to tasks that the reviewer has already had. Because of this cursor a
-    claim costs the same whatever the reviewer's history; see labeling.queue.slots.
+    Earlier free slots belong to tasks that the reviewer has already had. With this cursor,
+    the cost of a claim does not depend on the reviewer's history; see labeling.queue.slots.
     """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE)

@@ -110,7 +110,7 @@ def _erase_notes(entries: QuerySet[AuditEntry]) -> None:
 def erase_person(*, user: User) -> str:
     """Erase a person's identity and everything they wrote. Return the new username.
 
-    The account stays under a number and cannot sign in, because rankings belong to it. Orders,
+    The account gets a number as its name and cannot sign in, because rankings belong to it. Orders,
     ratings and flags stay: they are labels, and snapshots hold them under a pseudonym.
     """
     name = f"erased-{user.pk}"

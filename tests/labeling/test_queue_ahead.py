@@ -282,7 +282,7 @@ def test_an_added_slot_is_assigned_before_other_tasks_begin():
 
 def test_a_task_never_wants_more_than_nine(project):
     task = make_task(project, rankings_wanted=9)
-    with pytest.raises(ValueError, match="already wants 9 rankings"):
+    with pytest.raises(ValueError, match="already needs 9 rankings"):
         queue.add_slot(task=task)
     assert task.slots.count() == 9
 

@@ -41,9 +41,9 @@ GROUP_BATCH_SIZE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """An export of a snapshot, or without one of the project's current rankings.
+    """An export of a snapshot or, without one, of the project's current rankings.
 
-    `pairs` applies to pairs; its `ties` also to labels.
+    `pairs` applies to pairs; its `ties` also applies to labels.
     """
 
     project: Project
@@ -140,7 +140,7 @@ class Export:
     # --- files ---
 
     def count(self) -> dict[str, int]:
-        """Count the rows of the export, and everything left out. Reads everything."""
+        """Count the rows of the export, and everything left out. Reads all rankings."""
         counts: Counter[str] = Counter(rows=0)
         for _ in self.batches(counts):
             pass

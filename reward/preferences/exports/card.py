@@ -101,7 +101,7 @@ def _limit_lines(plan: dict[str, Any]) -> list[str]:
 
 
 def label_of(key: str) -> str:
-    """Return what a count is, in words."""
+    """Return the label of a count."""
     reason = key.removeprefix("rankings_left_out_")
     if reason == key:
         return COUNTS.get(key, key)
