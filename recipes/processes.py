@@ -56,7 +56,7 @@ def can_communicate() -> bool:
 
 
 def wait() -> None:
-    """Wait until all processes get here."""
+    """Wait until all processes have called this."""
     if can_communicate():
         dist.barrier()
 

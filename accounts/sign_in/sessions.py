@@ -85,7 +85,7 @@ def extend_active_sessions(
 
 
 def _is_polling(request: HttpRequest) -> bool:
-    """Return whether a script made the request without the user's doing.
+    """Return whether a script made the request on its own, without an action of the user.
 
     Scripts that act for the user send a POST. Browsers send this header only over HTTPS and to
     localhost; without it, every request counts as activity.

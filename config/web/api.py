@@ -34,7 +34,7 @@ api.add_router("", scores)
 ERRORS_LISTED = 10
 STORAGE = "The server's storage is full or unusable. Ask the operator; the log names the folder."
 PARAMETER_NAMES = {"body", "conversations", "candidates", "one", "many"}
-"""Names of the code in the locations of errors. Clients do not know them."""
+"""Internal names in the locations of errors, which clients do not need."""
 
 
 @api.exception_handler(Problem)

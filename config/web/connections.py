@@ -63,13 +63,13 @@ class OutageConnection(psycopg.Connection[Any]):
                 if ready:
                     last_data_at = now
                 elif now - last_data_at > SILENT_SECONDS:
-                    self._give_up_if_away()
+                    self._give_up_if_unavailable()
                     last_data_at = now
                 awaited = gen.send(ready)
         except StopIteration as end:
             return end.value
 
-    def _give_up_if_away(self) -> None:
+    def _give_up_if_unavailable(self) -> None:
         if not database_answers():
             self.pgconn.finish()
             raise psycopg.OperationalError("the server has stopped answering")

@@ -1,7 +1,7 @@
 """Limits of requests, and caching of responses.
 
 The size limit of a body depends on the path and is checked before the body is read: first by
-the web server, then by middleware, which works with any server and knows who is signed in.
+the web server, then by middleware, which works with any server and can check who is signed in.
 """
 
 import re

@@ -8,7 +8,7 @@ read from sockets themselves, so four half-sent requests would block all four.)
 This module adds to waitress:
 
 - a time limit for the header of a request, and a minimum rate for its body;
-- a size limit for the body that depends on its address (config.web.limits);
+- a size limit for the body that depends on the path (config.web.limits);
 - a minimum rate at which a response must be read;
 - one separate thread for requests that hash a password, with pauses after failures, so that
   guessing passwords does not slow down other requests.

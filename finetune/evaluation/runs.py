@@ -269,7 +269,7 @@ def _is_distinguishable(item: EvaluationItem) -> bool:
 
 
 def peoples_verdicts(evaluation: Evaluation) -> dict[str, Any] | None:
-    """Return the win rate by the current rankings of the blind comparisons, or None without any.
+    """Return the win rate by the current rankings of the blind comparisons, or None if there are none.
 
     `simulated` counts those made by programs. Costs two queries.
     """

@@ -34,7 +34,7 @@ class EstimatingPaginator(Paginator):
 
 
 def estimated_rows(model: type[Model]) -> int:
-    """Return the number of rows at the last ANALYZE or VACUUM, or −1 without one."""
+    """Return the number of rows at the last ANALYZE or VACUUM, or −1 if there was none."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass",

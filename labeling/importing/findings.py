@@ -163,7 +163,7 @@ class Dropped:
 
 @transaction.atomic
 def drop(*, project: Project, response_id: int, by: User) -> Dropped:
-    """Replace every held task with the response by one without it. The response itself stays.
+    """Replace every held task that has the response with one that does not. The response itself stays.
 
     The new task is held too when another of its responses has an open finding.
     """

@@ -30,7 +30,7 @@ def problem(*, person: User, role: str) -> str:
 
 @transaction.atomic
 def add(*, project: Project, person: User, role: str, by: User | None) -> Membership:
-    """Add a person to a project. Raises MembershipError, also when they are already a member."""
+    """Add a person to a project. Raises MembershipError, including for a member."""
     if sentence := problem(person=person, role=role):
         raise MembershipError(sentence)
     try:

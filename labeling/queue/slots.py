@@ -206,7 +206,7 @@ def _leased(slot_id: int, reviewer: User, project: Project | None = None) -> Que
 
 
 def _slots_of(project: Project | None) -> QuerySet[Slot]:
-    """Return the slots of a project, or all slots without one.
+    """Return the slots of a project, or all slots if there is no project.
 
     A page passes the project to which it checked access. Otherwise it could reach a lease in another
     project, which the reviewer may have left.

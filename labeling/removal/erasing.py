@@ -87,7 +87,7 @@ def _blank_response(response: Response, by: User) -> None:
 
 
 def _erase_remarks(task_ids: list[int]) -> None:
-    """Erase rationales, notes, explanations and drafts about these tasks, also in the audit trail."""
+    """Erase rationales, notes, explanations and drafts about these tasks, including in the audit trail."""
     slots.forget_drafts(Slot.objects.filter(task__in=task_ids))
     with unfrozen():
         Ranking.objects.filter(task__in=task_ids).exclude(rationale="").update(rationale="")

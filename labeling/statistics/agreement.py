@@ -125,7 +125,7 @@ def pairwise_json(agreement: "Agreement", sample: str) -> dict[str, Any]:
 
 
 def from_json(figure: Mapping[str, Any] | None) -> "Agreement | None":
-    """Return the agreement in a dictionary from `pairwise_json`, or None without one."""
+    """Return the agreement in a dictionary from `pairwise_json`, or None if there is none."""
     if not figure:
         return None
     low, high = figure["interval"] or (None, None)

@@ -155,7 +155,7 @@ def _attend_row(
 ) -> torch.Tensor:
     sizes = [length for lengths in groups for length in lengths]
     padding = query.shape[2] - sum(sizes)
-    # One split and one concatenation per row, since each is a copy, also in the backward pass.
+    # One split and one concatenation per row, since each is a copy, in the backward pass too.
     parts = zip(*(x.split([*sizes, padding], dim=2) for x in (query, key, value)), strict=True)
     out = []
     for prompt, *responses in groups:

@@ -28,7 +28,7 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass
 class Collator:
-    """Collation of token groups into one batch. Pads on the right, whatever the tokenizer prefers.
+    """Collation of token groups into one batch. Pads on the right, regardless of the tokenizer's setting.
 
     `targets` adds the positions that predict the responses' tokens, for language models.
     """

@@ -136,7 +136,7 @@ def _unweighted(ranking: Judgment) -> Judgment:
 
 
 def mean_weight(group: Group) -> float:
-    """Return the mean weight of the group's comparisons, or 0 without any.
+    """Return the mean weight of the group's comparisons, or 0 if it has none.
 
     The losses divide by the evidence of a group so that its size does not matter. That division
     also cancels the weights of unreliable reviewers; this factor restores them.
@@ -151,7 +151,7 @@ def relative_to(weights: Sequence[float]) -> float:
 
 
 def tie_share(groups: Iterable[Group]) -> float:
-    """Return the share of ties among all comparisons of the groups, by weight. 0 without any."""
+    """Return the share of ties among all comparisons of the groups, by weight. 0 if there are none."""
     counts = [(float(strict_wins(group).sum()), float(wins(group).sum())) for group in groups]
     strict, everything = map(sum, zip(*counts, strict=True)) if counts else (0.0, 0.0)
     return 1 - strict / everything if everything else 0.0

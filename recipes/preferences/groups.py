@@ -340,7 +340,7 @@ def _check(group: Group) -> None:
 
 
 def content_hash(groups: Iterable[Group]) -> str:
-    """Return a SHA-256 of the rows' content, whatever their order, row groups and compression.
+    """Return a SHA-256 of the rows' content, independent of order, row groups and compression.
 
     The order of a row's rankings, and of the ids in a tier, has no meaning and is ignored too.
     """

@@ -395,7 +395,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def win_share(group: Group) -> np.ndarray:
-    """Return each response's share of its comparisons that it won, ties half; ½ without any.  → (K,)"""
+    """Return each response's share of its comparisons that it won, ties half; ½ if it has none.  → (K,)"""
     matrix = wins(group)
     won, compared = matrix.sum(axis=1), matrix.sum(axis=1) + matrix.sum(axis=0)
     return np.divide(won, compared, out=np.full(len(matrix), 0.5), where=compared > 0)

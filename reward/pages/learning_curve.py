@@ -82,7 +82,7 @@ class Learning:
 
 
 def learning(report: RewardReport) -> Learning | None:
-    """Return what the page shows of the learning curve; None for a run without one."""
+    """Return what the page shows of the learning curve; None if the run measured none."""
     curve = report.get("learning_curve")
     if not curve:
         return None

@@ -78,7 +78,7 @@ class ModelCache:
         }
 
     def _scorer(self, folder: Path) -> Scorer:
-        """Return the scorer of a folder, loading it if needed, also after the folder has changed.
+        """Return the scorer of a folder, loading it if needed or if the folder has changed.
 
         Raises RecipeError if the folder has no model.
         """

@@ -90,8 +90,8 @@ class Child:
 def environment(command: list[str], gpus: Sequence[str] = ()) -> dict[str, str]:
     """Return the recipe's environment: allowed variables, with the GPUs that it may use.
 
-    The launcher of several processes would kill them 30 seconds after SIGTERM; its patience is
-    extended, so that only we do.
+    The launcher of several processes would kill them 30 seconds after SIGTERM. This limit is raised,
+    so that only the supervisor kills them.
     """
     variables = for_recipe()
     if gpus:

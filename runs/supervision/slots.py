@@ -1,4 +1,4 @@
-"""Slots, which limit how many recipes a machine runs at a time, whatever its workers.
+"""Slots, which limit how many recipes a machine runs at a time, regardless of its number of workers.
 
 A slot is a locked file, so the slot of a dead process is free. A process that was stopped
 (SIGSTOP, a suspended machine) keeps its lock. Once the lease of its run has expired, the next

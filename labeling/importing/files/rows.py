@@ -1,4 +1,4 @@
-"""The rows of tables, whatever the kind of file."""
+"""The rows of tables, for every kind of file."""
 
 from typing import Any
 
