@@ -427,7 +427,7 @@ def test_the_inputs_are_shown_with_labels_and_numbers_of_rows(trainer):
     run = Run.objects.create(kind="counting", inputs=inputs)
     page = trainer.get(f"/runs/{run.pk}/").content.decode()
     shown = page.partition('id="inputs"')[2].partition("</section>")[0]
-    assert re.findall(r"<dt>(.*?)</dt>", shown) == ["Snapshot", "Word"]
+    assert sorted(re.findall(r"<dt>(.*?)</dt>", shown)) == ["Snapshot", "Word"]
     assert "#7" in shown and "hi" in shown
 
 
