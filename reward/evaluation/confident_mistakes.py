@@ -1,4 +1,4 @@
-"""The held-out pairs that the model orders wrongly with the largest gap in score, for people to read."""
+"""The held-out pairs that the model orders incorrectly, with the largest gap in score, for people to read."""
 
 from collections.abc import Sequence
 

@@ -91,7 +91,7 @@ def order_tally(group: Group, values: np.ndarray) -> Tally:
 
 
 def tally(strict: np.ndarray, values: np.ndarray) -> Tally:
-    """Return how much strict evidence (K, K) agrees with the order of `values` (K,); equal ones by half."""
+    """Return how much strict evidence (K, K) agrees with the order of `values` (K,); equal ones count half."""
     difference = values[:, None] - values[None, :]  # (K, K)
     right = (difference > 0) + 0.5 * (difference == 0)
     pairs = int(np.count_nonzero(np.triu(strict + strict.T)))

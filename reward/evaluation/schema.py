@@ -89,7 +89,7 @@ class Outputs(TypedDict):
 
 
 class MistakeFinders(TypedDict):
-    """The area under the ROC curve of each sign that a pair is ordered wrongly."""
+    """The area under the ROC curve of each sign that a pair is ordered incorrectly."""
 
     spread: Figure
     relative: Figure

@@ -27,9 +27,9 @@ class Pairs:
 
 
 def disagreement(scored: Sequence[Scored], seed: int = 0) -> Disagreement:
-    """Return the spread of the heads, and how well it finds pairs that are ordered wrongly.
+    """Return the spread of the heads, and how well it finds pairs that are ordered incorrectly.
 
-    `finds_mistakes` is the probability that a wrongly ordered pair has a larger value than a rightly
+    `finds_mistakes` is the probability that an incorrectly ordered pair has a larger value than a correctly
     ordered one (area under the ROC curve); ½ is chance. Several heads are worth their cost if `spread`
     or `relative` (the spread divided by the gap) is better than `small_gap`, which needs one head.
     """
@@ -70,7 +70,9 @@ def pairs_of(scored: Sequence[Scored]) -> Pairs:
 def _auc_figure(values: np.ndarray, pairs: Pairs, seed: int) -> Figure:
     if not pairs.wrong.sum() or not pairs.right.sum():
         reason = (
-            "No pair was ordered wrongly." if pairs.right.sum() else "No pair was ordered rightly."
+            "No pair was ordered incorrectly."
+            if pairs.right.sum()
+            else "No pair was ordered correctly."
         )
         return {"value": None, "interval": None, "reason": reason}
     value = auc(values, pairs.right, pairs.wrong)
@@ -89,7 +91,7 @@ def _auc_figure(values: np.ndarray, pairs: Pairs, seed: int) -> Figure:
 
 
 def auc(values: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> float:
-    """Return the probability that a wrong pair has a larger value than a right one, ties by half.
+    """Return the probability that a wrong pair has a larger value than a right one, ties counting half.
 
     Pairs are weighted by their evidence.
     """

@@ -168,7 +168,7 @@ def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0
 
 
 def prepare_quantized(base: Any, config: RewardConfig) -> None:
-    """Prepare weights of four bits for training. Raises RecipeError for an encoder."""
+    """Prepare four-bit weights for training. Raises RecipeError for an encoder."""
     if not hasattr(base, "score"):
         raise RecipeError(
             "quantize: nf4 is for decoders. Encoders are small and computed in float32; set it to none."

@@ -4,7 +4,7 @@ A prompter's message with its history is a prompt. At least two replies with a `
 make a task, ranked once by the reviewer "oasst", because the published rank already merges the
 opinions of several people. Equal ranks are a tie. A reply without a rank was not judged: it is
 stored as a response of the prompt but is not part of the task, so that every ranking covers every
-response of its task. Of more than nine ranked replies, nine are taken at even steps from best to
+response of its task. If more than nine replies are ranked, nine are taken at even steps from best to
 worst. Deleted messages and the replies below them are left out.
 """
 
