@@ -119,7 +119,7 @@ class FinetuneSettings(TrainingSettings):
         None,
         "Maximum tokens per forward pass, in addition to the limit on prompts. The prompts of a step are "
         "sorted by length and divided into passes that fit; a longer prompt gets its own pass. Changes "
-        "memory and speed only. Empty: 1024 on a CPU, where more is not faster, and 8192 on a GPU.",
+        "memory and speed only. Empty: 512 on a CPU, where more is not faster, and 8192 on a GPU.",
         label="Tokens per forward pass",
         min=1,
         advanced=True,

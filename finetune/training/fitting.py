@@ -45,7 +45,7 @@ from recipes.trainer import (
 )
 from recipes.trainer_callbacks import ProgressEvents
 
-TOKENS_AT_ONCE = {False: 1024, True: 8192}
+TOKENS_AT_ONCE = {False: 512, True: 8192}
 """Default limit on tokens per forward pass, without and with a GPU. On a CPU, products of 256 rows
 are as fast as those of 4,096 (87 GFLOP/s on one core), so more only takes memory."""
 

@@ -137,7 +137,7 @@ def test_two_processes_give_the_run_of_one(tmp_path, model, monkeypatch, method)
 
 def test_the_limit_on_tokens_per_forward_pass_depends_on_the_machine(monkeypatch):
     config = DPOSettings(model="m")
-    assert with_token_limit(config).tokens_at_once == 1024
+    assert with_token_limit(config).tokens_at_once == 512
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert with_token_limit(config).tokens_at_once == 8192
     assert with_token_limit(replace(config, tokens_at_once=50)).tokens_at_once == 50
