@@ -145,7 +145,7 @@ class RefuseNonFinite(TrainerCallback):
 
     Reads the gradients' norm once per step, which synchronises with the GPU. In float16 the
     gradient scaler itself skips such a step and halves its scale, which begins too high on purpose,
-    so only a row of SCALER_STEPS such steps ends the run.
+    so only SCALER_STEPS such steps in a row end the run.
     """
 
     SCALER_STEPS = 24  # the scale begins at 2¹⁶, so by then it is below 2⁻⁷

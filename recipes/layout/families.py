@@ -174,7 +174,7 @@ def _measured(
         return f"its last layer differs by {difference:.2%} between the two layouts"
     moved = _apart(next_to_another, shared, present & (torch.arange(present.shape[1]) > 0))
     if not moved <= UNMOVED.get(kind, UNMOVED[torch.bfloat16]):
-        return f"its last layer moves by {moved:.2%} when another response changes"
+        return f"its last layer changes by {moved:.2%} when another response changes"
     return None
 
 

@@ -32,10 +32,8 @@ class Objective:
     def of(cls, config: ObjectiveSettings, groups: Sequence[Group]) -> Self:
         """Return the objective for the settings and the training groups.
 
-        The width of ties follows from their share in `groups`.
-
-        `groups` are the training groups. The share is over all their pairs, since it is not known
-        which have equal scores. So the width is rather too narrow than too wide.
+        The width of ties follows from their share among all pairs of `groups`. It is unknown which
+        pairs have equal scores, so the width is more likely too narrow than too wide.
         """
         widths = {"davidson": loss.davidson_width, "rao_kupper": loss.rao_kupper_width}
         used = map(unweighted, groups) if config.reviewer_weights == "ignore" else groups

@@ -25,7 +25,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class PairOptions:
-    """The choice of pairs. An export with the defaults holds the pairs that DPO trains on by default.
+    """The choice of pairs. The report of a fine-tuning run measures the held-out pairs of the defaults.
 
     ties             "half": a tie is half a win for each response; "skip": ties are ignored;
                      "both": as "half", and an even pair is given in both directions

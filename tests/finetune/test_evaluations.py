@@ -219,7 +219,7 @@ def test_a_judge_cannot_take_anothers_name():
     assert judges.title_of("gone") == "gone"
 
 
-def test_prompts_of_the_items_are_never_deleted_under_them(candidate):
+def test_prompts_of_evaluation_items_cannot_be_deleted(candidate):
     from django.db.models import ProtectedError
 
     prompt = make_prompt(candidate.project)

@@ -75,7 +75,7 @@ def test_a_base_is_promoted_without_an_evaluation(base):
     assert AuditEntry.objects.filter(action="promoted").count() == 1
 
 
-def test_the_promoted_one_cannot_be_archived_nor_an_archived_one_promoted(base):
+def test_promoted_models_cannot_be_archived_nor_archived_ones_promoted(base):
     other = make_base(base.project)
     base.promote(by=None)
     with pytest.raises(CannotMove, match="is promoted"):
@@ -87,7 +87,7 @@ def test_the_promoted_one_cannot_be_archived_nor_an_archived_one_promoted(base):
     assert Model.objects.get(pk=other.pk).state == "candidate"
 
 
-def test_without_a_promoted_one_the_first_base_answers(base):
+def test_without_a_promoted_model_the_first_base_is_the_default(base):
     make_base(base.project)
     assert default_model(base.project) == base
 
@@ -101,7 +101,7 @@ def test_adding_a_base_twice_gives_one_model(tmp_path, base):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "org/name", "org/name.x@main", "org/name@0a1b2c"])
-def test_hub_names_pass_as_they_are(name):
+def test_hub_names_are_unchanged(name):
     assert checked_reference(f" {name} ") == name
 
 

@@ -77,7 +77,7 @@ def test_gaps_between_gold_have_the_requested_mean(percent):
     assert min(gaps) >= 2 and max(gaps) <= 150 / percent + 1
 
 
-def test_each_reviewer_gets_gold_in_another_order_and_rhythm():
+def test_each_reviewer_gets_gold_in_a_different_order_and_at_different_intervals():
     project = make_project(gold_percent=50)
     for _ in range(6):
         make_gold(project)
@@ -237,7 +237,7 @@ def test_unseen_tasks_are_released_when_training_is_added():
     assert unseen.reviewer_id is None
 
 
-# --- late and never held -------------------------------------------------------------------------
+# --- late and unassigned --------------------------------------------------------------------------
 
 
 def test_a_ranking_of_an_unassigned_task_is_refused(db):

@@ -30,16 +30,16 @@ def url(name, project, *args):
     return reverse(name, args=[project.slug, *args])
 
 
-def rows(*said, purpose="check", explanation="", **more):
+def rows(*choices, purpose="check", explanation="", **more):
     """Return the form as a browser sends it; each row is (a, kind, b)."""
     data = {
-        "rule-TOTAL_FORMS": str(len(said)),
+        "rule-TOTAL_FORMS": str(len(choices)),
         "rule-INITIAL_FORMS": "0",
         "purpose": purpose,
         "explanation": explanation,
         **more,
     }
-    for number, row in enumerate(said):
+    for number, row in enumerate(choices):
         for name, value in zip(("a", "kind", "b"), row, strict=True):
             data[f"rule-{number}-{name}"] = str(value)
     return data
@@ -49,7 +49,7 @@ def answered(one, reviewer, *, right=True):
     return answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=right)
 
 
-# --- who may -------------------------------------------------------------------------------------
+# --- access --------------------------------------------------------------------------------------
 
 
 def test_only_leads_of_the_project_see_gold(project, lead):
@@ -83,7 +83,7 @@ def test_another_projects_gold_is_not_found(project, lead_client):
         assert lead_client.post(url(f"project-gold-{name}", project, args)).status_code == 404
 
 
-# --- making it -----------------------------------------------------------------------------------
+# --- creation ------------------------------------------------------------------------------------
 
 
 def test_gold_is_made_from_the_leads_choices(project, lead, lead_client):
@@ -107,7 +107,7 @@ def test_gold_is_made_from_the_leads_choices(project, lead, lead_client):
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("choices", "sentence"),
     [
         ([], "Add at least one constraint"),
         ([("a", "", "")], "Choose a response and a relation"),
@@ -118,10 +118,10 @@ def test_gold_is_made_from_the_leads_choices(project, lead, lead_client):
         ([("a", "above", 999999999)], "999999999 is not one of the available choices"),
     ],
 )
-def test_errors_are_explained_and_choices_are_kept(project, lead_client, said, sentence):
+def test_errors_are_explained_and_choices_are_kept(project, lead_client, choices, sentence):
     task = make_task(project)
     named = dict(zip("ab", ids(task), strict=False))
-    chosen = [tuple(named.get(value, value) for value in row) for row in said]
+    chosen = [tuple(named.get(value, value) for value in row) for row in choices]
     data = rows(*chosen, explanation="I wrote this")
     page = lead_client.post(url("project-gold-make", project, task.pk), data)
     assert page.status_code == 422
@@ -212,7 +212,7 @@ def test_settings_show_their_effect_on_existing_gold(fields, purpose, sentence):
     assert sentence.replace("&#x27;", "'") in shown.content.decode().replace("&#x27;", "'")
 
 
-# --- how it is answered --------------------------------------------------------------------------
+# --- accuracy ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_the_number_of_queries_does_not_grow_with_gold_answers_or_reviewers(proj
     assert counts[0] == counts[1] <= 14
 
 
-# --- what the reviewer sees ----------------------------------------------------------------------
+# --- reviewers -----------------------------------------------------------------------------------
 
 
 def normalised(response):
@@ -304,14 +304,14 @@ def test_gold_looks_like_any_other_task(project):
     for number in range(10):
         page, after = browser.get(url("review", project)), browser.get(url("review-next", project))
         slot, following = own.get(ahead=False), own.get(ahead=True)
-        if number > 3:  # once there is a last one, and a pace
+        if number > 3:  # once there are a last ranking and a pace
             pages[slot.task.kind] = normalised(page)
             pages[f"{following.task.kind} ahead"] = normalised(after)
             short[following.task.kind] = sheet_html(page.wsgi_request, project, following, dict)
         answer(slot, reviewer)
     assert pages["gold"] == pages["ranking"]
     assert pages["gold ahead"] == pages["ranking ahead"]
-    assert short["gold"] and short["ranking"]  # both go the short way to a page: neither is slower
+    assert short["gold"] and short["ranking"]  # both use the fast rendering, so neither is slower
     assert "gold" not in pages["gold"][0].lower() + pages["gold ahead"][0].lower()
 
 

@@ -145,7 +145,7 @@ def lift_url(skip):
     return reverse("project-skip-undo", args=[skip.task.project.slug, skip.task_id, skip.pk])
 
 
-def test_a_lead_lifts_a_skip_and_the_task_is_offered_again(project, reviewer):
+def test_a_lead_undoes_a_skip_and_the_task_is_offered_again(project, reviewer):
     task = make_task(project)
     skip = skipped(project, reviewer)
     Skip.objects.update(created_at=F("created_at") - timedelta(days=9))
@@ -160,7 +160,7 @@ def test_a_lead_lifts_a_skip_and_the_task_is_offered_again(project, reviewer):
     assert client.post(lift_url(skip)).status_code == 404
 
 
-def test_only_a_lead_of_the_project_lifts_a_skip(project, reviewer):
+def test_only_a_lead_of_the_project_undoes_a_skip(project, reviewer):
     make_task(project)
     skip = skipped(project, reviewer)
     assert signed_in(reviewer).post(lift_url(skip)).status_code == 403

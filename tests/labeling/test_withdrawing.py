@@ -115,7 +115,7 @@ def test_someone_who_never_had_a_withdrawn_task_cannot_rank_it(project, task, re
     assert not Ranking.objects.exists()
 
 
-def test_a_task_goes_on_without_a_withdrawn_response(project, task, reviewer, lead):
+def test_a_task_continues_without_a_withdrawn_response(project, task, reviewer, lead):
     before = ranked(project, task)
     slot = slots.claim(project=project, reviewer=reviewer)
     a, b, c = ids(task)

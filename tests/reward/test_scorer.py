@@ -132,20 +132,20 @@ def test_a_family_that_cannot_share_gets_the_prompt_with_each_response(tmp_path)
 def test_requests_of_disconnected_clients_are_dropped(models):
     requests, reply = [], {"verdicts": [], "limit": 512, "forwarded": 0}
     cache = type(
-        "ModelCache", (), {"answer": lambda *question, **options: requests.append(options) or reply}
+        "ModelCache", (), {"answer": lambda *request, **options: requests.append(options) or reply}
     )
     for leaves in (True, False):
         ours, theirs = socket.socketpair()
-        question = Request(ours, "model", [], time.monotonic() + 60)
+        request = Request(ours, "model", [], time.monotonic() + 60)
         if leaves:
             theirs.close()
-        answer(cache(), question)
+        answer(cache(), request)
         assert len(requests) == (0 if leaves else 1)
     assert receive(theirs) == reply
     theirs.close()
 
 
-def test_an_asker_who_leaves_ends_the_work_at_the_next_forward_pass(models):
+def test_work_for_a_disconnected_client_ends_at_the_next_forward_pass(models):
     scorer = Scorer(models[0], max_tokens=200)
     stays = iter([False, False, True])
     with pytest.raises(ClientLeft), counting_tokens(scorer, lambda: next(stays)) as passes:
@@ -153,11 +153,11 @@ def test_an_asker_who_leaves_ends_the_work_at_the_next_forward_pass(models):
     assert len(passes) == 2
 
 
-def test_a_question_has_its_seconds_for_all_of_the_answer_together(tmp_path, settings):
+def test_the_time_limit_covers_the_whole_reply(tmp_path, settings):
     settings.SCORER_SOCKET, settings.SCORER_SECONDS = tmp_path / "slow", 1
 
-    def drip(listener):
-        connection, _ = listener.accept()
+    def drip(server):
+        connection, _ = server.accept()
         receive(connection)
         message = b"\x00\x00\x00\x40"
         try:
@@ -168,10 +168,10 @@ def test_a_question_has_its_seconds_for_all_of_the_answer_together(tmp_path, set
             pass
         connection.close()
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(settings.SCORER_SOCKET))
-        listener.listen()
-        thread = threading.Thread(target=drip, args=(listener,))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(settings.SCORER_SOCKET))
+        server.listen()
+        thread = threading.Thread(target=drip, args=(server,))
         thread.start()
         started = time.monotonic()
         with pytest.raises(client.Unavailable, match="longer than 1 seconds"):
@@ -180,14 +180,14 @@ def test_a_question_has_its_seconds_for_all_of_the_answer_together(tmp_path, set
         thread.join()
 
 
-def test_another_model_takes_the_place_of_the_first(running, models):
+def test_another_model_replaces_the_first(running, models):
     first, second = (running.ask(m, [[PROMPT, ["a", "b"]]])["verdicts"] for m in models)
     assert first != second
     assert running.ask(models[0], [[PROMPT, ["a", "b"]]])["verdicts"] == first
     assert running.log.read_text().count("is loaded") >= 3, "one model stays, by default"
 
 
-def test_a_folder_without_a_model_is_refused_and_the_next_question_answered(
+def test_a_folder_without_a_model_is_refused_and_the_next_request_is_answered(
     running, models, tmp_path
 ):
     refused = running.ask(tmp_path, [[PROMPT, ["a"]]])
@@ -196,14 +196,14 @@ def test_a_folder_without_a_model_is_refused_and_the_next_question_answered(
     assert "verdicts" in running.ask(models[0], [[PROMPT, ["a"]]])
 
 
-def test_a_question_that_is_none_is_answered_so(running):
+def test_an_invalid_request_gets_an_error(running):
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address(running.socket))
         send(connection, {"model": "x"})
         assert receive(connection)["error"] == "failed"
 
 
-def test_a_scorer_that_was_killed_is_started_again(running, models):
+def test_a_killed_scorer_is_restarted(running, models):
     process = running.process()
     process.kill()
     process.wait(10)
@@ -212,7 +212,7 @@ def test_a_scorer_that_was_killed_is_started_again(running, models):
     assert "starting it again" in running.log.read_text()
 
 
-def test_a_hanging_scorer_is_noticed_before_its_time_is_over(running, models, settings):
+def test_a_hanging_scorer_is_detected_before_the_time_limit(running, models, settings):
     settings.SCORER_SOCKET, settings.SCORER_SECONDS = running.socket, 300
     process = running.process()
     process.suspend()
@@ -228,30 +228,30 @@ def test_a_hanging_scorer_is_noticed_before_its_time_is_over(running, models, se
 
 
 def test_a_busy_scorer_answers_a_ping_and_is_waited_for(tmp_path, settings, monkeypatch):
-    """Nobody takes the question from the queue until the asker has pinged twice."""
+    """Nobody takes the request from the queue until the client has pinged twice."""
     monkeypatch.setattr(client, "SILENT_SECONDS", 0.05)
-    settings.SCORER_SOCKET, settings.SCORER_SECONDS = tmp_path / "door", 60
+    settings.SCORER_SOCKET, settings.SCORER_SECONDS = tmp_path / "socket", 60
     pings = []
     ping = client.answers_ping
     monkeypatch.setattr(client, "answers_ping", lambda path: pings.append(1) or ping(path))
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "door"))
-        listener.listen()
-        door = Listener(listener, waiting=1)
-        door.open()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        server.listen()
+        listener = Listener(server, waiting=1)
+        listener.open()
 
         def answer_late():
             wait_until(lambda: len(pings) >= 2)
-            send(door.next(5).connection, {"verdicts": [], "limit": 9, "forwarded": 0})
+            send(listener.next(5).connection, {"verdicts": [], "limit": 9, "forwarded": 0})
 
         thread = threading.Thread(target=answer_late)
         thread.start()
         assert client.judge(RewardModel(path="m"), []).limit == 9
         thread.join()
-        door.close()
+        listener.close()
 
 
-def test_an_idle_one_gives_its_memory_back_and_answers_on(tmp_path, models):
+def test_an_idle_scorer_frees_its_memory_and_still_answers(tmp_path, models):
     with Running(tmp_path, "--idle", "1", "--models", "2") as scorer:
         before = scorer.process().pid
         for model in (*models, *models):
@@ -263,7 +263,7 @@ def test_an_idle_one_gives_its_memory_back_and_answers_on(tmp_path, models):
         assert scorer.process().pid == before
 
 
-def test_a_question_beyond_its_memory_is_refused_and_it_restarts(tmp_path, models):
+def test_a_request_beyond_the_memory_limit_is_refused_and_the_scorer_restarts(tmp_path, models):
     with Running(tmp_path, "--memory", "400") as scorer:
         before = scorer.process().pid
         reply = scorer.ask(models[0], [[PROMPT, ["x" * 400] * 16] for _ in range(128)])
@@ -274,24 +274,24 @@ def test_a_question_beyond_its_memory_is_refused_and_it_restarts(tmp_path, model
 
 
 def test_a_request_beyond_the_queue_limit_is_refused(tmp_path):
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "door"))
-        listener.listen()
-        door = Listener(listener, waiting=1)
-        door.open()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        server.listen()
+        listener = Listener(server, waiting=1)
+        listener.open()
         asking = [socket.socket(socket.AF_UNIX) for _ in range(2)]
         for connection in asking:
             connection.settimeout(10)
-            connection.connect(str(tmp_path / "door"))
+            connection.connect(str(tmp_path / "socket"))
             send(connection, {"model": "m", "conversations": [], "seconds": 5})
-            wait_until(lambda: door.requests.full())
+            wait_until(lambda: listener.requests.full())
         assert receive(asking[1])["error"] == "busy"
-        assert door.requests.get().model == "m"
+        assert listener.requests.get().model == "m"
         for connection in asking:
             connection.close()
 
 
-def test_a_second_one_waits_in_reserve_until_the_first_ends(tmp_path):
+def test_a_second_scorer_waits_in_reserve_until_the_first_ends(tmp_path):
     with Running(tmp_path) as first:
         again = Service("second", [*first.process().cmdline()])
         with Services([again]):
@@ -312,14 +312,14 @@ def test_a_path_too_long_for_a_socket_is_refused_with_a_sentence(tmp_path, setti
     assert scorers() == [], "manage.py local does without one"
 
 
-def test_the_settings_reach_it(settings):
+def test_the_settings_reach_the_scorer(settings):
     settings.SCORER_IDLE_SECONDS, settings.SCORER_MEMORY_MB = 61, 62
     settings.SCORER_MODELS, settings.SCORER_WAITING = 63, 64
     line = " ".join(scorers()[0].command)
     assert f"{settings.SCORER_SOCKET} --idle 61 --memory 62 --models 63 --waiting 64" in line
 
 
-def test_the_command_starts_one_that_knows_no_secrets_and_stops_it(tmp_path):
+def test_the_command_starts_a_scorer_without_secrets_and_stops_it(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "manage.py", "scorer"],
         cwd=BASE_DIR,
@@ -336,22 +336,22 @@ def test_the_command_starts_one_that_knows_no_secrets_and_stops_it(tmp_path):
     assert not psutil.wait_procs(children, timeout=10)[1]
 
 
-def test_a_door_that_closes_keeps_who_was_let_in_and_leaves_the_rest_waiting(tmp_path):
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "door"))
-        listener.listen()
-        door = Listener(listener, waiting=3)
-        door.open()
+def test_a_closed_listener_keeps_accepted_connections_and_leaves_the_rest_pending(tmp_path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        server.listen()
+        listener = Listener(server, waiting=3)
+        listener.open()
         early, late = (socket.socket(socket.AF_UNIX) for _ in range(2))
-        early.connect(str(tmp_path / "door"))
-        wait_until(lambda: door.readers._value < READERS)
+        early.connect(str(tmp_path / "socket"))
+        wait_until(lambda: listener.readers._value < READERS)
         send(early, {"model": "early", "conversations": [], "seconds": 5})
-        door.close()
-        late.connect(str(tmp_path / "door"))
+        listener.close()
+        late.connect(str(tmp_path / "socket"))
         send(late, {"model": "late", "conversations": [], "seconds": 5})
-        assert door.next(0.1).model == "early"
-        assert door.next(0.1) is None
-        again = Listener(listener, waiting=3)
+        assert listener.next(0.1).model == "early"
+        assert listener.next(0.1) is None
+        again = Listener(server, waiting=3)
         again.open()
         assert again.next(5).model == "late"
         again.close()
@@ -363,7 +363,7 @@ def test_a_door_that_closes_keeps_who_was_let_in_and_leaves_the_rest_waiting(tmp
 
 
 class Waiting:
-    """Stands for the door: new questions arrive when the test says so."""
+    """Stands for the listener: new requests arrive when the test says so."""
 
     def __init__(self):
         self.requests = []
@@ -400,49 +400,49 @@ def ask():
 
 
 def work(turns, model):
-    question = turns.next(0)
-    if not answer(model, question):
-        turns.put_back(question)
+    request = turns.next(0)
+    if not answer(model, request):
+        turns.put_back(request)
 
 
-def test_a_short_question_waits_for_one_part_of_a_long_one(ask):
-    door, model = Waiting(), Echo()
-    turns = RoundRobin(door)
+def test_a_short_request_waits_for_one_part_of_a_long_one(ask):
+    listener, model = Waiting(), Echo()
+    turns = RoundRobin(listener)
     long = [ask("long", [[PROMPT, [f"{n} {'x' * PART_CHARACTERS}"]] for n in range(20)])[1]]
-    door.requests = [*long]
+    listener.requests = [*long]
     for _ in range(3):
         work(turns, model)
     client, short = ask("short", [[PROMPT, ["7"]]])
-    door.requests = [short]
+    listener.requests = [short]
     for _ in range(2):
         work(turns, model)
     assert receive(client)["verdicts"][0]["scores"] == [7.0]
     assert model.asked.count("long") <= 4
 
 
-def test_long_questions_take_turns_and_new_ones_never_starve_them(ask):
-    door, model = Waiting(), Echo()
-    turns = RoundRobin(door)
+def test_long_requests_take_turns_and_are_not_starved_by_new_ones(ask):
+    listener, model = Waiting(), Echo()
+    turns = RoundRobin(listener)
     texts = [f"{n} {'x' * PART_CHARACTERS}" for n in range(5)]
     clients = {}
     for name in ("first", "second"):
-        clients[name], question = ask(name, [[PROMPT, [text]] for text in texts])
-        door.requests.append(question)
+        clients[name], request = ask(name, [[PROMPT, [text]] for text in texts])
+        listener.requests.append(request)
     for _ in range(30):
-        door.requests.append(ask("short", [[PROMPT, ["7"]]])[1])
+        listener.requests.append(ask("short", [[PROMPT, ["7"]]])[1])
         work(turns, model)
-    for asker in clients.values():
-        result = receive(asker)["verdicts"]
+    for connection in clients.values():
+        result = receive(connection)["verdicts"]
         assert [verdict["scores"] for verdict in result] == [[float(n)] for n in range(5)]
     order = [name for name in model.asked if name != "short"]
     assert set(order[1:4]) == {"first", "second"}
 
 
-def test_the_answer_to_the_parts_is_the_answer_to_the_whole(ask):
-    client, question = ask("model", [[PROMPT, [str(n) for n in range(40)]], [PROMPT, ["99"]]])
+def test_a_request_answered_in_parts_gets_the_same_scores(ask):
+    client, request = ask("model", [[PROMPT, [str(n) for n in range(40)]], [PROMPT, ["99"]]])
     assert TOGETHER == TOGETHER_IN_SCORE
-    assert [len(texts) for _, _, texts in question.pieces] == [16, 16, 8, 1]
-    while not answer(Echo(), question):
+    assert [len(texts) for _, _, texts in request.pieces] == [16, 16, 8, 1]
+    while not answer(Echo(), request):
         pass
     reply = receive(client)
     assert reply["verdicts"][0]["scores"] == list(map(float, range(40)))

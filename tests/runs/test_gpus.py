@@ -66,7 +66,7 @@ def test_a_run_of_several_processes_gets_an_equal_share(settings, count, at_once
     assert share_of(count, COUNTING) == 1
 
 
-def test_a_run_takes_what_is_free_rather_than_wait_for_its_whole_share():
+def test_a_run_takes_the_free_gpus_rather_than_wait_for_its_whole_share():
     with ExitStack() as first, ExitStack() as second:
         assert names_of(first) == ("GPU-aa0",)
         assert names_of(second, SEVERAL) == ("GPU-aa1",)
@@ -200,7 +200,7 @@ def test_a_run_cancelled_while_it_waits_for_a_gpu_ends_as_cancelled(
 
 
 @pytest.mark.django_db
-def test_a_worker_that_shuts_down_gives_back_a_run_that_waits_for_a_gpu(
+def test_a_worker_that_shuts_down_requeues_a_run_that_waits_for_a_gpu(
     begin, runs_dir, machine, monkeypatch
 ):
     machine(gpus=1)
