@@ -7,7 +7,14 @@ from finetune.evaluation import judges
 from finetune.models import Model, with_descendants
 from finetune.registry import checked_base
 from labeling.models import Project
-from reward.forms import OfferField, SnapshotChoiceField, offer, usable_snapshots
+from reward.forms import (
+    OfferField,
+    RewardModelChoiceField,
+    SnapshotChoiceField,
+    offer,
+    usable_reward_models,
+    usable_snapshots,
+)
 from reward.models import RewardModel, Snapshot
 from reward.references import ReferenceProblem
 
@@ -134,6 +141,29 @@ class FinetuneInputs(SameProject):
     def inputs(self) -> dict[str, Any]:
         snapshot, model = self.cleaned_data["snapshot"], self.cleaned_data["model"]
         return {"project": snapshot.project_id, "snapshot": snapshot.pk, "model": model.pk}
+
+
+class RewardedInputs(FinetuneInputs):
+    """The inputs of methods whose samples a reward model scores."""
+
+    others = ("model", "reward_model")
+
+    reward_model = RewardModelChoiceField(
+        queryset=RewardModel.objects.none(),
+        empty_label=None,
+        none_yet="No reward models in this project yet: train one first",
+        help_text="Scores what the model samples. The promoted one comes first.",
+        error_messages={"invalid_choice": "Choose a reward model of the snapshot's project."},
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        snapshot, models = self.chosen_anchor(), usable_reward_models()
+        own = models.filter(project=snapshot.project) if snapshot else models.none()
+        offer(self, "reward_model", own)
+
+    def inputs(self) -> dict[str, Any]:
+        return {**super().inputs(), "reward_model": self.cleaned_data["reward_model"].pk}
 
 
 class MergeInputs(forms.Form):

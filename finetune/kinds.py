@@ -5,7 +5,13 @@ from typing import Any
 from finetune import merging
 from finetune.engines import generation, tuning
 from finetune.evaluation import runs
-from finetune.forms import EvaluateInputs, FinetuneInputs, GenerateInputs, MergeInputs
+from finetune.forms import (
+    EvaluateInputs,
+    FinetuneInputs,
+    GenerateInputs,
+    MergeInputs,
+    RewardedInputs,
+)
 from finetune.methods.method import Method, all_methods
 from finetune.settings import EvaluateConfig, GenerateConfig, MergeConfig
 from reward.evaluation.figures import SHARES
@@ -38,6 +44,7 @@ GENERATE = RunKind(
 
 def kind_of(method: type[Method]) -> RunKind:
     """Return the run kind of a fine-tuning method."""
+    decided = {"model", "adapter"} | ({"reward_model"} if method.reward_model else set())
     return RunKind(
         name=method.name,
         title=method.title,
@@ -47,15 +54,21 @@ def kind_of(method: type[Method]) -> RunKind:
         prepare=tuning.prepare,
         finish=tuning.finish,
         project_of=lambda inputs: snapshot_of(inputs).project_id,
-        inputs_form=FinetuneInputs,
-        from_inputs=tuning.from_inputs,
-        decided=frozenset({"model", "adapter"}),
-        folders=frozenset({"model", "adapter"}),
+        inputs_form=RewardedInputs if method.reward_model else FinetuneInputs,
+        from_inputs=tuning.from_rewarded_inputs if method.reward_model else tuning.from_inputs,
+        decided=frozenset(decided),
+        folders=frozenset(decided),
         figure=tuning.figure,
         shares=SHARES
-        | {"held_out/accuracy", "held_out/accuracies", "rewards/accuracies", "mean_token_accuracy"},
+        | {
+            "held_out/accuracy",
+            "held_out/accuracies",
+            "rewards/accuracies",
+            "mean_token_accuracy",
+            "distinct",
+        },
         links=tuning.links,
-        multi_gpu=True,
+        multi_gpu=method.multi_gpu,
     )
 
 

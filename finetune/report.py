@@ -68,3 +68,35 @@ class FinetuneReport(Quality, Provenance):
     learned_from: str
     training: PolicyTraining
     first_batch: str
+
+
+class RoundFigures(TypedDict):
+    """Figures of the samples of a round, drawn before the model learns from them.
+
+    `score`     mean score by the reward model
+    `distinct`  number of different texts, by prompt, as a share of the samples
+    `kl`        mean log π - log π_ref per sample, in nats: an estimate of KL(π ‖ π_ref)
+
+    The intervals are bootstrapped by prompt. `unscored` samples are too long for the reward model.
+    """
+
+    prompts: int
+    samples: int
+    unscored: int
+    score: Figure
+    distinct: float
+    kl: Figure
+    truncated: float
+    mean_tokens: float
+
+
+class SampledReport(FinetuneReport):
+    """The report of a method that learns from the model's own samples.
+
+    `rounds` has the samples of each round, `after` those of the trained model, with the prompts and
+    the seeds of the first round, and `score_change` the difference of their scores from that round's.
+    """
+
+    rounds: list[RoundFigures]
+    after: RoundFigures
+    score_change: Figure

@@ -189,6 +189,91 @@ class FinetuneSettings(TrainingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampledSettings(FinetuneSettings):
+    """Settings of methods that learn from the model's own samples, ranked by a reward model."""
+
+    reward_model: str = option(MISSING, "Folder of the reward model that scores the samples.")
+    samples_per_prompt: int = option(
+        4,
+        "Responses that the model samples per prompt and round.",
+        label="Responses per prompt",
+        min=2,
+        max=64,
+    )
+    prompts_per_round: int | None = option(
+        None,
+        "Training prompts per round. The rounds take different ones as long as there are any. Empty: "
+        "all, in every round.",
+        min=1,
+    )
+    tie_margin: float = option(
+        0.0,
+        "Responses whose score is at most this much below the best of their tier are tied with it. 0: "
+        "only equal scores are ties.",
+        label="Margin of ties",
+        min=0,
+        max=1000,
+    )
+    temperature: float = option(
+        1.0,
+        "Randomness of sampling. 1 is the model's own distribution, and the one for which the KL "
+        "estimate is unbiased.",
+        min=0.01,
+        max=5.0,
+    )
+    top_p: float = option(
+        1.0,
+        "Sample from the smallest set of tokens with this total probability. 1 keeps all tokens.",
+        min=0.01,
+        max=1.0,
+        label="Top-p",
+        advanced=True,
+    )
+    max_new_tokens: int = option(
+        256,
+        "Longer responses are cut off. The model does not learn to end there.",
+        min=1,
+        max=32768,
+        label="Longest response (tokens)",
+    )
+    sampling_batch_size: int = option(
+        64,
+        "Sequences sampled at the same time. Halved automatically when memory runs out.",
+        label="Sequences sampled at the same time",
+        min=1,
+        max=4096,
+        advanced=True,
+    )
+
+    @property
+    def number_of_rounds(self) -> int:
+        return 1
+
+    def conflicts(self) -> dict[str, str]:
+        if conflicts := super().conflicts():
+            return conflicts
+        if self.max_new_tokens >= self.max_length:
+            return {
+                "max_new_tokens": f"Must be below the longest sequence, {self.max_length}, which includes "
+                "the prompt."
+            }
+        return {}
+
+    def sampling_of_round(self, number: int) -> SamplingConfig:
+        """Return the settings of the samples of a round, each round with its own seed."""
+        return SamplingConfig(
+            samples_per_prompt=self.samples_per_prompt,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            max_prompt_tokens=self.max_length - self.max_new_tokens,
+            seed=(self.seed + number - 1) % 2**31,
+            batch_size=self.sampling_batch_size,
+            dtype=self.dtype,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MergeConfig(RecipeConfig):
     """Settings for adding an adapter to the weights of its base model."""
 

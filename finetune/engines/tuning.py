@@ -13,6 +13,7 @@ from recipes.preferences.groups import read_groups, write_groups
 from recipes.rundir import RunDir
 from reward.evaluation.figures import main_figures
 from reward.run_files import put_snapshot, read_report, snapshot_of
+from reward.scoring import scores
 from runs import storage
 from runs.kinds import CannotRun
 from runs.models import Run
@@ -28,12 +29,25 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": model.base, "adapter": model.adapter or None}
 
 
+def from_rewarded_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a method that needs a reward model. Raises CannotRun."""
+    reward_model, snapshot = scores.model_of(inputs), snapshot_of(dict(inputs))
+    if reward_model.project_id != snapshot.project_id:
+        raise CannotRun(
+            f"The reward model {reward_model} belongs to {reward_model.project}, the snapshot to "
+            f"{snapshot.project}. Choose a reward model of the snapshot's project."
+        )
+    return {**from_inputs(inputs), "reward_model": reward_model.path}
+
+
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     """Put the snapshot into the run directory, without held-out prompts that the model has learned.
 
     A model that was fine-tuned before may have been trained on them, with another split. Figures on
     them would be too high.
     """
+    if "reward_model" in run.inputs:
+        scores.model_of(run.inputs).folder_to_load()
     facts = put_snapshot(snapshot_of(run.inputs), run_dir)
     trained = trained_on([model_of(run.inputs)])
     if not trained:
@@ -70,7 +84,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
         "model": model.pk,
         **main_figures(report),
         **likelihood_figures(report),
-        **{name: report[name] for name in ("pairs", "prompts") if name in report},
+        **{name: report[name] for name in ("pairs", "prompts", "score_change") if name in report},
     }
 
 
@@ -86,7 +100,13 @@ def likelihood_figures(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def figure(result: dict[str, Any]) -> str:
-    """Return the accuracy on held-out pairs or, for plain chats, the change in likelihood."""
+    """Return the accuracy on held-out pairs or, for plain chats, the change in likelihood.
+
+    For methods with a reward model, return the change of its mean score instead.
+    """
+    scored = (result.get("score_change") or {}).get("value")
+    if scored is not None:
+        return f"{scored:+.3f} reward"
     value = (result.get("accuracy") or {}).get("value")
     if value is not None:
         return f"{percent(value)} of held-out pairs"

@@ -50,6 +50,8 @@ class Method:
     paper        the method and its source, as a phrase that follows "by" in the model card
     settings     the settings class
     program      the recipe, run as `python -m PROGRAM RUN_DIR`
+    multi_gpu    whether the recipe can use several GPUs
+    reward_model whether the run needs a reward model, and its settings have its folder
     """
 
     name: ClassVar[str]
@@ -58,6 +60,8 @@ class Method:
     paper: ClassVar[str]
     settings: ClassVar[type[FinetuneSettings]] = FinetuneSettings
     program: ClassVar[str] = "finetune.training.train"
+    multi_gpu: ClassVar[bool] = True
+    reward_model: ClassVar[bool] = False
     lacking: ClassVar[str] = "two readable responses that somebody compared"
     """The requirement for a training prompt, named in the error of a run without data."""
 

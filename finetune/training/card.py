@@ -34,6 +34,7 @@ def model_card(report: FinetuneReport) -> str:
         f"{config['learning_rate']:g}.\n",
         "## On held-out prompts\n",
         *_likelihood_lines(report["likelihood"]),
+        *_score_lines(report.get("score_change")),
         "The implicit reward of a response is the increase of its log-probability by the adapter, times β if the method has one. "
         "Its accuracy shows that the preferences were learned, not that the answers are better. For "
         "that, evaluate the answers of both models.\n",
@@ -63,6 +64,18 @@ def _likelihood_lines(likelihood: Likelihood) -> list[str]:
         f"The best responses had {before['value']:.3f} nats of negative log-likelihood per token before "
         f"training and have {after['value']:.3f} after it (change {change['value']:+.3f}{interval}; "
         f"{likelihood['responses']} responses to {likelihood['prompts']} prompts). Lower is likelier.\n"
+    ]
+
+
+def _score_lines(change: Any) -> list[str]:
+    """Return the paragraph about the reward model's score, for methods that learn from samples."""
+    if not change or change["value"] is None:
+        return []
+    low, high = change["interval"] or (change["value"], change["value"])
+    return [
+        f"The reward model's mean score of samples changed by {change['value']:+.3f} (95% interval "
+        f"{low:+.3f} to {high:+.3f}), on training prompts. It shows that the reward model was followed, "
+        "not that people prefer the answers.\n"
     ]
 
 

@@ -134,10 +134,12 @@ def fit(
     tokenizer: Any,
     prepared: Prepared,
     stop: StopSignal,
+    reference: dict[str, torch.Tensor] | None = None,
 ) -> Fitted:
     """Train the policy on the train split. Raises Stopped, RecipeError or RestartRequired.
 
-    When memory runs out, the model and the reference stay, and only the micro-batch changes.
+    `reference` has the trained weights of the reference, as `trained_weights` returns them. Without
+    it, the policy before training is the reference. When memory runs out, the model and the reference stay, and only the micro-batch changes.
     """
     untrained = trained_weights(policy)
     collator = Collator(tokenizer.pad_token_id, targets=True)
@@ -188,8 +190,10 @@ def fit(
         groups = [*(train if method.trains_on_reference else []), *others, *test]
         run_dir.stage("Computing the reference log-probabilities")
         cache = ReferenceCache(run_dir, cache_key(policy, config.adapter, str(policy.inner.dtype)))
+        restore(policy, reference or untrained)
         with trainer.compute_loss_context_manager():
             logps, computed = reference_logps(policy, groups, collator, cache, stop)
+        restore(policy, untrained)
         if method.trains_on_reference:
             train = with_reference(train, logps)
         text = describe(first, tokenizer, shared=layout_reason is None)

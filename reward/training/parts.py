@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from formatting.numbers import percent
 from recipes import checkpoints, processes
 from recipes.memory import free_memory
+from recipes.parts import Part
 from recipes.preferences.tokens import Prepared
 from recipes.rundir import RunDir
 from reward.evaluation.label_mistakes import folds_of, label_mistakes
@@ -34,34 +34,6 @@ from reward.settings import RewardConfig
 
 TrainAndScore = Callable[[RunDir, Prepared], list[Scored]]
 """Trains on the `train` split in a run directory and scores the `test` split."""
-
-
-class Part(RunDir):
-    """The run directory of a part. Its messages also go to the run, the same text only once."""
-
-    def __init__(self, whole: RunDir, name: str, title: str, sent: set[str]):
-        super().__init__(whole.path / "parts" / name)
-        self._whole = whole
-        self.title = title
-        self.sent = sent
-
-    @property
-    def whole(self) -> RunDir:
-        return self._whole
-
-    def emit(self, event: str, **fields: Any) -> None:
-        if not processes.rank():
-            super().emit(event, **fields)
-
-    def stage(self, text: str) -> None:
-        super().stage(text)
-        self.whole.stage(f"{self.title}: {text}")
-
-    def message(self, text: str, level: str = "info") -> None:
-        super().message(text, level)
-        if text not in self.sent:
-            self.sent.add(text)
-            self.whole.message(f"{self.title}: {text}", level)
 
 
 @dataclass(frozen=True)

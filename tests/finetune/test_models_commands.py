@@ -9,9 +9,10 @@ from runs.models import Run
 from tests.finetune.factory import (
     make_base,
     make_reward_model,
+    make_snapshot,
     model_folder,
 )
-from tests.reward.factory import make_prompt
+from tests.reward.factory import make_project, make_prompt
 
 pytestmark = pytest.mark.django_db
 
@@ -48,6 +49,26 @@ def test_finetune_takes_the_newest_snapshot_and_the_only_base(capsys, project, a
     make_base(project)
     with pytest.raises(CommandError, match="has several bases; choose a model"):
         call_command("finetune", "--project", project.slug)
+
+
+def test_finetune_takes_the_promoted_reward_model_for_methods_that_need_one(
+    capsys, project, adapter
+):
+    finetune = ("finetune", "--project", project.slug)
+    with pytest.raises(CommandError, match="has no reward model"):
+        call_command(*finetune, "--method", "online", "--dry-run")
+    promoted = make_reward_model(adapter.snapshot, state="promoted")
+    newest = make_reward_model(adapter.snapshot)
+    plan = planned(capsys, *finetune, "--method", "online", "--set", "rounds=2")
+    assert plan["inputs"]["reward_model"] == promoted.pk
+    assert plan["config"]["reward_model"] == promoted.path and plan["config"]["rounds"] == 2
+    plan = planned(capsys, *finetune, "--method", "online", "--reward-model", str(newest.pk))
+    assert plan["config"]["reward_model"] == newest.path
+    with pytest.raises(CommandError, match="The method dpo uses no reward model"):
+        call_command(*finetune, "--reward-model", str(newest.pk), "--dry-run")
+    elsewhere = make_reward_model(make_snapshot(make_project(), prompts=2))
+    with pytest.raises(CommandError, match="Choose a reward model of the snapshot's project"):
+        call_command(*finetune, "--method", "online", "--reward-model", str(elsewhere.pk))
 
 
 def test_evaluate_compares_with_the_candidates_base_model(capsys, adapter):

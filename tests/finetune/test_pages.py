@@ -2,7 +2,7 @@ import pytest
 from django.urls import reverse
 
 from finetune.evaluation import judges
-from finetune.forms import EvaluateInputs, FinetuneInputs, GenerateInputs
+from finetune.forms import EvaluateInputs, FinetuneInputs, GenerateInputs, RewardedInputs
 from finetune.models import Model
 from finetune.settings import GenerateConfig
 from runs import kinds, storage
@@ -159,7 +159,7 @@ def test_the_number_of_queries_of_an_evaluation_is_constant(
 # --- the launch forms ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["reward", "generate", "dpo", "evaluate"])
+@pytest.mark.parametrize("kind", ["reward", "generate", "dpo", "online", "evaluate"])
 def test_each_kind_has_a_launch_page(client, people, adapter, kind):
     client.force_login(people["trainer"])
     assert client.get(reverse("run-launch", args=[kind])).status_code == 200
@@ -264,6 +264,23 @@ def test_models_of_another_project_are_not_offered_for_a_snapshot(adapter):
     assert form.errors["model"] == ["Choose a model of the snapshot's project."]
 
 
+def test_reward_models_of_the_snapshots_project_are_offered(client, people, adapter):
+    own, promoted = (
+        make_reward_model(adapter.snapshot, state=state) for state in ("candidate", "promoted")
+    )
+    stranger = make_reward_model(make_snapshot(make_project(), prompts=2))
+    form = RewardedInputs(initial={"snapshot": adapter.snapshot_id})
+    assert list(form.fields["reward_model"].queryset) == [promoted, own]
+    chosen = {"snapshot": adapter.snapshot_id, "model": adapter.pk, "reward_model": stranger.pk}
+    error = "Choose a reward model of the snapshot's project."
+    assert RewardedInputs(chosen).errors["reward_model"] == [error]
+    form = RewardedInputs({**chosen, "reward_model": own.pk})
+    assert form.is_valid() and form.inputs()["reward_model"] == own.pk
+    client.force_login(people["trainer"])
+    page = client.get(reverse("run-launch", args=["online"])).text
+    assert 'name="reward_model"' in page and "Responses per prompt" in page
+
+
 def test_archived_models_and_archived_projects_are_not_offered(adapter):
     from finetune.forms import judge_choices, usable_models
 
@@ -309,6 +326,7 @@ def test_pages_show_the_folder_of_a_base_and_not_its_stored_form(client, people,
         ("score", ["No reward models yet: train one first"]),
         ("generate", ["No models yet: add a base model under Models first"]),
         ("dpo", ["No snapshots yet: freeze one first", "No models in this project yet"]),
+        ("online", ["No reward models in this project yet: train one first"]),
         ("evaluate", ["No adapters yet: fine-tune a model first"]),
     ],
 )

@@ -6,9 +6,10 @@ from typing import Any
 from django.core.management import CommandError, CommandParser
 
 from finetune.management.models_named import model_named
-from finetune.methods.method import all_methods
+from finetune.methods.method import all_methods, method_named
 from finetune.models import Model
 from finetune.registry import bases_of
+from reward.management.commands.score_responses import model_for
 from reward.management.run_command import RunCommand, add_snapshot_arguments, snapshot_named
 
 
@@ -35,6 +36,11 @@ class Command(RunCommand):
             help="the base model, or the adapter to continue from; default: the only base of the "
             "project",
         )  # fmt: skip
+        parser.add_argument(
+            "--reward-model", type=int, metavar="NUMBER",
+            help="the reward model that scores samples, for methods that need one; default: the "
+            "project's promoted one, or its newest",
+        )  # fmt: skip
         super().add_arguments(parser)
 
     def handle(self, **options: Any) -> None:
@@ -45,7 +51,13 @@ class Command(RunCommand):
         snapshot = snapshot_named(options)
         number = options["model"]
         model = only_base(snapshot.project) if number is None else model_named(number)
-        return {"project": snapshot.project_id, "snapshot": snapshot.pk, "model": model.pk}
+        inputs = {"project": snapshot.project_id, "snapshot": snapshot.pk, "model": model.pk}
+        number = options["reward_model"]
+        if method_named(self.kind).reward_model:
+            return {**inputs, "reward_model": number or model_for(snapshot.project.slug).pk}
+        if number is not None:
+            raise CommandError(f"The method {self.kind} uses no reward model. Leave it out.")
+        return inputs
 
 
 def method_in(arguments: Sequence[str]) -> str | None:

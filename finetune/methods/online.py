@@ -1,0 +1,60 @@
+"""On-policy rounds: DPO on the model's own samples, ranked by a reward model.
+
+Each round the current model samples K responses to each prompt, the reward model scores them, and
+DPO over the whole ranking learns from it: semi-online DPO (Lanchantin et al. 2025,
+arXiv:2506.21495), whose sampling model is updated once per round. With one round it is offline DPO
+on samples of the original model. The reference is the original model in all rounds.
+
+`finetune/training/online.py` runs the rounds.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune.methods.dpo import DPO, DPOSettings
+from finetune.settings import SampledSettings
+from recipes.settings import option
+
+if TYPE_CHECKING:
+    from recipes.preferences.tokens import Prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineSettings(SampledSettings, DPOSettings):
+    """Settings for on-policy rounds of Direct Preference Optimization."""
+
+    rounds: int = option(
+        3,
+        "Rounds of sampling and learning from the ranked samples. The number of epochs counts for each "
+        "round.",
+        min=1,
+        max=100,
+    )
+
+    @property
+    def number_of_rounds(self) -> int:
+        return self.rounds
+
+
+class Online(DPO):
+    name = "online"
+    title = "LoRA fine-tune (on-policy DPO)"
+    description = "Fine-tunes a model on its own samples, which a reward model ranks, in rounds."
+    paper = "semi-online Direct Preference Optimization (Lanchantin et al. 2025, arXiv:2506.21495)"
+    settings = OnlineSettings
+    config: OnlineSettings
+    program = "finetune.training.online"
+    multi_gpu = False
+    reward_model = True
+    lacking = "two different samples with scores"
+
+    def learned_from(self, prepared: "Prepared") -> str:
+        config, prompts = self.config, len(prepared.groups["train"])
+        rounds = "1 round" if config.rounds == 1 else f"{config.rounds} rounds"
+        return (
+            f"{rounds} of {config.samples_per_prompt} samples of its own to each prompt, ranked by a "
+            f"reward model (in the last round, {prompts} prompts)"
+        )
+
+
+METHOD = Online
