@@ -98,7 +98,7 @@ def test_a_reviewer_in_training_sees_the_right_answer_after_each_task(visit, wor
     assert Ranking.objects.filter(task__kind="ranking").count() == 0
 
 
-def test_gold_questions_look_like_other_tasks(visit, world):
+def test_gold_tasks_look_like_other_tasks(visit, world):
     """Compare the sheet's elements, classes and attributes, and the number of tasks left."""
     set_policy(world, gold_percent=50)
     for _ in range(4):

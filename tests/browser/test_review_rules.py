@@ -18,7 +18,7 @@ def policy(world, **fields):
     world.project.refresh_from_db()
 
 
-# --- what a project asks -------------------------------------------------------------------------
+# --- requirements of a project --------------------------------------------------------------------
 
 
 def test_ties_are_not_offered_in_projects_without_ties(visit, world):
@@ -236,7 +236,7 @@ def test_contradicting_ratings_cause_one_question_and_never_block(visit, world):
     assert in_letters(sent(page, world, 1)) == ["A", "B", "C", "D"]
 
 
-def test_a_late_close_event_does_not_answer_the_question(visit, world):
+def test_a_late_close_event_does_not_answer_the_dialog(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d")

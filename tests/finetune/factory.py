@@ -124,7 +124,7 @@ def make_evaluation(
     return evaluation
 
 
-# --- what a recipe leaves ------------------------------------------------------------------------
+# --- files of a recipe ---------------------------------------------------------------------------
 
 
 def laid_out(run: Run) -> RunDir:

@@ -173,7 +173,7 @@ def test_a_large_table_is_estimated_and_a_filtered_one_counted(project, monkeypa
     assert EstimatingPaginator(Task.objects.filter(priority=1).order_by("pk"), 10).count == 0
 
 
-# --- what strangers wrote ------------------------------------------------------------------------
+# --- hostile text --------------------------------------------------------------------------------
 
 ATTACK = "<script>alert(1)</script>\u202e" + "long " * 400
 

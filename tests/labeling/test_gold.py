@@ -30,7 +30,7 @@ def broken(tiers, cut, *constraints):
     return result.broken
 
 
-# --- what constraints say ------------------------------------------------------------------------
+# --- sentences about constraints --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_constraints_from_a_ranking_accept_that_ranking():
     assert len(broken([[4], [2, 3], [1]], None, *constraints)) == 5
 
 
-# --- making it -----------------------------------------------------------------------------------
+# --- creation ------------------------------------------------------------------------------------
 
 pytestmark = pytest.mark.django_db
 

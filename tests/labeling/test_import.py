@@ -361,7 +361,7 @@ def test_a_byte_order_mark_is_accepted(project, save):
     assert Task.objects.count() == 1
 
 
-# --- whose rankings ------------------------------------------------------------------------------
+# --- reviewers -----------------------------------------------------------------------------------
 
 
 def test_the_name_of_an_existing_user_is_refused(project, save):
@@ -394,7 +394,7 @@ def test_earlier_rankings_of_a_user_are_kept(project, save):
     assert own.superseded_at is None and ada.rankings.get() == own
 
 
-# --- all or nothing, and again -------------------------------------------------------------------
+# --- atomic and repeated imports -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

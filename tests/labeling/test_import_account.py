@@ -223,7 +223,7 @@ def test_a_shape_gives_the_same_prompts_and_rankings_in_every_kind_of_file(tmp_p
     assert rankings == [[task.rankings for task in record.tasks] for record in expected]
 
 
-# --- what the account says is what is kept -------------------------------------------------------
+# --- the account and the stored rows -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"oasst", "pandalm", "jsonl"}))

@@ -245,7 +245,7 @@ def test_a_winner_that_is_not_a_response_is_refused(tmp_path):
         read(saved(tmp_path, rows))
 
 
-# --- nothing is guessed --------------------------------------------------------------------------
+# --- unclear columns -----------------------------------------------------------------------------
 
 
 def test_no_prompt_is_extracted_from_answers(tmp_path):

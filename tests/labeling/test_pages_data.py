@@ -44,7 +44,7 @@ def sent(client: Client, project: Project, content, name="a.jsonl", **fields):
     return client.post(url, {"file": file, "format": "auto", "encoding": "utf-8", **fields})
 
 
-# --- who may -------------------------------------------------------------------------------------
+# --- access --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["project-import", "project-findings", "project-export"])

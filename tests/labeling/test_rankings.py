@@ -384,7 +384,7 @@ def test_a_partial_ranking_must_be_declared_as_such(task, reviewer):
         )
 
 
-# --- what a project asks -------------------------------------------------------------------------
+# --- requirements of a project --------------------------------------------------------------------
 
 
 def test_a_tie_is_refused_in_projects_without_ties(project, slot, task, reviewer):
@@ -462,7 +462,7 @@ def test_drafts_and_versions_of_other_projects_are_ignored(project, slot, review
         assert submission.ranking.guideline_version == project.current_version
 
 
-# --- taking it back ------------------------------------------------------------------------------
+# --- undo ----------------------------------------------------------------------------------------
 
 DRAFT = {"fields": {"rationale": ["again"]}, "at": 1}
 

@@ -130,7 +130,7 @@ def test_a_newly_promoted_model_answers_from_then_on(warm, caller, models):
     assert answer.json() != first and answer["Tiebreak-Reward-Model"] == str(other.pk)
 
 
-# --- who may ----------------------------------------------------------------------------------------
+# --- access -----------------------------------------------------------------------------------------
 
 
 def test_a_request_needs_a_token_and_a_session_does_not_count(warm, caller):

@@ -89,7 +89,7 @@ def test_a_chat_that_was_cut_off_says_so(project):
     assert group.meta[RESPONSES_CUT_OFF] == [True]
 
 
-def test_the_command_and_the_form_offer_them(project, chats):
+def test_the_command_and_the_form_offer_the_options(project, chats):
     out = io.StringIO()
     call_command("snapshot", project.slug, "--chats", "--dry-run", stdout=out)
     assert "+ 8  chats without rankings" in out.getvalue()

@@ -184,7 +184,7 @@ def test_an_export_is_audited(project, ranked, tmp_path):
     assert AuditEntry.objects.get(action="data exported").details["file"] == "x.jsonl"
 
 
-# --- what other tools make of it -----------------------------------------------------------------
+# --- other tools ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

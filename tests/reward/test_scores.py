@@ -127,7 +127,7 @@ def test_archived_projects_and_missing_models_are_refused(model):
         scores.from_inputs({"reward_model": model.pk})
 
 
-# --- starting it ---------------------------------------------------------------------------------
+# --- start -------------------------------------------------------------------------------------
 
 
 def test_the_form_starts_a_run_for_the_chosen_model(model):

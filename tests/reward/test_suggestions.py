@@ -123,7 +123,7 @@ def test_the_spread_of_several_heads_is_shown():
     assert "±" not in world.page("review")
 
 
-def test_the_sheet_that_shows_them_goes_through_the_template():
+def test_a_sheet_with_scores_is_rendered_by_the_template():
     world = World("always")
     slot = world.tasks[0].slots.first()
     assert skeleton.sheet_html(None, world.project, slot, dict) is None

@@ -26,7 +26,7 @@ from reward.settings import RewardConfig
         ((12, 0), torch.bfloat16),  # RTX 5090
     ],
 )
-def test_auto_is_bfloat16_only_where_the_hardware_has_it(capability, dtype):
+def test_auto_is_bfloat16_only_if_the_hardware_supports_it(capability, dtype):
     assert dtype_for("auto", capability) == dtype
 
 

@@ -160,7 +160,7 @@ def test_disagreeing_layouts_are_detected(tmp_path, monkeypatch):
     assert "differs by" in check_shared(model, UNEVEN, 0, longest=31)
 
 
-def test_a_classifier_that_reads_its_score_elsewhere_is_refused(tmp_path, monkeypatch):
+def test_a_classifier_that_reads_another_token_is_refused(tmp_path, monkeypatch):
     model = reward_model(tmp_path)
     monkeypatch.setattr(model, "_plain", lambda ids, mask: torch.zeros(len(ids), 32))
     with pytest.raises(RecipeError, match="does not read the score at the last token"):
@@ -177,7 +177,7 @@ def test_the_reason_for_the_plain_layout_is_in_events_and_report(tmp_path):
     assert training["layout_reason"].startswith("it looks back only 16 tokens")
 
 
-# --- what no reward model can be made of ----------------------------------------------------------
+# --- unusable base models ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def encoder_run(tmp_path_factory):
     return run_dir
 
 
-def test_an_encoder_learns_and_scores_alike_after_loading_and_after_merging(encoder_run, tmp_path):
+def test_an_encoder_gives_the_same_scores_after_loading_and_after_merging(encoder_run, tmp_path):
     report = json.loads((encoder_run.output / "report.json").read_text())
     assert report["training"]["layout"] == "plain"
     assert report["training"]["curve"][-1][1] < report["training"]["curve"][0][1]
@@ -345,7 +345,7 @@ def test_the_card_s_own_code_reads_the_text_as_the_product_does(encoder_run):
     assert results["score"].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_card_says_where_counting_length_does_as_well(encoder_run):
+def test_the_card_says_where_preferring_length_is_as_accurate(encoder_run):
     report = json.loads((encoder_run.output / "report.json").read_text())
     sentence = "no better than always preferring the longer response"
     for own, longer, warns in ((0.63, 0.67, True), (0.7, 0.67, False), (None, 0.67, False)):

@@ -140,7 +140,7 @@ def test_the_spread_of_a_pair_is_the_spread_of_the_difference():
     assert (result.spread.tolist(), result.gap.tolist()) == ([0.0], [1.0])
 
 
-def test_the_area_counts_wrong_above_right_and_equals_by_half():
+def test_the_area_under_the_curve_counts_equal_values_half():
     # Wrong at 3 and 1; right at 2 and 1: 3>2, 3>1, 1<2, 1=1 → (1 + 1 + 0 + ½) / 4
     values = np.array([3.0, 1.0, 2.0, 1.0])
     right, wrong = np.array([0.0, 0, 1, 1]), np.array([1.0, 1, 0, 0])

@@ -90,7 +90,7 @@ def test_a_few_rankings_are_not_judged():
     assert mistakes["rows"] == [] and "39 rankings are too few" in mistakes["reason"]
 
 
-def test_the_list_is_bounded_and_says_how_many_there_are():
+def test_the_list_is_bounded_and_shows_the_total():
     good = [item(n, [[[0], [1]]], [9.0, 0.0]) for n in range(3000)]
     bad = [item(5000 + n, [[[1], [0]]], [9.0, 0.0]) for n in range(MAX_ROWS + 50)]
     mistakes = label_mistakes([good + bad], checked="all")

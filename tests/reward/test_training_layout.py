@@ -259,7 +259,7 @@ PROMPT = [{"role": "user", "content": "Héllo"}]
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_the_prompt_has_the_same_tokens_whatever_the_response_starts_with(chat):
+def test_the_tokens_of_the_prompt_do_not_depend_on_the_response(chat):
     tokenizer = make_tokenizer(chat)
     chat_format = ChatFormat(tokenizer)
     prompt, responses = chat_format.encode(PROMPT, ["a", " a", "\nä", ""])

@@ -103,7 +103,7 @@ def test_too_little_data_gives_a_reason_instead_of_a_forecast():
     assert "needs 10 held-out prompts" in unmeasured["reason"]
 
 
-def test_two_halvings_are_refused_because_nothing_follows_from_them():
+def test_two_halvings_are_refused_because_they_are_too_few():
     with pytest.raises(ConfigError, match="3 halvings"):
         RewardConfig.from_dict({"base_model": "m", "learning_curve": 2})
 

@@ -75,7 +75,7 @@ def test_the_loss_is_finite_where_the_naive_formula_overflows():
     assert bradley_terry(torch.tensor([[-500.0, 500.0]]), wins).item() == pytest.approx(1000.0)
 
 
-def test_agreement_counts_evidence_the_scores_order_as_it_says():
+def test_agreement_counts_the_evidence_that_the_scores_agree_with():
     wins = torch.tensor([[[0.0, 2.0, 0.0], [1.0, 0.0, 0.5], [0.0, 0.5, 0.0]]])
     right, evidence = agreement(torch.tensor([[1.0, 0.0, 0.0]]), wins)
     # 2 of 3 for the first pair; the tie is half right by equal scores: 2 + 0.5 of 4.

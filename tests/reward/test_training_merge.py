@@ -59,9 +59,7 @@ with torch.no_grad():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_merged_folder_scores_alike_with_transformers_alone_and_with_the_product(
-    finished, tmp_path
-):
+def test_the_merged_folder_gives_the_same_scores_with_transformers_alone(finished, tmp_path):
     out = merge(finished.path, tmp_path / "merged")
     [expected] = Scorer(finished.output).score([(PROMPT, RESPONSES)])
     np.testing.assert_allclose(plain_scores(out), expected, atol=1e-5)
@@ -158,7 +156,7 @@ def test_an_encoder_with_heads_and_criteria_trains_scores_and_merges(tmp_path):
 
 
 @pytest.mark.django_db
-def test_the_command_merges_says_why_not_and_can_be_tried(finished, tmp_path, capsys):
+def test_the_command_merges_explains_errors_and_has_a_dry_run(finished, tmp_path, capsys):
     model = make_reward_model(make_snapshot(make_project(), prompts=2), path=str(finished.output))
     out = tmp_path / "merged"
     call_command("merge_reward", str(model.pk), str(out), "--dry-run")

@@ -87,7 +87,7 @@ def test_weights_decay_by_the_share_asked_for_at_each_step(tmp_path, decay):
 
 
 @pytest.mark.parametrize(("longest", "arrives"), [(1.0, 1.0), (2.5, 2.5), (100.0, 5.0)])
-def test_a_gradient_longer_than_the_limit_is_shortened_to_it(tmp_path, longest, arrives):
+def test_gradients_are_clipped_to_the_limit(tmp_path, longest, arrives):
     recorder, _ = trained(tmp_path, gradient=(3.0, 4.0), max_grad_norm=longest)
     assert recorder.norms == pytest.approx([arrives] * 20, rel=1e-5)
 

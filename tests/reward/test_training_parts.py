@@ -59,7 +59,7 @@ def test_a_run_killed_inside_a_part_ends_with_the_report_of_one_that_was_not(tmp
     assert not list(killed.path.glob("parts/*/checkpoints/*"))
 
 
-# --- what is said, with a training that takes no time ---------------------------------------------
+# --- messages, with instant training --------------------------------------------------------------
 
 
 @pytest.fixture

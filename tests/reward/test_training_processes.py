@@ -137,7 +137,7 @@ def test_a_process_that_waits_for_one_that_failed_ends_too(tmp_path):
     assert waiting.wait(30) == RESTART
 
 
-def test_out_of_memory_in_one_process_goes_on_with_less_when_started_again(tmp_path, monkeypatch):
+def test_a_restart_after_out_of_memory_in_one_process_uses_a_smaller_batch(tmp_path, monkeypatch):
     model, groups = tiny_llama(tmp_path), make_groups(19, 8)
     settings = {**SETTINGS, "batch_size": 8, "micro_batch_size": 8, "epochs": 2}
     alone, together = (make_run(tmp_path / n, model, groups, **settings) for n in ("a", "b"))

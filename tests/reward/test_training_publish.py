@@ -91,7 +91,7 @@ def test_a_card_explains_scores_of_different_prompts():
     assert "above 0 means acceptable" in text and "only with other scores" not in text
 
 
-def test_a_card_says_how_far_any_model_could_come():
+def test_a_card_names_the_highest_possible_accuracy():
     limit = {"value": 0.88, "interval": [0.86, 0.8931]}
     text = model_card(card_report(accuracy_limit=limit))
     assert "about 89.3% is the most any model can reach" in text and "ceiling" not in text

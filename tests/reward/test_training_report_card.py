@@ -84,7 +84,7 @@ def test_a_model_that_was_hardly_trained_gets_a_small_temperature():
     assert temperature(tiny)["value"] == pytest.approx(0.001 / math.log(3), rel=1e-4)
 
 
-def test_a_temperature_that_ran_to_an_end_says_which():
+def test_a_temperature_at_a_bound_of_its_range_is_reported():
     assert "right about every pair" in temperature(won(1.0, 1.0, 60))["reason"]
     assert "Larger gaps in score did not win more often" in temperature(won(0.4, 1.0, 60))["reason"]
 
@@ -117,7 +117,7 @@ def test_slices_count_the_judgments_of_one_reviewer_or_version_alone():
     assert [row["name"] for row in slice_rows["reviewer"]] == ["a", "b"]
 
 
-def test_a_reviewers_agreement_is_with_the_others_not_among_them():
+def test_a_reviewers_agreement_is_with_other_reviewers():
     judgments = [("a", [[0], [1]]), ("b", [[1], [0]]), ("c", [[1], [0]])]
     result = {row["name"]: row for row in slices([item(1, judgments, [1.0, 0.0])])["reviewer"]}
     assert result["a"]["reviewer_agreement"]["value"] == 0.0

@@ -77,7 +77,7 @@ def assert_same_weights(one: RunDir, other: RunDir, atol: float = 1e-5) -> None:
         torch.testing.assert_close(weight, theirs[name], atol=atol, rtol=0)
 
 
-# --- what a run leaves behind ---------------------------------------------------------------------
+# --- files of a run -------------------------------------------------------------------------------
 
 
 def test_training_learns_the_rule_and_publishes_everything(finished):
@@ -131,7 +131,7 @@ def test_a_resumed_run_gives_the_same_weights(finished, tmp_path, llama):
     assert_same_weights(finished, run_dir)
 
 
-def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(finished, tmp_path):
+def test_a_run_with_a_damaged_newest_checkpoint_resumes_from_the_previous_one(finished, tmp_path):
     run_dir = RunDir(shutil.copytree(finished.path, tmp_path / "copy"))
     shutil.rmtree(run_dir.output)
     weights = run_dir.checkpoints / "checkpoint-32" / "model.safetensors"
@@ -173,9 +173,7 @@ def test_a_reward_model_loads_after_its_base_has_moved(finished, tmp_path, llama
     assert np.array_equal(Scorer(output).score(conversations)[0], expected[0])
 
 
-def test_sigterm_writes_a_checkpoint_exits_75_and_the_same_command_goes_on(
-    finished, tmp_path, llama
-):
+def test_sigterm_writes_a_checkpoint_and_the_same_command_resumes(finished, tmp_path, llama):
     run_dir = same_run(tmp_path, llama)
     process = start(run_dir)
     wait_for_checkpoint(run_dir, process)

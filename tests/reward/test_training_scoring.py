@@ -111,7 +111,7 @@ def test_without_features_none_are_written(model, tmp_path):
     assert rows[0]["score"] is not None and all(row["features"] is None for row in rows)
 
 
-def test_a_stopped_run_goes_on_after_its_last_part(model, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_after_its_last_part(model, tmp_path, monkeypatch):
     monkeypatch.setattr(scoring, "PROMPT_BATCH_SIZE", 1)
     stop = StopSignal()
     run_dir = make_scoring(tmp_path / "run", model)

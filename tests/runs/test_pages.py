@@ -152,7 +152,7 @@ def test_an_unknown_kind_is_not_found(trainer):
     assert trainer.get("/runs/new/alchemy/").status_code == 404
 
 
-# --- who may do what ------------------------------------------------------------------------------
+# --- permissions ----------------------------------------------------------------------------------
 
 LOOK = ["/runs/", "/runs/{}/", "/runs/{}/live", "/runs/{}/log"]
 START = ["/runs/new/", LAUNCH]
@@ -259,7 +259,7 @@ def test_a_missing_run_is_not_found(trainer, url):
     assert method(url.format(4711)).status_code == 404
 
 
-# --- what the pages show --------------------------------------------------------------------------
+# --- pages ----------------------------------------------------------------------------------------
 
 
 def progress(run: Run, *steps: int, start: int = 0, each: float = 2.0, total: int = 100) -> None:
