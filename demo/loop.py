@@ -45,7 +45,7 @@ REWARD: dict[str, Any] = {
     "micro_batch_size": 8,
 }
 GENERATE: dict[str, Any] = {"max_new_tokens": 96}
-DPO: dict[str, Any] = {"learning_rate": 2e-3, "batch_size": 8, "micro_batch_size": 8}
+DPO: dict[str, Any] = {"learning_rate": 2e-3}
 EVALUATE: dict[str, Any] = {"max_new_tokens": 96}
 
 
