@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from finetune import merging
-from finetune.engines import generation, tuning
+from finetune import merging, tuning
+from finetune.engines import generation
 from finetune.evaluation import runs
 from finetune.forms import (
     EvaluateInputs,

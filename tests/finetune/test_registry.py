@@ -5,7 +5,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEntry, Role
-from finetune.engines import tuning
+from finetune import tuning
 from finetune.forms import AddModelForm
 from finetune.models import Model
 from finetune.registry import add_base, default_model
