@@ -117,7 +117,8 @@ class SameProject(forms.Form):
 
 
 class FinetuneInputs(SameProject):
-    anchor, others = "snapshot", ("model",)
+    anchor = "snapshot"
+    others: tuple[str, ...] = ("model",)
 
     snapshot = SnapshotChoiceField(
         queryset=Snapshot.objects.none(),

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune.engines.sampled_text import Prompt, read_rows
+from finetune.methods.best_of_n import BestOfN, BestOfNSettings
 from finetune.methods.online import OnlineSettings
 from finetune.report import SampledReport
 from finetune.training.language_model import PolicyChat
@@ -312,3 +313,40 @@ def test_responses_must_leave_room_for_the_prompt():
     sampling = OnlineSettings(model="m", reward_model="r", seed=5).sampling_of_round(2)
     assert (sampling.seed, sampling.max_prompt_tokens) == (6, 1024 - 256)
     assert json.dumps(sampling.to_dict())
+
+
+# --- best of n --------------------------------------------------------------------------------------
+
+
+def test_best_of_n_trains_the_response_with_the_highest_score():
+    rows = [
+        sample("p", n, text, score)
+        for n, (text, score) in enumerate([("a", 0.2), ("b", 0.9), ("c", 0.5)])
+    ]
+    method = BestOfN(BestOfNSettings(model="m", reward_model="r"))
+    best = method.evidence(ranked("p", user("?"), rows, 0.0)).signals["best"]
+    assert best.tolist() == [0, 1, 0]
+    tied = method.evidence(ranked("p", user("?"), rows, 0.5)).signals["best"]
+    assert tied.tolist() == [0, 0.5, 0.5]
+    assert method.config.learning_rate == 1e-4 and method.config.number_of_rounds == 1
+
+
+def test_best_of_n_raises_the_score_and_resumes_after_a_kill(tmp_path, model, reward_model):
+    settings = {
+        "method": "best_of_n", "groups": groups_that_like_b(32), "samples_per_prompt": 8,
+        "epochs": 4, "learning_rate": 1e-2,
+    }  # fmt: skip
+    whole = online_run(tmp_path / "1" / "run", model, reward_model, **settings)
+    online(whole, StopSignal())
+    report = report_of(whole)
+    assert differences(report, SampledReport) == []
+    assert report["kind"] == "best_of_n" and len(report["rounds"]) == 1
+    assert report["score_change"]["interval"][0] > 0
+    assert "the best of 8 samples of its own to each of" in (whole.output / "README.md").read_text()
+
+    run_dir = online_run(tmp_path / "2" / "run", model, reward_model, **settings)
+    process = start("finetune.training.online", run_dir)
+    point = run_dir.path / "parts" / "round-1" / "checkpoints" / "checkpoint-2"
+    assert interrupt_when(process, point, signal.SIGKILL) == -signal.SIGKILL
+    online(run_dir, StopSignal())
+    assert apart(run_dir, whole) == 0

@@ -1,0 +1,57 @@
+"""Best-of-n distillation: supervised fine-tuning on the best of n samples of the model itself.
+
+The model samples n responses to each prompt, a reward model scores them, and SFT learns the best
+(rejection sampling fine-tuning, as in Touvron et al. 2023, arXiv:2307.09288, section 3.2.3). Best of
+n raises the score at a divergence of at most log n - (n - 1)/n nats from the original model
+(Beirami et al. 2024, arXiv:2401.01879).
+
+It is one round of `finetune/training/online.py`, with another loss.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune.methods.sft import SFT, SFTSettings
+from finetune.settings import SampledSettings
+from recipes.settings import option
+
+if TYPE_CHECKING:
+    from recipes.preferences.tokens import Prepared
+
+
+# The order of the bases matters: SFT has its own default of the learning rate.
+@dataclass(frozen=True, kw_only=True)
+class BestOfNSettings(SFTSettings, SampledSettings):
+    """Settings for supervised fine-tuning on the best of n samples."""
+
+    samples_per_prompt: int = option(
+        8,
+        "Responses that the model samples per prompt (n), of which it learns the best. More give "
+        "better ones and a larger change of the model.",
+        label="Responses per prompt",
+        min=2,
+        max=64,
+    )
+
+
+class BestOfN(SFT):
+    name = "best_of_n"
+    title = "LoRA fine-tune (best of n)"
+    description = "Fine-tunes a model on the best of its own samples, chosen by a reward model."
+    paper = "best-of-n distillation (rejection sampling, Touvron et al. 2023, arXiv:2307.09288)"
+    settings = BestOfNSettings
+    config: BestOfNSettings
+    program = "finetune.training.online"
+    multi_gpu = False
+    reward_model = True
+    lacking = "two different samples with scores"
+
+    def learned_from(self, prepared: "Prepared") -> str:
+        train = prepared.tokens["train"]
+        return (
+            f"the best of {self.config.samples_per_prompt} samples of its own to each of {len(train)} "
+            "prompts, chosen by a reward model"
+        )
+
+
+METHOD = BestOfN
