@@ -83,6 +83,10 @@ METRICS = {
     "nll_change": "change in nats per token",
     "held_out/nll": "held out, nats per token",
     "drift": "drift on other prompts",
+    "reward_score": "mean score of samples",
+    "kl": "KL to the original model, nats",
+    "distinct": "different samples",
+    "score_change": "change in the mean score of samples",
 }
 """Names of metrics and results on pages, where replacing underscores is not enough."""
 
