@@ -111,7 +111,7 @@ class KTO(Method):
         return replace(plain_evidence(group), signals=signals)
 
     def objection(self, group: Group, evidence: Evidence) -> str | None:
-        """Return why a group is left out. Held-out groups may also have only an order."""
+        """Return why a group is left out. A held-out group without labels needs an order."""
         if evidence.signals["desirable"].any() or evidence.signals["undesirable"].any():
             return None
         if group.split == "test" and evidence.wins.any():
@@ -124,7 +124,7 @@ class KTO(Method):
 
     def prepare(self, prepared: "Prepared") -> None:
         train = prepared.tokens["train"]
-        train[:] = [_only_labelled(group) for group in train]
+        train[:] = [_labelled_part(group) for group in train]
         desirable, undesirable = counts(train)
         if not desirable or not undesirable:
             side = "acceptable" if desirable else "unacceptable"
@@ -184,7 +184,7 @@ def counts(groups: Sequence["TokenGroup"]) -> tuple[int, int]:
     return desirable, sum(int(s["undesirable"].sum()) for s in signals)
 
 
-def _only_labelled(group: "TokenGroup") -> "TokenGroup":
+def _labelled_part(group: "TokenGroup") -> "TokenGroup":
     """Return the group with its labelled responses, and their number as its `items`."""
     desirable, undesirable = group.signals["desirable"], group.signals["undesirable"]
     labelled = np.flatnonzero(desirable + undesirable).tolist()

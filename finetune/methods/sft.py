@@ -50,16 +50,16 @@ class SFTSettings(FinetuneSettings):
     )
     min_margin: float = option(
         0.0,
-        "Leave out prompts whose best response wins by less: its wins minus its losses, as a share of its "
-        "comparisons. 0.5: it won three of four. 0: all prompts with a best response.",
+        "Leave out prompts whose best response has a smaller margin. The margin is its wins minus its "
+        "losses, as a share of its comparisons: 0.5 for three wins in four. 0: leave out none.",
         min=0,
         max=1,
         label="Smallest margin",
     )
     tied_best: str = option(
         "share",
-        "Weight of several best responses of a prompt. share: together as much as one. all: each as much "
-        "as one.",
+        "Weight of responses that tie for the best. share: the weight of one response is split between "
+        "them. all: each has the full weight.",
         choices=("share", "all"),
         label="Tied best responses",
         advanced=True,

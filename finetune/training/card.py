@@ -47,7 +47,7 @@ def model_card(report: FinetuneReport) -> str:
         ),
         "`report.json` holds all other figures, and what was left out and why.\n",
         *chats(report["chat"]),
-        "## Loading it\n",
+        "## Usage\n",
         loading(LOADING, base),
     ]
     return "\n".join(lines) + "\n"
@@ -110,7 +110,7 @@ def merged_card(report: dict[str, Any]) -> str:
         *(f"{note}\n" for note in report["notes"]),
         "`report.json` holds all figures, and the snapshots that the adapter and its ancestors were "
         "trained on.\n",
-        "## Loading it\n",
+        "## Usage\n",
         MERGED_LOADING,
     ]
     return "\n".join(lines) + "\n"

@@ -95,7 +95,10 @@ class Distribution:
             )
         chosen = {key: values[key] for key in FOLLOWED if key in values}
         if file.do_sample is False:
-            chosen = {**chosen, "temperature": 0.0}  # the likeliest token, whatever the rest says
+            chosen = {
+                **chosen,
+                "temperature": 0.0,
+            }  # the likeliest token; the other fields have no effect
         elif not (file.do_sample or chosen):
             raise RecipeError(
                 f"{reference} publishes no sampling settings in a generation_config.json. Set sampling "

@@ -120,7 +120,7 @@ def check_same_tokens(tokenizer: Any, baseline: str) -> None:
     if load_tokenizer(baseline).get_vocab() != tokenizer.get_vocab():
         raise RecipeError(
             f"{baseline} has another vocabulary than the candidate, so the two cannot answer with the "
-            "same seeds. Compare models that build on the same base."
+            "same seeds. Compare models with the same base."
         )
 
 

@@ -116,7 +116,7 @@ class Fitted:
 
 @dataclass
 class _Ready:
-    """The results of the preparation, which is done once, also if memory runs out."""
+    """The results of the preparation, which is not repeated when memory runs out."""
 
     layout_reason: str | None
     head_reason: str | None
@@ -139,7 +139,8 @@ def fit(
     """Train the policy on the train split. Raises Stopped, RecipeError or RestartRequired.
 
     `reference` has the trained weights of the reference, as `trained_weights` returns them. Without
-    it, the policy before training is the reference. When memory runs out, the model and the reference stay, and only the micro-batch changes.
+    it, the policy before training is the reference. When memory runs out, only the
+    micro-batch changes: the model and the reference are reused.
     """
     untrained = trained_weights(policy)
     collator = Collator(tokenizer.pad_token_id, targets=True)

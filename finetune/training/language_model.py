@@ -70,8 +70,8 @@ def load_tokenizer(reference: str) -> Any:
 def load_model(reference: str, dtype: str, *, dropout: bool = True) -> Any:
     """Return the model in evaluation mode, on the CPU. Raises RecipeError if it cannot be loaded.
 
-    `dropout=False` turns dropout off permanently, also in families that call it as a function,
-    where it cannot be turned off after loading.
+    `dropout=False` turns dropout off permanently. Some families call it as a function, so it cannot
+    be turned off after loading.
     """
     name, revision = existing(reference)
     try:

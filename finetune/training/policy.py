@@ -135,7 +135,7 @@ def _add_up(values: torch.Tensor, responses: torch.Tensor, like: torch.Tensor) -
     return sums.view(*like.shape, *values.shape[1:])
 
 
-# --- making one ---------------------------------------------------------------------------------------
+# --- construction -------------------------------------------------------------------------------------
 
 
 def make_policy(config: FinetuneSettings) -> PolicyModel:
@@ -178,7 +178,7 @@ def _read_base(config: FinetuneSettings, dtype: torch.dtype) -> Any:
 
 
 def prepare_quantized(base: Any, dtype: torch.dtype, recompute: bool) -> None:
-    """Prepare weights of four bits for training. The head stays in the number format of the run.
+    """Prepare 4-bit weights for training. The head stays in the number format of the run.
 
     In float32, as PEFT leaves it, it would take twice the memory and time, with its whole
     vocabulary.

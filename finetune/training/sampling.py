@@ -116,7 +116,7 @@ def plan(
             f"Nothing to sample. {left_out_sentence(left_out, len(prompts))} Allow shorter "
             "responses or longer prompts, or choose another model."
             if left_out
-            else f"Nothing to sample: {len(prompts)} prompts ask for no response."
+            else f"Nothing to sample: {len(prompts)} prompts request 0 responses."
         )
     return sorted(requests, key=lambda request: -len(request.prompt_ids)), left_out
 
@@ -170,7 +170,7 @@ def sample_batch(
     config: SamplingConfig,
     distribution: Distribution | None = None,
 ) -> list[Sampled]:
-    """Sample one batch, in the given order. Halve it as often as memory demands.
+    """Sample one batch, in the given order. Halve it until it fits in memory.
 
     Without a `distribution`, temperature and top-p of the settings apply.
     """

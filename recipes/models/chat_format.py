@@ -37,7 +37,7 @@ REWRITTEN = "rewritten"
 NOTES = {
     CONTROL_TOKENS: "texts that contain control tokens, read as plain text",
     BOUNDARIES: "responses of which a token would span the boundary to the prompt, split there",
-    CUT_OFF: "responses cut off by a length limit, which do not teach an end",
+    CUT_OFF: "responses cut off by a length limit, whose end is not trained",
     REWRITTEN: "responses that the chat template rewrites, read as they are written",
 }
 """The counts made while chats are tokenized, in words."""

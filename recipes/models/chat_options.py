@@ -36,7 +36,7 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """The options of a chat template and the date it prints. No date: today's, whatever it is."""
+    """The options of a chat template and the date it prints. Without a date, the template prints today's."""
 
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     day: date | None = None
@@ -154,7 +154,7 @@ def _decide(
         if record.kwargs != kwargs:
             raise RecipeError(
                 f"{source} was trained with {CHAT_KWARGS} {json.dumps(record.kwargs)}, but this run "
-                f"has {json.dumps(kwargs)}. Both must write chats alike: leave the setting empty to "
+                f"has {json.dumps(kwargs)}. Both must use the same options: leave the setting empty to "
                 "use those of the adapter."
             )
         if record.sha256 != sha256:

@@ -1,4 +1,4 @@
-"""Tests that a run, and what is made from it, writes chats alike from its first to its last day."""
+"""Tests that a run and its adapter write chats in the same way on every day."""
 
 import json
 from datetime import date
@@ -127,7 +127,7 @@ def adapter(tmp_path, model):
     return run_dir.output
 
 
-def test_training_generation_and_evaluation_write_chats_alike(tmp_path, model, adapter):
+def test_training_generation_and_evaluation_use_the_same_template(tmp_path, model, adapter):
     record = ChatRecord.read(adapter)
     assert (record.kwargs, record.day) == ({"brief": True}, SATURDAY)
     report = json.loads((adapter / "report.json").read_text())
@@ -270,7 +270,7 @@ def test_a_response_that_was_cut_off_has_no_end_token_in_training(tmp_path):
     run_dir = new_run(tmp_path / "run")
     prepared.report_left_out(run_dir)
     assert messages(run_dir) == [
-        "In train: 1 responses cut off by a length limit, which do not teach an end."
+        "In train: 1 responses cut off by a length limit, whose end is not trained."
     ]
 
 

@@ -107,7 +107,7 @@ def test_a_seed_belongs_to_run_prompt_and_sample():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_response_does_not_depend_on_who_shares_its_batch(model):
+def test_a_response_does_not_depend_on_the_rest_of_its_batch(model):
     policy = load_for_sampling(str(model), None, "float32")
     chat = PolicyChat(load_tokenizer(str(model)), policy.generation_config)
     config = GenerateConfig(model=str(model), max_new_tokens=16, samples_per_prompt=3)

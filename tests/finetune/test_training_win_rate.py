@@ -51,7 +51,7 @@ def test_a_comparison_without_prompts_is_explained():
     assert figure["reason"]
 
 
-def test_an_outcome_that_is_none_is_refused():
+def test_an_unknown_outcome_is_refused():
     with pytest.raises(ValueError, match=r"0\.5 for a tie"):
         win_rate([("a", 0.7)])
 
