@@ -24,5 +24,5 @@ def train_ids(snapshots: Iterable[Snapshot]) -> set[str]:
 
 
 def without_trained(groups: Iterable[Group], trained: set[str]) -> list[Group]:
-    """Return the groups without held-out ones that were trained on before."""
+    """Return the groups without the held-out ones that the models were trained on."""
     return [group for group in groups if group.split == "train" or group.group_id not in trained]

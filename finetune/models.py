@@ -47,8 +47,8 @@ class Model(Promotable):
     def doubts(self) -> list[str]:
         """Return the reasons not to promote it, each as a sentence.
 
-        Costs a query for an adapter. A merged model that was never evaluated has the doubts of its
-        adapter, which gives the same answers; this costs two more queries.
+        A merged model that was never evaluated has the doubts of its adapter, which gives the same
+        answers. Costs one query, or three for such a model.
         """
         if not self.adapter and not self.is_merged:
             return []
@@ -66,7 +66,7 @@ class Model(Promotable):
 
     @property
     def kind(self) -> str:
-        """Return what it is, for pages."""
+        """Return the kind of the model as a noun, for pages."""
         if self.adapter:
             return "LoRA adapter"
         return "merged model" if self.is_merged else "base model"
@@ -101,7 +101,7 @@ class Model(Promotable):
 
 
 def with_descendants(models: Iterable[Model]) -> list[Model]:
-    """Return the models and all that were made from them, by id. One query per generation."""
+    """Return the models and all their descendants, by id. One query per generation."""
     family: dict[int, Model] = {}
     generation = list(models)
     while generation:

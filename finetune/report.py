@@ -35,7 +35,11 @@ class Likelihood(TypedDict):
 
 
 class PolicyTraining(TrainingFigures):
-    """Figures of the training. `layout_reason` and `head_reason` say why something is slower."""
+    """Figures of the training.
+
+    `layout_reason` is why the shared layout was not used, and `head_reason` why the head was not
+    read in chunks. Both are None for the faster variant.
+    """
 
     processes: int
     layout: str

@@ -1,7 +1,7 @@
 """Parts of training programs that need neither Django, Celery nor a database.
 
-A run directory (`rundir.py`) is all the input a recipe needs. Newcomers start with a recipe,
-`finetune/training/train.py` or `reward/training/train.py`, and look up its parts here:
+A run directory (`rundir.py`) is all the input a recipe needs. To read the code, start with a
+recipe, `finetune/training/train.py` or `reward/training/train.py`. Its parts are here:
 
   settings, training_settings   the options of a recipe, for JSON, command line and web form
   preferences/                  groups of ranked responses, their tokens, and the losses

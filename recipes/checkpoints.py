@@ -1,4 +1,4 @@
-"""Verified checkpoints: written to disk completely before they get their name.
+"""Verified checkpoints, which are written to disk completely before they get their final name.
 
 Each checkpoint has a manifest with the size and the SHA-256 of every file: `manifest.json` in a
 folder, `.NAME.manifest` next to a single file. A run never resumes from a checkpoint that differs
@@ -33,7 +33,7 @@ DAMAGED = ".damaged-"
 def put_in_place(written: Path, final: Path) -> None:
     """Rename the folder `written` to `final` after writing its manifest and syncing every file.
 
-    The order protects against a power failure: data, manifest and folders first, the name last.
+    The rename is last, so that a power failure leaves no incomplete checkpoint named `final`.
     """
     files = {name: _entry(written / name) for name in _names(written)}
     for name in files:

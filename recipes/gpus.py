@@ -23,7 +23,7 @@ class Gpu:
 
 
 def installed() -> list[Gpu]:
-    """Return all GPUs of the machine. Empty without a driver that answers."""
+    """Return all GPUs of the machine, or an empty list if no driver responds."""
     table = _smi(f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
     rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines()]
     return [
@@ -33,7 +33,7 @@ def installed() -> list[Gpu]:
 
 
 def driver_cuda() -> tuple[int, int] | None:
-    """Return the newest CUDA version that the driver supports, or None if it does not say."""
+    """Return the newest CUDA version that the driver supports, or None if it reports none."""
     version = re.search(r"CUDA Version: (\d+)\.(\d+)", _smi())
     return (int(version[1]), int(version[2])) if version else None
 
@@ -41,8 +41,8 @@ def driver_cuda() -> tuple[int, int] | None:
 def visible(gpus: list[Gpu]) -> list[str]:
     """Return the GPUs that programs started here may use, as CUDA_VISIBLE_DEVICES names them.
 
-    Without that variable, all of `gpus`, the installed ones. Their ids are used, because CUDA may
-    number them in another order than the driver.
+    If the variable is not set, these are the ids of all installed `gpus`. Numbers would be
+    ambiguous, because CUDA and the driver may number GPUs in different orders.
     """
     names = os.environ.get(VISIBLE)
     if names is None:
@@ -51,7 +51,7 @@ def visible(gpus: list[Gpu]) -> list[str]:
 
 
 def named(name: str, gpus: list[Gpu]) -> Gpu | None:
-    """Return the GPU that an entry of CUDA_VISIBLE_DEVICES names: a number, or the start of an id."""
+    """Return the GPU for an entry of CUDA_VISIBLE_DEVICES, a number or the start of an id."""
     if name.isdigit():
         return next((gpu for gpu in gpus if gpu.index == name), None)
     return next((gpu for gpu in gpus if gpu.uuid.startswith(name)), None)

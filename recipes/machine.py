@@ -54,7 +54,7 @@ def examine() -> Machine:
 
 
 def lacking_for_triton() -> tuple[str, ...]:
-    """Return what Triton needs to compile a kernel at run time and cannot find."""
+    """Return the parts that Triton needs to compile kernels and that are missing here."""
     lacking = []
     compilers = filter(None, (os.environ.get("CC"), *COMPILERS))
     if not any(map(shutil.which, compilers)):

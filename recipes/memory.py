@@ -44,8 +44,8 @@ def with_smaller_batches(
     newest checkpoint.
 
     With several processes, one that retries would leave the others waiting for it in a collective.
-    So they record the smaller size and raise RestartRequired. Raises RecipeError if a micro-batch
-    of one does not fit.
+    So each process records the smaller size and raises RestartRequired. Raises RecipeError if a
+    micro-batch of one does not fit.
     """
     micro_batch = min(micro_batch_size, batch_size)
     if processes.count() > 1:

@@ -5,7 +5,7 @@ data/*.parquet  the input
 events.jsonl    one JSON object per line, append only
 checkpoints/    complete ones only
 parts/          run directories for the recipe's work on parts of the data
-output/         published as a whole or not at all
+output/         published atomically
 """
 
 import importlib.metadata
@@ -109,7 +109,7 @@ class RunDir:
             raise RunDirError(f"{spec_file} is not valid JSON: {error}.") from None
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append an event. Each line is written in one call, so readers never see half of one."""
+        """Append an event. Each line is written in one call, so readers never see a partial line."""
         line = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": event,
@@ -132,7 +132,7 @@ class RunDir:
     def events(self) -> list[dict[str, Any]]:
         """Return every complete event so far, oldest first.
 
-        Skips a partial last line (a full disk).
+        Skips a partial last line, which a full disk can leave.
         """
         if not self.events_file.exists():
             return []
@@ -180,7 +180,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def fsync_path(path: Path) -> None:
-    """Wait until the file or folder is on disk, so that a later rename cannot overtake it."""
+    """Wait until the file or folder is on disk, before a later rename."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -62,7 +62,7 @@ def run_recipe(
 
 
 def begin(run_dir: RunDir, *, uses_gpu: bool) -> None:
-    """Report the device and what it lacks. Raises RecipeError if the run would fail."""
+    """Report the device and problems with it. Raises RecipeError if the run would fail."""
     if uses_gpu:
         machine.check(run_dir)
     with suppress(RunDirError):  # the recipe reports a missing run.json
@@ -95,7 +95,7 @@ def quiet_libraries() -> None:
 
 
 def provenance(run_dir: RunDir, config: RecipeConfig, *, started: float) -> Provenance:
-    """Return the part of a report that says what the run was made from.
+    """Return the report's section about the settings, inputs, versions and duration of the run.
 
     `started` is a time of the monotonic clock.
     """

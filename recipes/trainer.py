@@ -184,7 +184,7 @@ class GroupTrainer(Trainer):
 
 
 class LogSchedule(TrainerCallback):
-    """A schedule of about a hundred log entries per run, and one every five seconds at least."""
+    """A schedule of about a hundred log entries per run, and at least one every five seconds."""
 
     POINTS, SECONDS = 100, 5.0
 
@@ -195,7 +195,7 @@ class LogSchedule(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         every = max(1, state.max_steps // self.POINTS)
-        # Logging is a collective, so several processes must not follow their own clocks.
+        # Logging is a collective, so all processes must log at the same steps.
         late = processes.count() == 1 and time.monotonic() - self.last > self.SECONDS
         if late or state.global_step % every == 0 or state.global_step in (1, state.max_steps):
             control.should_log = True

@@ -141,11 +141,11 @@ class ProgressEvents(TrainerCallback):
 
 
 class RefuseNonFinite(TrainerCallback):
-    """An end of the run before a non-finite gradient reaches the weights.
+    """A callback that ends the run before a non-finite gradient reaches the weights.
 
     Reads the gradients' norm once per step, which synchronises with the GPU. In float16 the
-    gradient scaler itself skips such a step and halves its scale, which begins too high on purpose,
-    so only SCALER_STEPS such steps in a row end the run.
+    gradient scaler skips such a step and halves its scale, which is too high at the start by design.
+    So only SCALER_STEPS such steps in a row end the run.
     """
 
     SCALER_STEPS = 24  # the scale begins at 2¹⁶, so by then it is below 2⁻⁷

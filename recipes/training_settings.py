@@ -36,7 +36,7 @@ def is_reserved(name: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatSettings(RecipeConfig):
-    """Settings of how chats become text, shared by training, generation and evaluation."""
+    """Settings for converting chats to text, shared by training, generation and evaluation."""
 
     chat_template_kwargs: dict[str, Any] | None = option(  # noqa: RUF009 - a field
         None,

@@ -1,4 +1,4 @@
-"""Generation of responses: which prompts are answered, and how answers are stored.
+"""Generation of responses: the choice of prompts, and the storage of the answers.
 
 Start with `generation.py`. `sampled_text.py` is the file format shared with the recipes.
 """

@@ -123,7 +123,7 @@ def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, 
 
 
 def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: "pa.Schema") -> None:
-    """Write a Parquet file, as a whole or not at all. Columns that a row lacks are null."""
+    """Write a Parquet file atomically. Columns that a row lacks are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

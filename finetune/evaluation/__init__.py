@@ -1,4 +1,4 @@
 """Evaluations: two models answer the same prompts, and a judge compares the answers.
 
-Start with `runs.py`. `win_rate.py` is the statistics, and `judges.py` the judges.
+Start with `runs.py`. `win_rate.py` has the statistics, and `judges.py` has the judges.
 """

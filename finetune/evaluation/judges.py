@@ -31,7 +31,7 @@ class Judge:
     for_project: Callable[[Project], bool] = any_project
 
     def fits(self, project: Project) -> bool:
-        """Return whether it can judge the answers to this project's prompts."""
+        """Return whether the judge can score the answers to this project's prompts."""
         if self.reward_model:
             return self.reward_model.project_id == project.pk
         return self.for_project(project)

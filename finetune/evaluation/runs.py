@@ -86,7 +86,7 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def other_base(parts: Parts) -> str | None:
-    """Return the baseline's base if a merge separates it from the candidate's, or None."""
+    """Return the baseline's base if it differs from the candidate's by a merge, or None."""
     return None if parts.baseline.base == parts.candidate.base else parts.baseline.base
 
 
@@ -116,7 +116,7 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 
 def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
-    """Return the snapshot's test prompts that neither model was trained on, and how many were left out."""
+    """Return the snapshot's test prompts that neither model was trained on, and the number left out."""
     learned = trained_on((parts.candidate, parts.baseline))
     if parts.judge.reward_model:
         learned |= train_ids([parts.judge.reward_model.snapshot])

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 HIGHEST_RATIO = 4 / 3
 """λ_D n_D should be 1 to 4/3 times λ_U n_U (equation 8)."""
 PARTNERS = 20
-"""How many other prompts are tried for one whose responses fit."""
+"""Number of other prompts that are tried until the responses of one are short enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +197,10 @@ def _labelled_part(group: "TokenGroup") -> "TokenGroup":
 
 
 def mismatched(groups: Sequence["TokenGroup"]) -> list["TokenGroup"]:
-    """Return the groups with the responses of another prompt, by default the next, after theirs.
+    """Return the groups with mismatched responses: those of another prompt, by default the next.
 
-    No pair is longer than the longest group, so it fits where that fits. A group without another
-    prompt whose responses fit has none.
+    No mismatched pair is longer than the longest group, so it takes no more memory. A group gets
+    none if the responses of no other prompt are short enough.
     """
     longest = max(group.longest() for group in groups)
     return [

@@ -73,11 +73,14 @@ class Method:
         return plain_evidence(group)
 
     def objection(self, group: Group, evidence: Evidence) -> str | None:
-        """Return why a group is left out, as a clause, or None. By default it must compare two."""
+        """Return why a group is left out, as a clause, or None.
+
+        By default, a group must compare at least two responses.
+        """
         return why_no_evidence(group, evidence)
 
     def prepare(self, prepared: "Prepared") -> None:
-        """Change the data after all groups were read, such as to weight them relative to each other.
+        """Change the data after all groups were read, for example to normalise their weights.
 
         Raises RecipeError for data that the method cannot learn from.
         """

@@ -5,8 +5,8 @@ The loss is the mean of
     -log π(token | prompt, earlier tokens of the response)
 
 over all tokens of the best acceptable responses of a step, as in TRL's SFTTrainer with
-`completion_only_loss`. Tokens of the prompt are read but not trained. So every token counts the same
-in a step, whatever its response, prompt and forward pass.
+`completion_only_loss`. Tokens of the prompt are read but not trained. So all tokens of a step have
+the same weight, regardless of their response, prompt and forward pass.
 
 Which responses are the best is defined in recipes/preferences/best.py. A prompt that nobody ranked is
 a plain chat, and its responses are trained on as they are. With `ties: share`, the tokens of n tied

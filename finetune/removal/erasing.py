@@ -1,4 +1,4 @@
-"""Permanent erasure of a prompt, a response or a person, wherever Tiebreak keeps a copy.
+"""Permanent erasure of a prompt, a response or a person from all copies that Tiebreak keeps.
 
 Only administrators may do this. The audit trail records who erased what kind of object and when,
 but not its content. docs/removing-data.md lists what cannot be reached: backups, exported files,

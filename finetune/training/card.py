@@ -1,6 +1,4 @@
-"""The model cards (README.md) of adapters and merged models: what they are, how they were made, and
-how to load them.
-"""
+"""The model cards (README.md) of adapters and merged models: their origin, figures and usage."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The distribution from which the next token is drawn: that of the settings or the published one.
+"""The distribution from which the next token is drawn, by the settings or as published.
 
 Publishers recommend how to sample from their model in its `generation_config.json`. With
 `sampling: published` a run follows it, as chat applications do.
@@ -46,7 +46,7 @@ LISTS = (
 
 @dataclass(frozen=True)
 class Distribution:
-    """How the model's probabilities are changed before a token is drawn.
+    """The changes to the model's probabilities before a token is drawn.
 
     In this order, as in transformers: the logits of tokens that occurred are divided (or, if
     negative, multiplied) by `repetition_penalty`, all are divided by the `temperature`, and then
@@ -144,7 +144,7 @@ class SeededSampling(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
 
     def _penalised(self, tokens_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
-        """Return the logits with those of tokens that occurred reduced. Padding does not occur."""
+        """Return the logits, reduced for tokens that occurred. Padding does not count."""
         tokens_BT = tokens_BT.clone()
         padding_BT = self.padding_BT
         length = padding_BT.shape[1]

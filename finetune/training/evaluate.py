@@ -5,10 +5,10 @@
 reads   run.json (config: finetune.settings.EvaluateConfig), data/prompts.parquet
 writes  output/answers.parquet (one row per prompt and sample, with both answers), output/report.json
 
-The verdict is left to the judges of the answers: people, a rule, or the reward model that the
-config may name, whose scores are written next to the answers. Both models use common random
+The recipe makes no verdict. Judges of the answers do: people, a rule, or a reward model. If the
+config names a reward model, its scores are written next to the answers. Both models use common random
 numbers: the same prompt and sample number has the same seed. So a model compared with itself ties
-everywhere, and differences have less noise. Left out: metrics other than length, because a single
+on every prompt, and differences have less noise. Left out: metrics other than length, because a single
 number that is easy to compute is easy to game.
 """
 

@@ -102,7 +102,7 @@ class PolicyTrainer(GroupTrainer):
 
 @dataclass
 class Fitted:
-    """A trained policy, and what the report says about its training."""
+    """A trained policy, and the report's figures about its training."""
 
     trainer: PolicyTrainer
     held_out: HeldOut
@@ -212,7 +212,7 @@ def fit(
 def with_reference(groups: Sequence[TokenGroup], logps: Sequence[np.ndarray]) -> list[TokenGroup]:
     """Return the groups with log π_ref of their responses as a signal.
 
-    `logps` has one array (K,) per group, then one per group of mismatched responses.
+    `logps` has an array (K,) for each group, followed by those of groups of mismatched responses.
     """
     of_others = iter(logps[len(groups) :])
 

@@ -63,12 +63,12 @@ class HeldOut:
         return {f"held_out/{name}": value for name, value in figures.items()}
 
     def logps(self, most: int | None = None) -> list[np.ndarray]:
-        """Return log π of the responses to the first `most` prompts, one array (K,) per prompt."""
+        """Return log π of the responses to the first `most` prompts, one array (K,) each."""
         outputs = score_all(self.policy, self.tokens[:most], self.collator, self.stop)
         return [output[:, 0].astype(float) for output in outputs]
 
     def rewards(self, logps: list[np.ndarray]) -> list[np.ndarray]:
-        """Return the rewards of as many prompts, one array (K,) per prompt."""
+        """Return the rewards of the first prompts, one array (K,) each."""
         rows = zip(logps, self.reference, self.tokens, strict=False)
         return [self.method.scores(after, before, g.lengths()) for after, before, g in rows]
 

@@ -35,7 +35,7 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length"
 
 
 def existing(reference: str) -> tuple[str, str | None]:
-    """Return name and revision for from_pretrained.
+    """Return the name and the revision for `from_pretrained`.
 
     Raises RecipeError for a folder that does not exist.
     """
@@ -217,8 +217,8 @@ class PolicyChat(ChatFormat):
     def _turn(self, messages: Messages, opening: str, response: str) -> Turn:
         """Return the answer as the template writes it if it only adds whitespace to the response.
 
-        Other changes are for later turns, such as dropping a thought, or are made up, such as an
-        empty thought. A model that is served writes the response itself.
+        Other changes apply to earlier turns, such as removing a thought, or add text that no model
+        wrote, such as an empty thought. A served model writes the response without them.
         """
         if not self.template:
             # Plain prompts end with a colon, and most vocabularies join a space to the next word.

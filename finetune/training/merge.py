@@ -12,8 +12,8 @@ prompts or, without data, text that the tuned model writes itself. The folder ap
 
     ‖merged − tuned‖ ≤ 5 % of ‖tuned − base‖
 
-for the log-probabilities of the next token. So a merge that lost the adapter cannot pass, whose
-left side would equal the right, and neither can a number format that rounds the adapter away.
+for the log-probabilities of the next token. So a merge that lost the adapter cannot pass, because its
+difference would be 100 %. A number format that rounds the adapter away cannot pass either.
 
 Left out, and why:
 - a GPU: each text is forwarded three times, which a CPU does in seconds to minutes
@@ -168,7 +168,7 @@ def notes_on(config: MergeConfig, *, untied: bool) -> list[str]:
 
 
 def quantization_of(adapter: str) -> str:
-    """Return how the base was quantized during training, or "" if it was not or nobody recorded it."""
+    """Return the base's quantization during training, or "" if there is none on record."""
     try:
         config = json.loads((Path(adapter) / "report.json").read_text())["config"]
         quantization = str(config.get("quantize") or "none")
@@ -193,7 +193,10 @@ def texts_of(run_dir: RunDir, tuned: Any, chat: PolicyChat) -> tuple[list[Text],
 
 
 def texts_of_data(run_dir: RunDir, chat: PolicyChat) -> list[Text]:
-    """Return the first response to each of the first held-out prompts, or to others without any."""
+    """Return the first response to each of the first held-out prompts.
+
+    Uses training prompts if none is held out.
+    """
     if not any(run_dir.data.glob("*.parquet")):
         return []
     try:

@@ -1,4 +1,4 @@
-"""The check of a merged model, in a process of its own that has only the written files.
+"""The check of a merged model, in a separate process that has only the written files.
 
     python -m finetune.training.merge_check MODEL_FOLDER COMPARISON_FOLDER
 

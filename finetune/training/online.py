@@ -11,12 +11,12 @@ the report. A round:
 3. The method learns from the rankings. The reference is the original model in all rounds.
 
 Each round has a run directory parts/round-N: batches of samples, then samples.parquet with the
-scores, then checkpoints of the training, at last weights.safetensors. A stopped run continues after
-the last complete file, and ends in the same weights.
+scores, then checkpoints of the training, and finally weights.safetensors. A stopped run continues
+after the last complete file, and gives the same weights as an uninterrupted one.
 
 Left out, and why:
 - several GPUs: sampling uses one
-- updates of the sampling model within a round: with more rounds of fewer prompts it is as fresh
+- updates of the sampling model within a round: more rounds of fewer prompts have the same effect
 - the sampled tokens themselves: the text is read again as it would be served
 
 Legend: K responses of a prompt.
@@ -86,7 +86,7 @@ from reward.training.score import Scorer
 
 REVIEWER = "reward model"
 PROMPTS_AT_ONCE = 64
-"""Prompts scored between two looks at the stop signal."""
+"""Prompts scored between two checks of the stop signal."""
 SAMPLES = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -196,7 +196,7 @@ class Rounds:
         return part
 
     def round(self, part: Part, number: int) -> tuple[Fitted, Prepared]:
-        """Sample, score and learn. The policy is that of the round before."""
+        """Sample, score and learn. Expects the policy of the previous round."""
         samples = self.samples(part, number)
         figures = self.figures_of(part, samples)
         self.figures.append(figures)
@@ -219,7 +219,7 @@ class Rounds:
     # --- samples ----------------------------------------------------------------------------------
 
     def samples(self, part: Part, number: int) -> Samples:
-        """Return the scored samples of a round, from the file if it is there."""
+        """Return the scored samples of a round, from the file if it exists."""
         path = part.checkpoints / "samples.parquet"
         checkpoints.delete_if_damaged(part, path)
         if not path.exists():
@@ -324,7 +324,7 @@ class Rounds:
         return figures, score_change(before, after, self.config.seed)
 
     def figures_of(self, part: Part, samples: Samples) -> RoundFigures:
-        """Return the figures of a round's samples. Stored, because later the policy is another."""
+        """Return the figures of a round's samples. They are stored, because later rounds change the policy."""
         path = part.checkpoints / "figures.json"
         checkpoints.delete_if_damaged(part, path)
         if not path.exists():
@@ -413,7 +413,7 @@ def sampling_from(policy: PolicyModel) -> Iterator[Any]:
 def prompts_of_round(
     prompts: list[Prompt], number: int, count: int | None, seed: int
 ) -> list[Prompt]:
-    """Return the prompts of a round: all, or the next `count` of a random order, again and again."""
+    """Return the prompts of a round: all, or the next `count` of a random order that repeats."""
     if count is None or count >= len(prompts):
         return prompts
     order = np.random.default_rng(seed).permutation(len(prompts))
@@ -450,7 +450,7 @@ def ranked(prompt_id: str, messages: list[dict[str, str]], rows: Samples, margin
 
 
 def tiers_of(scores: Sequence[float], margin: float) -> list[list[int]]:
-    """Return the indices in tiers, best first. A tier reaches down from its best by `margin`."""
+    """Return the indices in tiers, best first. A tier spans at most `margin` below its best score."""
     tiers: list[list[int]] = []
     for index in sorted(range(len(scores)), key=lambda index: -scores[index]):
         if tiers and scores[tiers[-1][0]] - scores[index] <= margin:
@@ -498,7 +498,7 @@ def mean_figure(clusters: Sequence[Sequence[tuple[float, int]]], seed: int, noth
 
 
 def score_change(before: Samples, after: Samples, seed: int) -> Figure:
-    """Return the mean change of the score over prompts and sample numbers that both have."""
+    """Return the mean change of the score over prompts and sample numbers in both."""
     earlier = {(row["prompt_id"], row["sample"]): row["score"] for row in before}
     rows = [
         (row["prompt_id"], row["score"], old)

@@ -1,4 +1,4 @@
-"""The model that is fine-tuned: a causal language model with LoRA, read as log π of whole responses.
+"""The model that is fine-tuned: a causal language model with LoRA, and log π of whole responses.
 
 The weights are those of a plain `AutoModelForCausalLM` with a plain PEFT adapter, so that any tool
 can load a saved adapter. `PolicyModel` adds only the forward pass: the prompt once for all its
@@ -180,7 +180,7 @@ def _read_base(config: FinetuneSettings, dtype: torch.dtype) -> Any:
 def prepare_quantized(base: Any, dtype: torch.dtype, recompute: bool) -> None:
     """Prepare 4-bit weights for training. The head stays in the number format of the run.
 
-    In float32, as PEFT leaves it, it would take twice the memory and time, with its whole
+    PEFT converts the head to float32, which would take twice the memory and time for the whole
     vocabulary.
     """
     quantization.prepare_for_training(base, checkpointing=recompute)

@@ -1,12 +1,12 @@
 """log π_ref of responses: one pass before training, kept on disk for other runs.
 
-The reference is the model as training finds it. A new adapter changes nothing, so that is the base
-model; a run that continues from an adapter stays close to that adapter.
+The reference is the model before training. With a new adapter, which changes nothing yet, that is
+the base model. A run that continues from an adapter stays close to that adapter.
 
 A file of the cache belongs to one model: to the content of its files, or its commit on the hub, and
 to a number format. It holds a digest of the tokens of each response and its log-probability, and no
-text. So a retry, a resumed run, and any later run on some of the same rankings compute only what is
-missing. The folder `.reference` next to the run directories may be deleted at any time.
+text. So a retry, a resumed run, and any later run on some of the same rankings compute only the
+missing ones. The folder `.reference` next to the run directories may be deleted at any time.
 
 Legend: K responses of a group, M responses in the cache.
 """
@@ -56,7 +56,7 @@ class ReferenceCache:
         return {row.tobytes(): float(value) for row, value in zip(digests, logps, strict=True)}
 
     def add(self, logps: dict[bytes, float]) -> None:
-        """Add log-probabilities. Without a writable folder they are only not kept."""
+        """Add log-probabilities. Does nothing if the folder is not writable."""
         with suppress(PermissionError), self._locked():
             everything = {**self._read(), **logps}
             digests = np.frombuffer(b"".join(everything), dtype=np.uint8).reshape(-1, DIGEST)
@@ -66,7 +66,7 @@ class ReferenceCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other runs away while the file and its manifest do not fit together."""
+        """Lock the cache against other runs while the file and its manifest do not match."""
         self.path.parent.mkdir(exist_ok=True)
         with (self.path.parent / ".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -80,7 +80,7 @@ def reference_logps(
     cache: ReferenceCache,
     stop: StopSignal,
 ) -> tuple[list[np.ndarray], int]:
-    """Return log π_ref of each group's responses, (K,) float32, and how many were computed now.
+    """Return log π_ref of each group's responses, (K,) float32, and the number computed now.
 
     Call it before the first step, because the reference is the untrained policy. Several processes
     share the work. Raises Stopped on a stop signal.

@@ -122,7 +122,7 @@ def plan(
 
 
 def report_plan(run_dir: RunDir, requests: list[Request], left_out: dict[str, str]) -> None:
-    """Write what was left out or unusual in the run's prompts as messages."""
+    """Emit messages about prompts that were left out or are unusual."""
     if left_out:
         total = len(left_out) + len({request.prompt.prompt_id for request in requests})
         run_dir.message(left_out_sentence(left_out, total), level="warning")
@@ -193,7 +193,7 @@ def _sample_batch(
     config: SamplingConfig,
     distribution: Distribution,
 ) -> list[Sampled]:
-    """Sample in stages, each twice as long as all before, and drop finished rows between stages.
+    """Sample in stages of doubling length, and drop finished rows between stages.
 
     Most responses are much shorter than the limit. Reading the text so far again costs little
     compared with keeping finished rows in the batch.

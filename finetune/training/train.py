@@ -3,7 +3,7 @@
 The method is the kind of the run: `dpo` is Direct Preference Optimization over whole rankings. Each
 response is forwarded once and, if the model family allows it, the prompt once for all of them; the
 head is read only where it predicts a response, in chunks. The reference is the model before its
-first step. Its log-probabilities are computed once, and kept for other runs.
+first step. Its log-probabilities are computed once and cached for other runs.
 
 Left out, and why:
 - truncation: responses that are too long for the model are left out, counted and reported

@@ -1,4 +1,4 @@
-"""Attention over the shared layout: the choice of an implementation, and the one for the CPU.
+"""Attention over the shared layout: the choice of an implementation, and that for the CPU.
 
 pieces   CPU. The prompt attends to itself, and each response to the prompt and itself, each in a
          separate call. Masked blocks cost nothing, and there is no mask of the whole row.
@@ -7,8 +7,8 @@ dense    Otherwise. A mask of all positions of a row, in the family's own attent
 
 Most of the block mask is empty: a dense mask computes (P + K·R)² positions, of which only P²/2 +
 K·R·(P + R/2) are attended to. So `pieces` and `tiles` take several groups per row at no extra
-cost; `dense` does not. `pieces` is registered with transformers as NAME. Called without `pieces`
-it is SDPA.
+cost; `dense` does not. `pieces` is registered with transformers as NAME. It computes SDPA if it is
+called without the argument `pieces`.
 
 Legend: B rows, T tokens in the longest row, D dimensions of a head, G groups, K responses per
 group, P and R tokens of a prompt and a response.
@@ -62,7 +62,7 @@ def attention_of(config: Any) -> str:
 
 
 def usable(way: str, device: str) -> str:
-    """Return `way`, or DENSE where FlexAttention has no backward pass, that is, off the GPU."""
+    """Return `way`, or DENSE for FlexAttention without a GPU, where it has no backward pass."""
     return DENSE if way == TILES and device != "cuda" else way
 
 
@@ -110,7 +110,7 @@ def cut_rows(
 
 
 def after_prompt(response: int, prompt: int, like: torch.Tensor) -> torch.Tensor:
-    """Return the mask under which each token of a response sees the prompt and earlier tokens."""
+    """Return the mask by which each response token attends to the prompt and to earlier tokens."""
     hidden = torch.ones(response, prompt + response, dtype=torch.bool, device=like.device)
     mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)  # (R, P + R)
     return mask.masked_fill_(hidden.triu(prompt + 1), float("-inf"))
@@ -172,7 +172,7 @@ def _attend_row(
 
 
 def register() -> None:
-    """Register both attentions with transformers. Registering again does no harm."""
+    """Register both attentions with transformers. Can be called more than once."""
     AttentionInterface.register(NAME, pieces_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     flex.register()

@@ -1,7 +1,7 @@
 """Batches of token groups in two layouts, which give the same scores.
 
-shared   [prompt][response 1]…[response K] for each group, P + K·R tokens. Positions of each response
-         continue those of the prompt, and a block mask hides the other responses.
+shared   [prompt][response 1]…[response K] for each group, P + K·R tokens. Position ids of each
+         response continue those of the prompt, and a block mask hides the other responses.
          A row holds one group or, packed, all groups of the batch, which needs no padding.
 plain    one row per response with its own copy of the prompt, K·(P + R) tokens, for any model.
 
@@ -21,7 +21,7 @@ from recipes import processes
 from recipes.preferences.tokens import TokenGroup
 
 PROMPT, PADDING = 0, -1
-"""Segment numbers. Response k, from 0, has segment k + 1. Groups of a row are numbered from 0."""
+"""Segment numbers. Response k, counted from 0, is segment k + 1. Groups of a row are numbered from 0."""
 
 Batch = dict[str, torch.Tensor]
 
@@ -224,7 +224,7 @@ def response_targets(
             numbers.append(np.full(length, g * width + k))
     arrays = {
         "target_rows": rows,  # (N,): row of the position that predicts the token
-        "target_positions": positions,  # (N,): … and its place in the row
+        "target_positions": positions,  # (N,): index of that position in the row
         "target_ids": tokens,  # (N,): the token
         "target_responses": numbers,  # (N,): its response, g·K + k
     }

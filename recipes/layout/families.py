@@ -1,7 +1,7 @@
-"""Whether a family of models supports the shared layout, checked on the run's first batch.
+"""Check that a family of models supports the shared layout, on the run's first batch.
 
 A decoder may share a prompt between responses if only attention carries information from one token
-to the next, if it accepts positions, and if it looks back far enough. Its configuration and layers
+to the next, if it accepts position ids, and if its attention window is long enough. Its configuration and layers
 can rule sharing out. Otherwise two measurements decide. Models that fail either check use the
 plain layout, which is correct for all families.
 
@@ -61,8 +61,8 @@ def check_gradients(
     """Return the reason not to train with the shared layout, or None if gradients agree.
 
     Compares the beginnings of the smallest group's texts, because the plain layout with its copies
-    of the prompt would take more memory than any step. `dtype` is that of the forward pass. Weights
-    and random numbers stay as they are, and no gradient is left.
+    of the prompt would take more memory than any step. `dtype` is that of the forward pass. Does not
+    change weights or the random state, and clears the gradients.
     """
     smallest = min(groups, key=TokenGroup.size)
     beginnings = [response[: COMPARED[1]] for response in smallest.responses]
@@ -77,7 +77,7 @@ def _collator(model: SharedPromptModel, pad_id: int, layout: str) -> Collator:
 
 
 def _or_dense(model: SharedPromptModel, check: Callable[[], str | None]) -> str | None:
-    """Return the result of `check`, with the dense mask if the chosen attention fails it."""
+    """Return the result of `check`. Repeat it with the dense mask if the chosen attention fails."""
     problem = check()
     if problem and model.attends != attention.DENSE:
         model.attends = attention.DENSE
@@ -179,13 +179,13 @@ def _measured(
 
 
 def _present(groups: Sequence[TokenGroup]) -> torch.Tensor:
-    """Return which responses exist, (G, K) bool."""
+    """Return the mask of the responses that exist, (G, K) bool."""
     counts = torch.tensor([len(group.responses) for group in groups])
     return torch.arange(int(counts.max())) < counts[:, None]
 
 
 def _apart(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> float:
-    """Return the largest distance of two features relative to their length. NaN if one is NaN."""
+    """Return the largest distance of two features relative to their norm. NaN if one is NaN."""
     ours, theirs = ours[where], theirs[where]
     if not len(ours):
         return 0.0
@@ -194,7 +194,7 @@ def _apart(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> flo
 
 
 def _first_changed(group: TokenGroup, pad_id: int) -> TokenGroup:
-    """Return the group with a different first response of the same length: the reversed prompt."""
+    """Return the group with the reversed prompt as first response, at the length of the original."""
     first, *others = group.responses
     tokens = group.prompt[::-1]
     indices = [n % len(tokens) for n in range(len(first))] if len(tokens) else []

@@ -2,12 +2,12 @@
 
 FlexAttention: Dong et al. 2024, arXiv:2412.05496. For CUDA.
 
-The mask is not a tensor of T² numbers but a rule (`collate.can_attend`) and a list of the tiles of
-128 × 128 positions that it does not mask completely, found in T · T/128 steps from the numbers of
-groups and segments. Rows are padded to whole tiles. The kernel is compiled once for all lengths,
-and once more at most if the first batch happens to have as many tiles as the model has heads.
+The mask is not a tensor of T² numbers. It is a rule (`collate.can_attend`) and a list of the tiles
+of 128 × 128 positions that are not fully masked. The list is computed from the numbers of groups
+and segments in T · T/128 steps. Rows are padded to whole tiles. The kernel is compiled once for all
+lengths, and a second time if the first batch happens to have as many tiles as the model has heads.
 
-Registered with transformers as NAME. Called without a block mask it is SDPA.
+Registered with transformers as NAME. It computes SDPA if it is called without a block mask.
 
 Legend: B rows, T tokens per row, N = T/128 tiles, D dimensions of a head.
 """
@@ -54,7 +54,7 @@ def tile_mask(segment_ids: torch.Tensor, group_ids: torch.Tensor) -> BlockMask:
 
 
 def _listed(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the number of set tiles per line, and all tiles' indices, set ones first, as int32."""
+    """Return the number of set tiles per line, and the indices of all, set ones first, as int32."""
     order = torch.argsort(tiles.int(), dim=-1, descending=True, stable=True)
     return tiles.sum(dim=-1, dtype=torch.int32), order.int()
 
@@ -144,6 +144,6 @@ def suits(config: Any) -> bool:
 
 
 def register() -> None:
-    """Register NAME with transformers. Registering again does no harm."""
+    """Register NAME with transformers. Can be called more than once."""
     AttentionInterface.register(NAME, tiles_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -65,7 +65,7 @@ def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def restore(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Set the weights that are trained to those of `trained_weights`, and forget their gradients."""
+    """Set the weights that are trained to those of `trained_weights`, and clear their gradients."""
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             weight.copy_(weights[name])

@@ -73,7 +73,7 @@ class Marked:
 class ChatFormat:
     """The text form of conversations for a tokenizer.
 
-    Has no state that changes, and is safe to share.
+    It has no mutable state, so threads can share it.
 
     Plain text ends with `end_ids` if the tokenizer appends them, otherwise with the text `ending`.
     """
@@ -173,7 +173,7 @@ class ChatFormat:
     def _after(
         self, start: list[int], wholes: list[list[int]], tails: list[str], mark: str
     ) -> tuple[list[list[int]], list[bool]]:
-        """Return the ids of the texts after the prompt, and whether they are those of the whole.
+        """Return the ids of the texts after the prompt, and whether the whole text has the same ids.
 
         Responses can share a prompt only if its tokens are the same in every text. They differ
         where a token spans the boundary between prompt and response.

@@ -49,7 +49,7 @@ class ChatOptions:
     def render(self, tokenizer: Any, template: str, messages: Messages, *, opening: bool) -> str:
         """Return the text of a chat, and the beginning of the answer if `opening`.
 
-        `template` is the result of `template`. Raises ValueError if the template refuses the chat.
+        `template` is the result of the method `template`. Raises ValueError if the template refuses the chat.
         """
         try:
             with time_limit():

@@ -1,4 +1,4 @@
-"""Texts of people and models that look like control tokens, tokenized as plain text.
+"""Control tokens in the texts of people and models, tokenized as plain text.
 
 A tokenizer turns the text `<|im_end|>` into the token that ends a turn, wherever it occurs. In a
 prompt or response, it would end the turn too early or begin another. So control tokens come only
@@ -24,9 +24,9 @@ joined to it is used."""
 class ControlTokens:
     """The control tokens of a tokenizer, and the tokenizing of texts that contain marked ones.
 
-    `in_answers` are those that no text may contain as tokens; `elsewhere` are further ones, such as
-    `<think>`, that a model may write in its answers but users may not write in theirs. The special
-    tokens of the tokenizer always belong to the first.
+    `in_answers` are the control tokens that no text may contain, always including the tokenizer's
+    special tokens. `elsewhere` are tokens such as `<think>`, which answers of the model may contain,
+    but messages of users may not.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class ControlTokens:
         self._as_text: dict[str, list[int]] = {}
 
     def mark(self, messages: Sequence[dict[str, str]]) -> tuple[list[dict[str, str]], str, int]:
-        """Return the messages with marked control tokens, the mark, and how many texts have some.
+        """Return the messages with marked control tokens, the mark, and the number of marked texts.
 
-        The mark is empty if no text has any.
+        The mark is empty if no text contains a control token.
         """
         patterns = [
             self.in_answers if m["role"] == "assistant" else self.elsewhere for m in messages

@@ -1,12 +1,14 @@
 """Log-probabilities of given tokens, in chunks, without the logits of all tokens at the same time.
 
 A language model's logits take N·V numbers: for 8,000 tokens and a vocabulary of 150,000, 4.8 GB in
-float32, and as much again for their gradient. Here a chunk's logits are used and dropped. With a
-frozen head, the gradient is computed with the chunk: of log π(y | h) = z_y - log Σ exp z, z = W·h,
+float32, and the same again for their gradient. Here each chunk's logits are discarded after use.
+With a frozen head, the gradient is computed in the forward pass, chunk by chunk. It is
 
+    log π(y | h) = z_y - log Σ exp z,  z = W·h
     ∂ log π / ∂h = u = W_y - softmax(z)·W
 
-so only u is stored, as large as the hidden states, and the backward pass is a product of numbers.
+Only u is stored, which is as large as the hidden states. The backward pass multiplies u by the
+incoming gradient.
 This costs 4·N·H·V operations in training and 2·N·H·V without gradients, as without chunks. A head
 that is trained itself recomputes its chunks in the backward pass (Chen et al. 2016,
 arXiv:1604.06174), which costs 8·N·H·V.
@@ -112,8 +114,8 @@ def _frozen(
     logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     u = torch.empty_like(hidden) if gradient else hidden.new_empty(0)
     size = chunk_tokens(len(weight), hidden)
-    # All chunks share their memory. A new chunk per product would be a second one while the last
-    # still has its name, and the system would clear its pages each time.
+    # All chunks share one buffer. Otherwise a new chunk would be allocated before the previous one
+    # is freed, and the operating system would zero its pages each time.
     products = weight.new_empty(min(size, len(hidden)), len(weight))  # (C, V)
     exact = products.dtype == torch.float32
     floats = products if exact else products.new_empty(products.shape, dtype=torch.float32)

@@ -51,7 +51,7 @@ def read_tokenizer(name: str, revision: str | None) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error, which says what is wrong. Libraries write pages."""
+    """Return the first line of an error. It states the problem; libraries add pages of advice."""
     return str(error).strip().partition("\n")[0]
 
 

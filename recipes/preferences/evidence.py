@@ -4,10 +4,10 @@ Every group has `wins`, (K, K). It has these `signals` only if the settings ask 
 
 weight   ()         weight of the group; 1 on average over the training data
 ties     (K, K)     ties as a separate outcome, half on each side
-graded   (K, K)     the part of the wins that came with a strength …
-margins  (K, K)     … and the gap in score that the strength asks for
-above    (K,)       total weight of the reviewers who found a response acceptable …
-below    (K,)       … and of those who did not
+graded   (K, K)     the part of the wins from graded judgments
+margins  (K, K)     the gap in score that their strength requires
+above    (K,)       total weight of the reviewers who found a response acceptable
+below    (K,)       total weight of the reviewers who found it unacceptable
 criteria (C, K, K)  wins by the ratings of each criterion
 draws    (N,)       weight of the group for each of several heads; 1 on average
 items    ()         number of tokens or responses over which a step's loss is a mean; by default it
@@ -95,7 +95,7 @@ def _wins(group: Group, config: ObjectiveSettings) -> np.ndarray:
 
 
 def _smoothing(config: ObjectiveSettings) -> tuple[float, float]:
-    """Return how much a win counts for its own side and for the other, with sum 1.
+    """Return the weights of a win for the winner and for the loser, which add up to 1.
 
     With ε the share of wrong judgments: 1 - ε and ε if conservative (Mitchell 2023); (1 - ε) / (1 -
     2ε) and -ε / (1 - 2ε) if robust (Chowdhury et al. 2024, arXiv:2403.00409, equation 12).
@@ -107,7 +107,7 @@ def _smoothing(config: ObjectiveSettings) -> tuple[float, float]:
 
 
 def _softened(group: Group, scale: float) -> np.ndarray:
-    """Return graded wins as soft labels: σ(scale · strength) of a win, the rest of a loss.
+    """Return graded wins as soft labels: σ(scale · strength) of a win, the remainder of a loss.
 
     The loss of such a pair is minimal when the gap in score is scale · strength.
     """

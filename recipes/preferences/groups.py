@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "test")
 RESPONSES_CUT_OFF = "responses_cut_off"
-"""The entry of `meta` that says which responses were cut off by a length limit. Left out if none was."""
+"""The entry of `meta` that says which responses were cut off by a length limit. Absent if none was."""
 PER_RESPONSE: tuple[str, ...] = ("response_models", "response_external_ids", RESPONSES_CUT_OFF)
 PER_RANKING: tuple[str, ...] = (
     "ratings", "flags", "ranking_ids", "adjudication_ids", "simulated", "task_external_ids",
@@ -137,9 +137,8 @@ def strengths(group: Group) -> np.ndarray:
 def line(group: Group) -> tuple[np.ndarray, np.ndarray]:
     """Return the weight of reviewers who accept and who reject each response, (K,) each.
 
-    That is, who put it above or below their line.
-
-    Reviewers without a line and responses that were not ranked count for neither.
+    Reviewers accept the responses above their line and reject those below it. Rankings without a
+    line and responses that were not ranked are not counted.
     """
     index = {response: k for k, response in enumerate(group.response_ids)}
     above, below = np.zeros(len(index)), np.zeros(len(index))
@@ -259,7 +258,7 @@ def group_schema() -> "pa.Schema":
 def write_groups(path: str | Path, groups: Iterable[Group], *, rows_at_once: int = 1024) -> int:
     """Write the groups as Parquet and return their number. Holds `rows_at_once` of them in memory.
 
-    The file appears as a whole or not at all. Raises PreferenceError for invalid rows.
+    The file is written atomically. Raises PreferenceError for invalid rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -23,7 +23,7 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Graded:
-    """The part of `wins` that came with a strength, and the gap in score that it requires."""
+    """The part of `wins` from graded judgments, and the gap in score that their strength requires."""
 
     wins: torch.Tensor  # (G, K, K)
     margins: torch.Tensor  # (G, K, K)

@@ -12,7 +12,9 @@ TIES = ("half", "skip", "both")
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses of a group, by index. `weight` is the net evidence, `margin` its share of all.
+    """Two responses of a group, by index.
+
+    `weight` is the net evidence, and `margin` is its share of all evidence about the pair.
 
     Both are 0 for an even pair, which `ties="both"` gives in each direction.
     """

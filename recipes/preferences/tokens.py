@@ -1,6 +1,6 @@
 """Tokens of groups, with the same prompt tokens for all responses of a group.
 
-What cannot be used is left out and counted. recipes/models/chat_format.py makes the tokens.
+Unusable groups and responses are left out and counted. recipes/models/chat_format.py makes the tokens.
 
 Legend: P tokens of the prompt, R_k tokens of response k, K responses.
 """
@@ -54,7 +54,7 @@ class TokenGroup:
         return len(self.prompt) + sum(len(response) for response in self.responses)
 
     def only(self, indices: Sequence[int], **signals: np.ndarray) -> "TokenGroup":
-        """Return the group with these responses and signals instead of its own."""
+        """Return the group with only these responses and signals."""
         responses = [self.responses[k] for k in indices]
         return TokenGroup(self.prompt, responses, self.wins[np.ix_(indices, indices)], signals)
 
@@ -183,7 +183,7 @@ def read_prepared(
 
 
 def nothing_to_train_on(run_dir: RunDir, prepared: Prepared, lacking: str) -> RecipeError:
-    """Return the error of a run without training data. `lacking` names what no prompt has."""
+    """Return the error of a run without training data. `lacking` is what every prompt lacks."""
     reasons = "; ".join(f"{row['count']} {row['what']}: {row['why']}" for row in prepared.account())
     return RecipeError(
         f"There is nothing to train on in {run_dir.data}: no prompt of the train split has "
