@@ -1,7 +1,7 @@
 """Authentication and errors of the API.
 
 Requests carry a token in `Authorization: Bearer KEY`. Sessions are not accepted, so that pages of
-other sites cannot use them. Errors are application/problem+json (RFC 9457).
+other sites cannot act for a signed-in user. Errors are application/problem+json (RFC 9457).
 """
 
 from http import HTTPStatus

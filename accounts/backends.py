@@ -11,7 +11,7 @@ _BY_ID = Prepared(lambda pk: User.objects.filter(pk=pk), pk=int)
 
 
 class PasswordBackend(ModelBackend):
-    """Django's backend with throttled sign-ins, and with prepared SQL for each request's user."""
+    """Django's backend with throttled sign-ins, and prepared SQL to load the user of a request."""
 
     def authenticate(
         self,

@@ -21,7 +21,7 @@ class Role(models.TextChoices):
 
 
 class User(AbstractUser):
-    """An account. Its role applies to all projects; memberships grant access to single ones."""
+    """An account. Its role applies to all projects; a membership grants access to one project."""
 
     role = models.CharField(max_length=16, choices=Role, default=Role.REVIEWER)
     simulated = models.BooleanField(

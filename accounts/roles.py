@@ -1,8 +1,9 @@
 """Permissions of each role in the admin.
 
 Outside the admin, the first line of each view applies the same roles: leads, trainers and
-administrators create projects and lead those they created; memberships make further leads and
-reviewers; trainers lead every project; only administrators manage accounts. See docs/people.md.
+administrators create projects and lead the projects that they created; a membership makes a user a
+lead or a reviewer of one project; trainers lead every project; only administrators manage accounts.
+See docs/people.md.
 labeling.admin.big_tables limits the rows that a lead sees in the admin.
 """
 

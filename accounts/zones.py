@@ -26,7 +26,7 @@ def is_of_browser() -> bool:
 
 
 class BrowserZone:
-    """Middleware that activates the browser's time zone, or TIEBREAK_TIME_ZONE without a cookie."""
+    """Middleware that activates the browser's time zone, or TIEBREAK_TIME_ZONE if it is unknown."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

@@ -36,7 +36,7 @@ FOLDERS = {
 class Problem:
     """A problem with the part of the installation that `about` names.
 
-    `serious` is false for a warning: nothing fails yet, but a person should look.
+    `serious` is false for a warning: nothing fails yet, but someone should investigate.
     """
 
     about: str
@@ -62,7 +62,7 @@ def examine(*, digests: bool = True) -> Iterator[Problem]:
 
 
 def folders() -> Iterator[Problem]:
-    """Write to each folder, and yield those that cannot be written to or are almost full."""
+    """Write to each folder, and yield a problem if that fails or if its disk is almost full."""
     disks: set[int] = set()
     for variable, name in FOLDERS.items():
         folder = Path(getattr(settings, name)).absolute()
@@ -143,7 +143,7 @@ def outputs(digests: bool) -> Iterator[Problem]:
 
 
 def waiting_runs() -> Iterator[Problem]:
-    """Yield runs that would fail as soon as a worker takes them."""
+    """Yield a problem for each run that would fail as soon as a worker claims it."""
     for run in Run.objects.exclude(state__in=ENDED).order_by("pk"):
         try:
             for name in kinds.get(run.kind).folders:
@@ -153,7 +153,10 @@ def waiting_runs() -> Iterator[Problem]:
 
 
 def unknown_run_folders() -> Iterator[Problem]:
-    """Yield run directories without a row, such as those of another database or a deleted run."""
+    """Yield a problem for each run directory without a row.
+
+    Such a directory belongs to another database or to a deleted run.
+    """
     root = Path(settings.RUNS_DIR)
     numbers = [int(p.name) for p in root.glob("[0-9]*") if p.is_dir() and p.name.isdecimal()]
     existing = set(Run.objects.filter(pk__in=numbers).values_list("pk", flat=True))

@@ -403,6 +403,6 @@ LOGGING = {
         "django.request": {"filters": ["outages"]},
         "psycopg.pool": {
             "level": "ERROR"
-        },  # it warns at each attempt; tiebreak.outage logs it once
+        },  # psycopg warns at each attempt to connect; tiebreak.outage logs an outage once
     },
 }

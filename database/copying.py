@@ -7,7 +7,7 @@ from django.db import connection
 
 
 def reserve_ids(table: str, count: int) -> list[int]:
-    """Return `count` unused ids for rows to be copied into the table. One query."""
+    """Return `count` unused ids for rows to be copied into the table. Costs one query."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)",

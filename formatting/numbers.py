@@ -1,6 +1,6 @@
 """English formats of numbers on pages, in messages and in model cards.
 
-The web and the recipes share these functions, so they import neither Django nor torch.
+The web and the recipes share these functions, so this module imports neither Django nor torch.
 """
 
 from collections.abc import Iterable

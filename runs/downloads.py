@@ -25,14 +25,14 @@ BLOCK_BYTES = 512
 
 
 class FileMissing(Exception):  # noqa: N818
-    """A published file is missing or was changed. The text says which and what to do."""
+    """A published file is missing or was changed. The message names it and says what to do."""
 
 
 @dataclass(frozen=True)
 class Member:
     """A file of the archive.
 
-    `sha256` is empty for files in a folder, which have one hash together.
+    `sha256` is empty for files in a folder, because the folder has one hash for all its files.
     """
 
     name: str
@@ -47,7 +47,7 @@ def folder_name(name: str, run: Run) -> str:
 
 
 def archive(run: Run, *, name: str) -> HttpResponseBase:
-    """Return a tar file of everything the run published, in a folder named `name`.
+    """Return a tar file of all files that the run published, in a folder named `name`.
 
     Costs a query. Raises FileMissing.
     """
@@ -157,6 +157,6 @@ def _contents(member: Member, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _tar_bytes(members: list[Member]) -> int:
-    """Return the size of the archive, for names that need only one header."""
+    """Return the size of the archive in bytes, if each name is short enough for one header."""
     blocks = sum(1 + -(-member.bytes // BLOCK_BYTES) for member in members)
     return (blocks + 2) * BLOCK_BYTES

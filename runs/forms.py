@@ -21,7 +21,7 @@ from runs.services import InvalidConfig
 def field_for(option: Option) -> forms.Field:
     """Return the form field of an option.
 
-    Numbers stay text here, because the config class reads them and writes the error messages.
+    Numbers stay text here, because the config class parses them and writes the error messages.
     """
     common = {
         "label": option.label,
@@ -40,7 +40,7 @@ def field_for(option: Option) -> forms.Field:
 
 
 def as_text(value: Any) -> Any:
-    """Return the value as a form shows it: a JSON object as its text."""
+    """Return the value as a form shows it. A JSON object becomes text."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 

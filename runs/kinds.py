@@ -1,4 +1,4 @@
-"""Run kinds. Each app registers its own in `AppConfig.ready`; `runs` imports none of them.
+"""Run kinds. Each app registers its kinds in `AppConfig.ready`; `runs` imports none of them.
 
 To add a run kind:
 
@@ -32,7 +32,7 @@ Config = dict[str, Any]
 
 
 class CannotRun(Exception):  # noqa: N818
-    """The run cannot continue. The text is the sentence shown on its page."""
+    """The run cannot continue. The run's page shows the message."""
 
 
 class NoInputs(forms.Form):
@@ -71,14 +71,14 @@ class RunKind:
                  counts) that is added to `inputs` in run.json. Raises CannotRun.
     finish       Creates rows from `run_dir.output`, once, in the transaction in which the run
                  succeeds. Returns the result shown on the page. Raises CannotRun.
-    project_of   Returns the id of the project that valid inputs belong to, whose leads may see the
-                 run, or None for trainers only. Called after `from_inputs` has accepted the
-                 inputs.
+    project_of   Returns the id of the project that the inputs belong to. Its leads may see the run.
+                 If the id is None, only trainers may see the run. Called after `from_inputs` has
+                 accepted the inputs.
     inputs_form  A form class whose method `inputs()` returns `run.inputs`.
     from_inputs  Returns the settings that the inputs determine, such as the folder of the chosen
                  model. `decided` names them, and the form leaves them out. Raises CannotRun.
-    checked      Returns the valid config as it is frozen, for example with absolute paths, before
-                 the run is queued. Raises ConfigError.
+    checked      Checks the config before the run is queued, and returns it as it will be frozen, for
+                 example with absolute paths. Raises ConfigError.
     folders      Names of settings that hold a folder or a model. Rows store them relative to a
                  storage root (runs.storage). They are checked before a run is queued and before it
                  starts.
@@ -127,7 +127,7 @@ def get(name: str) -> RunKind:
 
 
 def titled(text: str) -> list[str]:
-    """Return the names of the kinds whose title contains the text, in either case."""
+    """Return the names of the kinds whose title contains the text, ignoring case."""
     return [kind.name for kind in all_kinds() if text.casefold() in kind.title.casefold()]
 
 

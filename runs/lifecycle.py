@@ -14,7 +14,7 @@
 
 If cancelling was requested, `fail`, `requeue` and `reap` end the run as cancelled instead.
 
-A worker holds a Lease, and its writes name the fencing token. So a worker that wakes up after the
+A worker holds a Lease, and its writes check the fencing token. So a worker that wakes up after the
 reaper has requeued its run changes nothing. Times come from the database, so the clocks of machines
 may differ.
 """
@@ -114,12 +114,11 @@ def heartbeat(lease: Lease) -> None:
 
 
 def regain(lease: Lease, owner: str) -> Lease | None:
-    """Take back a run that the reaper took and no worker has claimed since.
+    """Claim again a run that the reaper took from this worker.
 
-    Return None if that is impossible.
-
-    For a worker whose recipe finished while the database was unavailable: its lease expired, but
-    its results are valid. The attempt number stays the same.
+    Return None if another worker has claimed it since. This is for a worker whose recipe finished
+    while the database was unavailable: its lease expired, but its results are valid. The attempt
+    number stays the same.
     """
     reaped = Q(state=State.QUEUED) | Q(state=State.FAILED, error=_lost_too_often())
     with transaction.atomic():
@@ -244,9 +243,9 @@ def restart(run: Run, by: User | None) -> bool:
 def reap() -> list[int]:
     """Take runs away from workers that have not renewed their lease in time.
 
-    Each run is requeued, or ends: as cancelled if that was requested, as failed if it was lost too
-    often. Return the ids of requeued runs. Runs that their worker is ending at this moment are
-    skipped.
+    Each run is requeued, unless cancelling was requested or it was lost too often; then it ends as
+    cancelled or failed. Return the ids of requeued runs. Skips runs that their worker is ending at
+    this moment.
     """
     with transaction.atomic():
         silent = list(

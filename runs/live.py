@@ -59,7 +59,7 @@ def stage_of(events: list[tuple[str, dict[str, Any]]]) -> str:
 
 
 def latest_values(recent: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Return the newest value of each curve at the last step that has any (newest first)."""
+    """Return the value of each curve at the newest step with a value, from events (newest first)."""
     values: dict[str, float] = {}
     step: Any = None
     for data in recent:
@@ -71,7 +71,7 @@ def latest_values(recent: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 
 def waiting_for(run: Run) -> int:
-    """Return the number of runs before a queued one. No query for other states."""
+    """Return the number of runs before a queued run. No query for other states."""
     if run.state != State.QUEUED:
         return 0
     before = Q(state=State.RUNNING) | Q(state=State.QUEUED, pk__lt=run.pk)
@@ -83,16 +83,17 @@ def seconds_left(
 ) -> float | None:
     """Estimate the time left from the last progress events (newest first) of this attempt.
 
-    Each event has its time, data and age. The speed is computed from the clock of the training
-    machine, and the age of the last event from the database's. This machine's clock may differ
-    from both.
+    Each event has its time, data and age. The speed is computed with the clock of the training
+    machine. The age of the last event is computed with the clock of the database. This machine's
+    clock may differ from both.
     """
     steps = [
         (at, float(data["step"]))
         for at, data, _ in recent
         if isinstance(data.get("step"), int | float)
     ]
-    count = 1  # events of this attempt: before it, an earlier attempt had reached a higher step
+    # The number of events of this attempt. The events before them have a higher step.
+    count = 1
     while count < len(steps) and steps[count][1] < steps[count - 1][1]:
         count += 1
     if count < 2:
@@ -160,13 +161,13 @@ def kind_of(run: Run) -> RunKind | None:
 
 
 def shares_of(run: Run) -> frozenset[str]:
-    """Return the names of its metrics and results that are shares."""
+    """Return the names of the run's metrics and results that are shares."""
     kind = kind_of(run)
     return kind.shares if kind else frozenset()
 
 
 def format_value(value: float, *, share: bool) -> str:
-    """Return a value of a curve or a result as text, a share as a percentage."""
+    """Return a value of a curve or a result as text. A share becomes a percentage."""
     return percent(value) if share else number(value)
 
 

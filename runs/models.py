@@ -26,15 +26,15 @@ class RunQuerySet(models.QuerySet["Run"]):
     def visible_to(self, user: User) -> "RunQuerySet":
         """Return the runs that the user may see.
 
-        Trainers see all runs, leads those of their projects. Only trainers see runs without a
-        project, such as those of a deleted project.
+        Trainers see all runs. Leads see the runs of their projects. Only trainers see runs without
+        a project, such as the runs of a deleted project.
         """
         if user.can_train:
             return self
         return self.filter(project__in=projects_led_by(user))
 
     def matching(self, text: str, *, kinds: Collection[str]) -> "RunQuerySet":
-        """Return runs with this text in their name, of these kinds, or with this number or user.
+        """Return runs of these kinds, and runs whose name, number or user matches the text.
 
         Runs without a name appear under the title of their kind, so callers pass
         `runs.kinds.titled(text)`, which this module cannot import.
@@ -47,9 +47,9 @@ class RunQuerySet(models.QuerySet["Run"]):
 
 
 def projects_led_by(user: User) -> Any:
-    """Return the projects whose runs the user may see, as the project's own model decides.
+    """Return the projects whose runs the user may see, according to the project model.
 
-    This package does not import the project model; the foreign key leads to it.
+    This package does not import that model, but gets it from the foreign key.
     """
     project: Any = Run._meta.get_field("project").related_model
     return project.objects.led_by(user)

@@ -77,7 +77,7 @@ def _started_before(request_id: UUID, fields: dict[str, Any]) -> Run:
 
 
 def checked(kind: str, config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the complete config that such a run would be frozen with. Raises InvalidConfig."""
+    """Return the complete config that the run would be frozen with. Raises InvalidConfig."""
     try:
         run_kind = kinds.get(kind)
         decided = run_kind.from_inputs(inputs)
@@ -105,7 +105,7 @@ def _check_folders(kind: RunKind, config: dict[str, Any]) -> None:
 
 
 def _of_form(kind: RunKind, errors: dict[str, str]) -> dict[str, str]:
-    """Move errors in settings that the inputs determine to the inputs."""
+    """Assign errors in settings that the inputs determine to the inputs."""
     return {("inputs" if name in kind.decided else name): text for name, text in errors.items()}
 
 
@@ -159,8 +159,8 @@ def restart_label(run: Run) -> str:
 def execute(run_id: int) -> None:
     """Execute the oldest queued run if this machine has a free slot.
 
-    A worker calls this for each message. The run may be another than `run_id`, the one in the
-    message. When it ends and others wait, a worker is notified.
+    A worker calls this for each message. The oldest run may differ from `run_id`, the run in the
+    message. If more runs are queued when it ends, a worker is notified.
     """
     with slots.acquire() as slot:
         if slot is None or supervisor.SHUTTING_DOWN.is_set():
@@ -194,7 +194,7 @@ def run_now(run_id: int) -> Run:
 
 
 def _give_up(run: Run) -> None:
-    """End the row that this process holds, after its recipe was killed."""
+    """End the run that this process holds, after its recipe was killed."""
     lifecycle.request_cancel(run, None)
     run.refresh_from_db()
     if run.state == State.RUNNING and run.lease_owner == supervisor.owner():
@@ -208,7 +208,7 @@ def reap() -> None:
 
 
 def notify_waiting(*, limit: int) -> None:
-    """Send messages for the oldest queued runs that had none lately, unless messages are pending."""
+    """Send messages for the oldest queued runs without a recent one, unless messages are pending."""
     overdue = Q(message_sent_at=None) | Q(
         message_sent_at__lt=Now() - timedelta(seconds=settings.RUN_LEASE_SECONDS)
     )

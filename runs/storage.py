@@ -22,7 +22,7 @@ OUTPUT = re.compile(r"runs:(\d+)/output")
 
 
 class MissingFiles(Exception):  # noqa: N818
-    """Files that a row names are missing or were changed. The text says which and what to do."""
+    """Files that a row names are missing or were changed. The message says what to do."""
 
 
 def roots() -> dict[str, Path]:
@@ -64,7 +64,7 @@ def is_stored(value: str) -> bool:
 
 
 def resolve(value: str) -> str:
-    """Return the absolute path of a stored one. Other values are returned unchanged."""
+    """Return the absolute path of a stored path. Other values are returned unchanged."""
     if not is_stored(value):
         return value
     name, _, path = value.partition(":")
@@ -119,7 +119,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def digest_of(path: Path, files: list[Path]) -> str:
-    """Return the SHA-256 of a file, or for a folder that of `sha256sum`'s output for its files."""
+    """Return the SHA-256 of a file. A folder's digest is that of `sha256sum`'s output for its files."""
     if path.is_file():
         return sha256(path)
     listing = "".join(f"{sha256(file)}  {file.relative_to(path.parent)}\n" for file in files)

@@ -1,6 +1,6 @@
 """Audit entries for sign-ins, sign-outs and failed attempts.
 
-They use Django's authentication signals, the only hook that every way to sign in has in common.
+They use Django's authentication signals, because every way to sign in sends them.
 """
 
 from typing import Any

@@ -85,9 +85,9 @@ def extend_active_sessions(
 
 
 def _is_polling(request: HttpRequest) -> bool:
-    """Return whether a script made the request on its own, without an action of the user.
+    """Return whether a script made the request without an action of the user.
 
-    Scripts that act for the user send a POST. Browsers send this header only over HTTPS and to
-    localhost; without it, every request counts as activity.
+    Scripts that act for the user send a POST. Browsers send Sec-Fetch-Dest only over HTTPS and to
+    localhost; without this header, every request counts as activity.
     """
     return request.method == "GET" and request.headers.get("Sec-Fetch-Dest") == "empty"

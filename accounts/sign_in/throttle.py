@@ -27,7 +27,7 @@ from accounts.models import SignInAttempts
 
 CODE = "throttled"
 MAX_CONCURRENT_HASHES = 2
-"""Concurrent password hashes per process. Each takes a core for 0.1 s, which pages need too."""
+"""Concurrent password hashes per process. Each uses a CPU core for 0.1 s, during which pages wait."""
 WAIT_SECONDS = 2.0
 _turns = threading.BoundedSemaphore(MAX_CONCURRENT_HASHES)
 

@@ -67,7 +67,7 @@ def main(var: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sockets = socket_folder(var)
     postgres, redis = Postgres(var, sockets), Redis(var, sockets)
-    secure(var)  # again, because Postgres() may just have created the account that may search it
+    secure(var)  # again, because Postgres() may just have created its account, which needs access
     socket_folder(var)
     try:
         start(postgres, redis)

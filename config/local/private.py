@@ -1,7 +1,7 @@
 """Permissions that close the data folder to other accounts.
 
-PostgreSQL refuses to run as root. When Tiebreak does, PostgreSQL gets its own account, which may
-search the data folder but read nothing else in it.
+PostgreSQL refuses to run as root. When Tiebreak runs as root, PostgreSQL gets a separate account,
+which may search the data folder but cannot read other files in it.
 """
 
 import hashlib

@@ -25,7 +25,7 @@ POLL_SECONDS = 0.2
 FIRST_PORT = 8000
 LAST_PORT = 65535
 PORTS_TRIED = 100
-# Celery warns root against pickled messages; these are JSON.
+# Celery warns against pickled messages when it runs as root. Tiebreak's messages are JSON.
 NO_ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 
 
@@ -42,7 +42,7 @@ class Service:
     started_at: float = 0.0
     pipe: int = -1
     recipe: bool = False
-    """Whether the process needs no database. It then does not get the database's URL."""
+    """Whether the process is a recipe, which needs no database and does not get its URL."""
     output: IO[bytes] | None = None
     """The file for its output; None to share this process's output."""
     restarts: Restarts = field(default_factory=Restarts)
@@ -145,7 +145,7 @@ class Services:
         self._pass_on_keeper_messages()
 
     def _pass_on_keeper_messages(self) -> None:
-        """Print what the keeper has logged about its servers since the last call."""
+        """Print the keeper's log messages since the last call."""
         size = _size(keeper_log())
         if size > self.keeper_messages:
             with keeper_log().open() as log:
@@ -263,7 +263,7 @@ def scorer() -> Service:
 
 
 def scorers() -> list[Service]:
-    """Return the scorer, or nothing if the path of its socket is too long for it to start."""
+    """Return the scorer, or an empty list if the path of its socket is too long."""
     try:
         address(settings.SCORER_SOCKET)
     except ValueError:

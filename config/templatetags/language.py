@@ -11,8 +11,8 @@ register = template.Library()
 class MainNode(template.Node):
     """The body of a page, rendered in English unless the page is translated.
 
-    The block "language" of base.html marks a page as English; translated pages empty it. On an
-    English page, dates, numbers and form errors must be English too.
+    The block "language" of base.html marks a page as English; translated pages override it with an
+    empty block. On an English page, dates, numbers and form errors must be English too.
     """
 
     def __init__(self, nodes: template.NodeList):

@@ -84,7 +84,7 @@ def is_outage(error: psycopg.Error) -> bool:
 
 
 def replace_spare_connections() -> None:
-    """Drop the idle connections of the pools, which a failed server has most likely dropped too.
+    """Close the idle connections of the pools, which the failed server has probably closed too.
 
     The pool would otherwise test them one by one, with growing pauses, until a minute after the
     outage.

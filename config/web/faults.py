@@ -16,7 +16,7 @@ UNAVAILABLE = 503
 
 
 class StorageFaults:
-    """Middleware that answers a full disk or an unwritable folder with a page that says so."""
+    """Middleware that answers a full disk or an unwritable folder with a page about the problem."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
         self.get_response = get_response

@@ -25,7 +25,7 @@ from accounts.parameters import number
 from labeling.pages.imports import MAX_UPLOAD_BYTES
 
 SMALL = 3 << 20
-"""Limit of forms and of the API, in bytes. The API's own limit of 2.5 MB has a better message."""
+"""Limit of forms and of the API, in bytes. The API also has a lower limit with a better message."""
 UPLOAD = MAX_UPLOAD_BYTES + (1 << 20)
 UPLOAD_PATH = re.compile(r"/p/[-\w]+/data/import/")
 UPLOAD_COOKIE = "tiebreak_upload"
@@ -40,7 +40,7 @@ def largest_body(path: str, *, may_upload: bool) -> int:
 
 
 def was_signed_in(cookies: str) -> bool:
-    """Return whether a Cookie header proves that its sender opened an import page, signed in."""
+    """Return whether a Cookie header proves that a signed-in user opened an import page."""
     value = parse_cookie(cookies).get(UPLOAD_COOKIE, "")
     try:
         signing.TimestampSigner(salt=_SALT).unsign(value, max_age=settings.SESSION_COOKIE_AGE)
@@ -70,7 +70,7 @@ def limit_bodies(
 
 
 def content_length(text: str) -> int:
-    """Return the length in a Content-Length header; more than any limit if it is not a number."""
+    """Return the length in a Content-Length header, or a number above all limits if it is invalid."""
     length = number(text or "0")
     return 2**62 if length is None else length
 

@@ -51,7 +51,7 @@ class State:
         self.away = True
 
     def is_ongoing(self) -> bool:
-        """Return whether the outage lasts. Probes the database only if it was unavailable."""
+        """Return whether the outage continues. Probes the database only if it was unavailable."""
         if self.away and database_answers():
             log.warning("The database answers again.")
             self.away = False

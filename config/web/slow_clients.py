@@ -44,7 +44,7 @@ HASHES_PASSWORD = re.compile(
     r"/login/|/admin/login/|/password/|/link/.*|/people/.*|/admin/accounts/user/.*"
 )
 PAUSE = 4
-"""Pause after a failed attempt, as a multiple of the time it took."""
+"""Pause after a failed attempt, as a multiple of the attempt's duration."""
 MAX_PAUSE = 1.0
 
 
@@ -81,7 +81,7 @@ class TooLarge(RequestEntityTooLarge):
 
 
 class Request(HTTPRequestParser):
-    """A request being received, with a time limit and a limit for its body."""
+    """A request being received, with a time limit and a size limit for its body."""
 
     adj: Any
     error: Any = None
@@ -111,7 +111,7 @@ class Request(HTTPRequestParser):
         return consumed
 
     def seconds(self) -> float:
-        """Return the time limit for receiving the request, as far as it is known yet."""
+        """Return the current time limit for receiving the request, which grows with its body."""
         if not self.headers_finished:
             return settings.HEADER_SECONDS
         length = self.body_bytes_received if self.chunked else self.content_length

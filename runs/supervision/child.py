@@ -16,7 +16,7 @@ from runs.supervision.gpus import GpuLease
 
 LAUNCHER = "accelerate.commands.launch"
 LAUNCHER_TIMEOUT_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
-"""Seconds from SIGTERM to SIGKILL, for torch's launcher, which accelerate's launcher calls."""
+"""Seconds from SIGTERM to SIGKILL. Torch's launcher, which accelerate's launcher calls, reads it."""
 
 
 def command_for(module: str, run_dir: Path, *, gpus: int) -> list[str]:

@@ -19,7 +19,7 @@ class EventTail:
     """
 
     def __init__(self, run_id: int, run_dir: RunDir, *, after: int = 0):
-        """`after` is the number of the last line copied before."""
+        """Begin after line `after`, the last line that was already copied."""
         self.run_id = run_id
         self.path = run_dir.events_file
         self.after = after

@@ -1,7 +1,7 @@
 """Leases of GPUs, so that the runs of a machine do not share one.
 
 A lease is a locked file per GPU in TIEBREAK_VAR. The recipe's processes inherit the lock, so a GPU is
-free when the last of them has ended, even if the supervisor was killed. Other programs do not
+free when the last process has ended, even if the supervisor was killed. Other programs do not
 use these leases, so GPUs with more free memory are taken first.
 """
 
@@ -57,7 +57,7 @@ def leased(kind: "RunKind", waiting: Callable[[], None]) -> Iterator[GpuLease]:
 
 
 def visible_gpus() -> dict[str, Gpu | None]:
-    """Return the GPUs that this process may use by their names, those with most free memory first.
+    """Return the GPUs that this process may use, by name, in descending order of free memory.
 
     None stands for a GPU that the driver does not know by this name.
     """
@@ -73,7 +73,10 @@ def share_of(count: int, kind: "RunKind") -> int:
 
 
 def _take(gpus_by_name: dict[str, Gpu | None], kind: "RunKind") -> GpuLease:
-    """Lock the run's share, or as much of it as is free: two runs must not wait for each other."""
+    """Lock the free GPUs of the run's share, without waiting for the rest.
+
+    If it waited, two runs could wait for each other.
+    """
     share = share_of(len(gpus_by_name), kind)
     taken: dict[str, int] = {}
     for name, gpu in gpus_by_name.items():

@@ -33,7 +33,7 @@ class Slot:
         self.note(None)
 
     def note(self, lease: Lease | None, *, watchdog_pid: int | None = None) -> None:
-        """Write to the file what the slot is used for, for other processes of this machine."""
+        """Record the lease and the watchdog in the slot's file, for other processes of this machine."""
         holder = (
             {"run": lease.run_id, "token": lease.token, "watchdog": watchdog_pid} if lease else {}
         )

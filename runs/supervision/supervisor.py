@@ -64,7 +64,7 @@ def owner() -> str:
 def supervise(lease: Lease, slot: Slot | None = None) -> None:
     """Run a claimed run until it ends or this worker loses it.
 
-    Records in `slot` which process trains.
+    Records the id of the training process in `slot`.
     """
     run = Run.objects.get(pk=lease.run_id)
     logger.info("Run %s (%s): attempt %s begins.", run.pk, run.kind, run.attempt)
@@ -77,7 +77,7 @@ def supervise(lease: Lease, slot: Slot | None = None) -> None:
 
 
 def _try_attempt(run: Run, lease: Lease, slot: Slot | None) -> str:
-    """Make one attempt. Return the sentence to fail the run with, or "" if it has already ended."""
+    """Make one attempt. Return the error message of a failed run, or "" if the run has ended."""
     try:
         _run_attempt(run, lease, slot)
     except CannotRun as error:
@@ -126,8 +126,8 @@ def _store_results(run: Run, kind: kinds.RunKind, process: "RecipeProcess") -> N
     """Publish the output of a finished recipe. Waits for the database, even if the lease expires.
 
     If the database was unavailable for longer than the lease, the reaper has taken the run. Then
-    it is taken back unless another worker has claimed it; that worker finds the finished directory
-    and publishes it.
+    this worker claims it again. If another worker has already claimed it, that worker finds the
+    finished directory and publishes it.
     """
     process.run_dir.stage("Checking and storing the results")
     try:
@@ -283,7 +283,7 @@ class RecipeProcess:
     def copy_events(self) -> bool:
         """Copy new events, and return whether there were any.
 
-        If the database fails, they are read again.
+        If the database fails, the next call reads them again.
         """
         offset, number = self.tail.offset, self.tail.number
         events = self.tail.read()
@@ -344,7 +344,7 @@ class RecipeProcess:
 def forget_connection(error: Exception) -> None:
     """Close a broken connection, so that the next query opens a new one.
 
-    Re-raises inside a transaction.
+    Raises the error again inside a transaction.
 
     The spare connections in the pool are probably broken too. psycopg would test them one by one
     as they are requested, with growing pauses, which could take longer than a lease. So all are

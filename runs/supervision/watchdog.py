@@ -65,7 +65,7 @@ def kill_everything(command: subprocess.Popen[bytes]) -> None:
 
 
 def wake_on(*signals: int) -> int:
-    """Return a descriptor from which a signal's number can be read when it arrives."""
+    """Return a descriptor to which the number of each arriving signal is written."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -85,7 +85,7 @@ def _write_spec(run_dir: RunDir, spec: dict[str, Any]) -> None:
 
 
 def located(run: Run, kind: RunKind) -> dict[str, Any]:
-    """Return the config with absolute folders, for the recipe. Hashes files that runs published.
+    """Return the config for the recipe, with absolute folders. Hashes files that runs published.
 
     Raises CannotRun if one is missing or was changed.
     """
@@ -118,7 +118,7 @@ def last_checkpoint(run_dir: RunDir) -> int | None:
 
 
 def resume_point(run_dir: RunDir) -> str:
-    """Return what a restarted recipe resumes from, for a sentence, or "" for nothing.
+    """Return the point from which a restarted recipe resumes, for a message, or "" without one.
 
     Reads every byte of the newest checkpoint.
     """
@@ -147,7 +147,10 @@ def forget_endings(run_dir: RunDir) -> None:
 
 
 def recorded_ending(run_dir: RunDir) -> int | None:
-    """Return the exit status recorded by the first of several processes to end early, if any."""
+    """Return the recorded exit status of the first process to end early, or None.
+
+    The launcher of several processes hides this status.
+    """
     for file in run_dir.path.glob(f"{ENDED}*"):
         with suppress(OSError, ValueError):
             return int(file.read_text())
@@ -188,7 +191,9 @@ def log_tail(path: Path, size: int, *, after: int = 0) -> str:
 
 @contextmanager
 def locked(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
-    """Yield the descriptor of the lock, which lasts until all processes that inherit it end.
+    """Lock the run directory and yield the lock's descriptor.
+
+    The lock lasts until all processes that inherit it have ended.
 
     A holder on this machine whose lease has expired is killed. `waiting` is called about once per
     second during the wait, and may raise to end it. Raises CannotRun if the lock cannot be

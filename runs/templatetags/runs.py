@@ -65,7 +65,7 @@ def run_state(run: Run) -> dict[str, Any]:
 
 
 def value_text(value: Any, *, share: bool = False) -> str:
-    """Return a value as readable text; a fraction that is a share as a percentage."""
+    """Return a value as readable text. A share becomes a percentage."""
     if value is None:
         return UNKNOWN
     if isinstance(value, bool):
@@ -135,7 +135,10 @@ def is_estimate(value: Any) -> bool:
 
 @register.filter
 def inputs_of(run: Run) -> dict[str, Any]:
-    """Return the run's inputs with labels, rows as "#1". The project is in the page's header."""
+    """Return the run's inputs with labels, and rows as "#1".
+
+    The project is left out, because it is in the page's header.
+    """
     rows = {name: value for name, value in run.inputs.items() if name != "project"}
     return {
         metric(name).capitalize(): f"#{value}" if isinstance(value, int) else value

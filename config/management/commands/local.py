@@ -57,7 +57,7 @@ class Command(BaseCommand):
 def interrupt_on_signals() -> None:
     """Raise KeyboardInterrupt on SIGTERM and SIGINT.
 
-    Shells without job control start background jobs with SIGINT ignored, and Python keeps that.
+    Shells without job control start background jobs with SIGINT ignored. Python does not change that.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
