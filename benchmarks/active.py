@@ -4,8 +4,8 @@ A linear score with known weights ranks tasks of K responses with Bradley-Terry 
 of the same features learns from the rankings. The waiting tasks are ordered by
 reward.ordering.selection, as in the product, or drawn at random. Both start from the same random
 rankings. One order serves `--batch` rankings: docs/active-learning.md recommends 200; 20 stands for
-continuous training. The benchmark measures the share of pairs ordered correctly on prompts that were
-never waiting. Each point of a curve is a model fitted to all rankings so far.
+continuous training. The benchmark measures the share of pairs ordered correctly on prompts outside the
+queue. Each point of a curve is a model fitted to all rankings so far.
 
     python -m benchmarks.active            10 seeds of each world, a few minutes
     python -m benchmarks.active --quick    3 seeds
@@ -185,7 +185,7 @@ def counts() -> np.ndarray:
 
 
 def reached(points: Sequence[float] | np.ndarray, target: float) -> float | None:
-    """Return after how many rankings a smoothed curve reaches the target, with interpolation."""
+    """Return the number of rankings at which a smoothed curve reaches the target, interpolated."""
     smooth = smoothed(points)
     above = np.flatnonzero(smooth >= target)
     if not len(above):

@@ -2,7 +2,7 @@
 
 Each size has its own database on the server of DATABASE_URL (or the local one), loaded in bulk and
 dropped at the end: prompts with four responses and two rankings each. A separate process writes each
-form, so that its peak of memory is known. Another export is killed halfway and resumed, and must
+form, so that its peak of memory can be measured. Another export is killed halfway and resumed, and must
 write the same file.
 
     python -m benchmarks.export             10,000 and 100,000 rankings

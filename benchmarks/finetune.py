@@ -7,7 +7,7 @@ responses, from the same weights, with LoRA on the same frozen model:
     trl_reference  the same with TRL's own reference: a second pass, with the adapter off, in each step
     pairs          our trainer on all pairs, each response with its own copy of the prompt
     ours           our trainer: the prompt once, each response once, all rankings of a part in one row
-    reference      our pass for log π_ref, which a run needs once and keeps
+    reference      our pass for log π_ref, which a run computes once and caches
 
 Turns alternate, so that other load on the machine affects all of them. Ratios are taken within a turn,
 and figures are medians over the turns. No contender forwards more than `--at-once` tokens together.
@@ -28,12 +28,12 @@ h = H·V weights of the head, all frozen:
     bound = --------------------------------------
                (P + K·R)·(4b + 6a) + K·R·4h
 
-The head of the small model has as many words as make h / b that of Qwen2.5 0.5B, 0.38. Then the bound
+The vocabulary of the small model gives the ratio h / b of Qwen2.5 0.5B, which is 0.38. Then the bound
 is about 1.42, 1.27 and 1.15 at K = 2 for P : R of 2:1, 1:1 and 1:2, and 4.4 at K = 4, 1:1. A pass for
 the reference costs 2 operations per weight on both sides, which leaves the ratio almost unchanged.
 
-TRL executes more than that. It computes the logits again in the backward pass (6h, not 4h), and on a
-CPU it computes them for the prompt too. `executed_ratio` is the ratio of operations with both counted.
+TRL executes more operations. It computes the logits again in the backward pass (6h, not 4h), and on a
+CPU it computes them for the prompt too. `executed_ratio` is the ratio of operations with these counted.
 
 The memory part doubles the vocabulary and compares the peak of a step beyond the weights.
 
@@ -173,7 +173,7 @@ def step_size(k: int, device: str) -> int:
 def figures(
     contenders: dict[str, Any], model: Any, groups: list[TokenGroup], options: Any
 ) -> dict[str, Any]:
-    """Return the figures of all contenders: ours without a suffix, the others with their name."""
+    """Return the figures of all contenders. Those of the others have their name as a suffix."""
     seconds = {name: contender.seconds for name, contender in contenders.items()}
     ours = seconds["ours"]
     once = [step + extra for step, extra in zip(ours, seconds["reference"], strict=True)]
@@ -270,7 +270,7 @@ def make_model(options: argparse.Namespace, vocabulary: int, longest: int) -> An
 
 
 def referenced(model: Any, groups: list[TokenGroup]) -> list[TokenGroup]:
-    """Return the groups with log π_ref, which is that of the untrained model."""
+    """Return the groups with log π_ref, computed by the untrained model."""
     policy, collator = policy_of(deepcopy(model))
     logps = score_all(policy, groups, collator)
     return with_reference(groups, [row[:, 0] for row in logps])
@@ -399,7 +399,7 @@ class ReferencePass:
 def compare_with_trl(
     model: Any, groups: list[TokenGroup], options: Any, folder: str
 ) -> tuple[float, float]:
-    """Return how far our loss and gradients differ from TRL's on all pairs, in float32.
+    """Return the differences of our loss and gradients from TRL's on all pairs, in float32.
 
     The adapter is moved first, because a new one has no effect. Gradients are relative to the largest.
     """
@@ -427,7 +427,7 @@ def compare_with_trl(
 def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     """Return the peak of a step beyond the weights, for a vocabulary and one twice as large.
 
-    Also TRL's, except with `--quick`, because it takes gigabytes.
+    Also measures TRL's, except with `--quick`, because it takes gigabytes.
     """
     k, prompt, response = options.cases[0] if options.quick else MEMORY_CASE
     sizes = [options.vocabulary, 2 * options.vocabulary]
@@ -456,7 +456,7 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
 def beyond_weights(make: Any, vocabulary: int, case: tuple[int, ...], options: Any) -> float:
     """Return the peak of a second `train()` minus the memory before it, in MB.
 
-    The first one loads what is loaded only once.
+    The first call also allocates the memory that is allocated only once.
     """
     count, k, prompt, response = case
     groups = make_groups(count, k, prompt, response, vocabulary=vocabulary)

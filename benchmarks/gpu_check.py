@@ -1,14 +1,15 @@
-"""Every check that needs a GPU, in order of value, for anyone who has one for ten minutes.
+"""All checks that need a GPU, the most important first, within about ten minutes.
 
     python -m benchmarks.gpu_check                      one H200 or similar: 8 minutes
     python -m benchmarks.gpu_check --tiny               the same code with tiny models, on a CPU
     python -m benchmarks.gpu_check --only mfu           some checks; --list shows all
 
 Models have the shapes of Qwen2.5 0.5B, Qwen2.5 1.5B and Llama 3.1 8B and random weights, so nothing
-is downloaded. Each check runs in a process of its own, so one that crashes the GPU does not end the
-others, and prints a line of JSON when it ends. Passed checks are kept in `--folder` and are not
-repeated there for the same commit, so the same command continues after an interruption or when
-time ran out. A check that does not begin within `--minutes` is listed as not run.
+is downloaded. Each check runs in a separate process, so one that crashes the GPU does not end the
+others. Each prints a line of JSON when it ends. Results of passed checks are stored in `--folder`,
+and these checks are not repeated for the same commit. So the same command continues after an
+interruption or after the time has run out. A check that does not begin within `--minutes` is listed
+as not run.
 
 The last line is one JSON object with all checks. Exit status: 0 all passed, 1 one failed, 2 some
 were not run. benchmarks/support/gpu_checks.py has the checks.
@@ -89,7 +90,7 @@ def chosen(options: argparse.Namespace) -> list[Check]:
 
 
 def run_all(checks: Sequence[Check], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a case per check. `ok` is None for those that had no time."""
+    """Return a case per check. `ok` is None for checks that were not run for lack of time."""
     quiet_libraries()
     deadline = time.monotonic() + 60 * options.minutes
     measured = commit("benchmarks", "finetune", "recipes", "reward")

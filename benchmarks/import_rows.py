@@ -9,9 +9,9 @@ imports it with `manage.py import_data` into a new database, which is dropped af
     python -m benchmarks.import_rows --quick              2,000 rows, one turn
 
 Progress on stderr; the last line of stdout is one JSON object. A ratio is the new figure over the
-old one in the same turn; the median over the turns is reported. Processor time is that of the
-process that imports, and apart from it that of PostgreSQL; wall time includes both. The command fails when the two versions do not
-write the same numbers of rows.
+old one in the same turn; the median over the turns is reported. Processor times of the importing
+process and of PostgreSQL are separate figures; wall time includes both. The command fails when the
+two versions do not write the same numbers of rows.
 """
 
 import argparse
@@ -188,7 +188,7 @@ def _private(pid: int) -> int:
 
 
 def _busy(pid: int) -> float:
-    """Return the processor time of a server process; 0 when it has ended or runs elsewhere."""
+    """Return the processor time of a server process; 0 if it has ended or is on another machine."""
     try:
         times = psutil.Process(pid).cpu_times()
     except psutil.Error:

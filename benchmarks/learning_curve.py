@@ -9,7 +9,7 @@ others, to which the forecast applies.
     python -m benchmarks.learning_curve --quick    4 of each
 
 Progress on stderr; the last line of stdout is one JSON object. `held` is the share of worlds whose
-95% interval contained the later measurement, `held_gain` the same for the gain.
+95% interval contained the later measurement, and `held_gain` is the same share for the gain.
 """
 
 import argparse

@@ -152,7 +152,7 @@ def take_turns(contenders: dict[str, "Contender"], options: argparse.Namespace) 
 def figures(
     contenders: dict[str, "Contender"], model: Any, groups: list[TokenGroup], options: Any
 ) -> dict[str, Any]:
-    """Return the figures of all contenders: ours without a suffix, the others with their name."""
+    """Return the figures of all contenders. Those of the others have their name as a suffix."""
     seconds = {name: statistics.median(c.seconds) for name, c in contenders.items()}
     ratio = {
         name: ratio_of(c.seconds, contenders["ours"].seconds) for name, c in contenders.items()
@@ -249,7 +249,7 @@ def make_model(options: argparse.Namespace, longest: int) -> Any:
 
 
 def compare_with_pairs(model: Any, groups: Sequence[TokenGroup]) -> tuple[float, float]:
-    """Return how far loss and gradients of our layout differ from a loop over all pairs.
+    """Return the differences of loss and gradients between our layout and a loop over all pairs.
 
     The loop forwards each text alone. Gradients are relative to the largest one.
     """

@@ -1,4 +1,4 @@
-"""A progress bar for each step of the demo, with the time left, or plain lines without a terminal."""
+"""A progress bar for each step of the demo, with the time left; plain lines without a terminal."""
 
 import shutil
 import time
@@ -57,8 +57,8 @@ class Steps:
     def _time_left(self, now: float) -> str:
         """Return the time left at the average pace since the first progress.
 
-        Time before the first progress, such as loading, does not count. Between two reports of
-        progress the time counts down.
+        Time before the first progress, such as loading, does not count. The display counts down
+        between two reports of progress.
         """
         if self.first is None or self.last == self.first:
             return f"{duration(now - self.began_at)} so far"

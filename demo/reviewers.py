@@ -124,7 +124,7 @@ BAD = {
 def _rationale(
     marks: Sequence[dict[str, float]], tiers: Sequence[Sequence[int]], rng: random.Random
 ) -> str:
-    """Return a reason why the first reply beat the last, or "", which is returned half the time."""
+    """Return a reason why the first reply beat the last, or "" in half of the cases."""
     if len(tiers) < 2 or rng.random() < 0.5:
         return ""
     best, worst = marks[tiers[0][0]], marks[tiers[-1][-1]]

@@ -2,7 +2,7 @@
 
 This rule is the demo project's ground truth. The reward model never sees it, so the demo's
 evaluation is independent of the reward model. The rule accepts any text. It looks for signs of
-quality in each sentence, so a list of good words scores nothing.
+quality in each sentence, so a mere list of good words has a score of 0.
 """
 
 import math

@@ -90,7 +90,7 @@ def write_letter(rng: random.Random, situation: Situation) -> Letter:
 def write_reply(rng: random.Random, letter: Letter) -> str:
     """Return a reply between excellent and unacceptable.
 
-    Its parts are drawn independently, with odds that depend on one level of care.
+    Its parts are drawn independently, with probabilities that depend on a common level of care.
     """
     care = rng.random()
     facts = letter.facts | {"soon": rng.choice(shop.DAYS), "month": rng.choice(shop.MONTHS)}

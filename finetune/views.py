@@ -87,7 +87,7 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
 @trainer_required
 @require_POST
 def move_model(request: HttpRequest, pk: int) -> HttpResponse:
-    """Promote, archive or restore a model, as `to` says.
+    """Promote, archive or restore a model; `to` is the action.
 
     Promoting a model with doubts needs `allow_doubts`.
     """
@@ -125,7 +125,7 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def identical_answers(report: dict[str, Any]) -> dict[str, Any] | None:
-    """Return how many answers of both models are identical, or None for older reports."""
+    """Return the number of identical answers of both models, or None for older reports."""
     count, answers = report.get("identical"), (report.get("win_rate") or {}).get("answers")
     if count is None or not answers:
         return None

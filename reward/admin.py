@@ -29,7 +29,7 @@ class SnapshotAdmin(FrozenAdmin):
 
 
 class NamedAdmin(FrozenAdmin):
-    """Only the name may change."""
+    """An admin in which only the name can be changed."""
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return admin.ModelAdmin.has_change_permission(self, request, obj)

@@ -23,7 +23,7 @@ class OfferIterator(forms.models.ModelChoiceIterator):
 
 
 class OfferField(forms.ModelChoiceField):
-    """A choice among rows. Without rows, `none_yet` says what to create first."""
+    """A choice among rows. If there are none, `none_yet` is shown, which names what to create first."""
 
     iterator = OfferIterator
 

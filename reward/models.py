@@ -87,7 +87,7 @@ class Snapshot(models.Model):
 
     @property
     def simulated(self) -> int:
-        """Return how many of the rankings were made by programs."""
+        """Return the number of rankings made by programs."""
         return self.counts.get("simulated", 0)
 
 
@@ -131,7 +131,7 @@ class RewardModel(Promotable):
         return self.folder
 
     def doubts(self) -> list[str]:
-        """Return the reasons in the report not to rely on the model, each as a sentence. No query."""
+        """Return the reasons in the report not to rely on the model, each as a sentence. Costs no query."""
         report: RewardReport = self.report
         accuracy = report.get("accuracy")
         if accuracy is None or accuracy["value"] is None:

@@ -108,11 +108,11 @@ MOVED = {
     "archive": "is archived",
     "restore": "is a candidate again",
 }
-"""The methods that change a state, and what to say afterwards."""
+"""The methods that change a state, and the predicate of the message about it."""
 
 
 def move(model: Promotable, to: str, *, by: User | None, allow_doubts: bool = False) -> str:
-    """Call the method of MOVED named `to` and return a sentence about it. Raises CannotMove."""
+    """Call the method of MOVED named `to` and return the message about it. Raises CannotMove."""
     if to == "promote":
         model.promote(by=by, allow_doubts=allow_doubts)
     elif to == "archive":

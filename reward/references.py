@@ -23,7 +23,7 @@ def checked_reference(reference: str) -> str:
     """Return the reference in its stored form: see `runs.storage`. Raises ReferenceProblem.
 
     Reads the config.json of a folder. Only the form of a hub name is checked, since this machine may
-    be offline while the one that trains is not.
+    be offline, unlike the machine that trains.
     """
     reference = storage.resolve(reference.strip())
     if looks_like_folder(reference):

@@ -1,4 +1,4 @@
-"""The files that runs and recipes exchange: the snapshot that goes in, the report that comes out.
+"""The files that runs and recipes exchange: the snapshot as input, and the report as output.
 
 Run kinds of `reward` and `finetune` use it.
 """

@@ -1,1 +1,1 @@
-"""Modules that several benchmarks share, or that one of them is too long without."""
+"""Modules shared by several benchmarks, and parts of the longest ones."""

@@ -87,7 +87,7 @@ def complete(options: argparse.Namespace) -> None:
 
 
 def matching_vocabulary(options: argparse.Namespace) -> int:
-    """Return the words for which head : body is as in Qwen2.5 0.5B."""
+    """Return the vocabulary size that gives the ratio of head to body of Qwen2.5 0.5B."""
     width = options.hidden
     keys = width // options.heads * options.kv_heads
     layer = 2 * width * width + 2 * width * keys + 3 * width * options.inner

@@ -55,7 +55,7 @@ class PolicyWork:
 
 
 def policy_work(groups: Sequence[TokenGroup], *, pairs: bool) -> PolicyWork:
-    """Return the least work for the rankings: each text once, or once per pair that it is in.
+    """Return the minimum work for the rankings, with each text forwarded once or once per pair.
 
     The head is needed only where a token of a response is predicted.
     """
@@ -70,9 +70,9 @@ def policy_work(groups: Sequence[TokenGroup], *, pairs: bool) -> PolicyWork:
 def policy_flops(model: Any, work: PolicyWork, *, head_passes: int = 2) -> float:
     """Return the operations of a forward and a backward pass of a policy.
 
-    Counts as `step_flops`, but the head by its own tokens: `head_passes` products of two operations
-    per weight, which are 2 for a frozen head (forward, gradient of its input) and 3 if the backward
-    pass computes the logits again.
+    Counts like `step_flops`, except for the head, which has its own number of tokens. It takes
+    `head_passes` products of two operations per weight: 2 products for a frozen head (forward,
+    gradient of its input), and 3 if the backward pass computes the logits again.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = inner.get_output_embeddings()

@@ -1,7 +1,7 @@
-"""The checks of `python -m benchmarks.gpu_check`, in order of value.
+"""The checks of `python -m benchmarks.gpu_check`, the most important first.
 
-Each is a function of a World that returns figures, and raises CheckFailed if one is wrong. They
-call the recipes as the command line does: with run directories, on models in folders.
+Each check is a function of a World that returns figures, and raises CheckFailed if one is wrong.
+The checks call the recipes as the command line does: with run directories, on models in folders.
 
 Legend: P tokens of a prompt, K responses per prompt of R tokens.
 """
@@ -140,7 +140,7 @@ def make_model(folder: Path, shape: dict[str, Any], device: str) -> None:
 
 
 def make_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer whose other tokens are words, which encode as their bytes."""
+    """Return a byte-level tokenizer. Its other tokens are words, and words are encoded as bytes."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [f"w{n}" for n in range(size - len(SPECIAL) - len(letters))]
     vocabulary = {token: n for n, token in enumerate([*SPECIAL, *letters, *words])}
@@ -204,7 +204,7 @@ class WatchedRun(RunDir):
 
 
 def compilations() -> int:
-    """Return how many graphs torch.compile has compiled in this process."""
+    """Return the number of graphs that torch.compile has compiled in this process."""
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])

@@ -30,7 +30,7 @@ MEASURED = (
     "reward/preferences/reviewer_weights.py",
     "reward/training",
 )
-"""Files and folders whose changes change the figures."""
+"""Files and folders that affect the figures."""
 FEATURES = 24
 RIDGE = 0.02
 """Stands for early stopping. Without it, fits to wrong labels would hide the signals' differences."""

@@ -1,4 +1,4 @@
-"""The processes of `benchmarks.queue`, and the check of the rankings that they left."""
+"""The processes of `benchmarks.queue`, and the check of the rankings that they wrote."""
 
 import json
 import subprocess

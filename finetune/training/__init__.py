@@ -9,6 +9,6 @@ trains the demo's model.
 
 import os
 
-# Threads that spin while they wait slow a recipe down six times on a busy machine. OpenMP reads this
-# when torch is first imported.
+# Threads that spin while they wait make a recipe six times slower on a busy machine. OpenMP reads
+# this variable when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -41,7 +41,7 @@ def temperature(scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wi
     """Fit a temperature on all held-out prompts, and return it with the errors before and after.
 
     The errors after scaling are cross-fitted: each fold of the prompts is scaled by the temperature
-    of the other folds, so `after` is what to expect on new prompts.
+    of the other folds, so `after` estimates the errors on new prompts.
     """
     used = [item for item in scored if evidence(item.group).any()]
     pairs = comparisons(used, evidence)
@@ -68,7 +68,7 @@ def temperature(scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wi
 
 
 def at_a_bound(value: float) -> str | None:
-    """Return why no temperature is best if the fit ended at a bound of its range."""
+    """Return why no temperature is best, or None if the fit did not end at a bound of its range."""
     if value >= HOTTEST / 1.01:
         return "Larger gaps in score did not win more often here, so no temperature is best."
     if value <= COLDEST * 1.01:

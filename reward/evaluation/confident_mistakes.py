@@ -10,7 +10,7 @@ from reward.evaluation.schema import Excerpt, Mistake, MistakenResponse
 
 MAX_MISTAKES = 10
 MAX_CHARACTERS = 4000
-"""Characters of a text that the report keeps. It counts the others."""
+"""Maximum characters of a text in the report. The report gives the number of the others."""
 
 
 def worst_mistakes(scored: Sequence[Scored], most: int = MAX_MISTAKES) -> list[Mistake]:

@@ -1,7 +1,7 @@
 """Rankings that are probably mistakes, for a lead to check. Pure numpy.
 
-A mistake is a ranking that contradicts its reviewer's intention: tiers upside down, the wrong prompt
-in mind, a slip of the hand. As in confident learning (Northcutt et al. 2021, arXiv:1911.00068),
+A mistake is a ranking that contradicts its reviewer's intention: reversed tiers, a confusion of
+prompts, or a slip. As in confident learning (Northcutt et al. 2021, arXiv:1911.00068),
 each ranking is judged by a model that was not trained on its prompt, and the share of mistakes is
 estimated together with their probabilities. The mistakes of the *model* are a different list
 (confident_mistakes.py).
@@ -12,14 +12,14 @@ responses lead, and T a temperature,
 
     P(ranking | meant) ∝ σ(m / T)        P(mistake | ranking) = π·σ(-m/T) / ((1-π)·σ(m/T) + π·σ(-m/T))
 
-averaged over T and π, weighted by how well each (T, π) explains all rankings. A poor model would
-mistake its own errors for those of reviewers, so the other rankings of a prompt count too:
+averaged over T and π, weighted by the likelihood of all rankings under (T, π). A poor model would
+attribute its own errors to reviewers, so the other rankings of a prompt are used as well:
 
 - Two rankings agree with probability (1-π)² + π² at most, so their agreement bounds π.
 - Each other ranking of the same responses is a vote for or against. Its weight follows from how often
   rankings agree.
-- Without other rankings, nothing is listed if the model contradicts too many rankings it is confident
-  about, or does no better than preferring the longer response.
+- Without other rankings, no ranking is listed if the model contradicts too many rankings that it is
+  confident about, or is no better than preferring the longer response.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from reward.evaluation.report import Scored, agreeing_share, highest_accuracy, o
 from reward.evaluation.schema import DoubtfulRanking, LabelMistakes
 
 MAX_ROWS = 200
-"""Maximum rankings that the report lists. It also counts all of them."""
+"""Maximum rankings in the list of the report, which also gives the number of all."""
 SURE = 0.75
 """Minimum probability of a listed ranking. About one in four at this value is not a mistake."""
 FEW_RANKINGS = 40
@@ -147,7 +147,7 @@ def doubts_of(scored: Sequence[Scored]) -> list[Doubted]:
 
 
 def votes_in(group: Group) -> np.ndarray:
-    """Return 1 where two rankings agree on most common pairs, -1 where they do not.  → (R, R)"""
+    """Return 1 for two rankings that agree on most common pairs, otherwise -1.  → (R, R)"""
     count = len(group.rankings)
     votes = np.zeros((count, count), dtype=int)
     for a, b in combinations(range(count), 2):

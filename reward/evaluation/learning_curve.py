@@ -3,9 +3,9 @@
 The curve is an inverse power law of the number n of rankings, acc(n) = a - b · n^-c, which describes
 classifiers trained on labels (Figueroa et al. 2012, "Predicting sample size required for
 classification performance", BMC Medical Informatics 12:8) and neural networks (Hestness et al. 2017,
-arXiv:1712.00409; Viering & Loog 2021, arXiv:2103.10948, on where it fails). Four or five points do
-not determine three parameters. Instead of a single fit, all curves on a grid are weighted by how well
-they explain the points (a Bayesian fit under flat priors), which also gives the intervals.
+arXiv:1712.00409). Viering & Loog 2021, arXiv:2103.10948, describe its exceptions. Four or five points
+do not determine three parameters. Instead of a single fit, all curves on a grid are weighted by the
+likelihood of the points (a Bayesian fit under flat priors), which also gives the intervals.
 
 A model is trained from scratch on each subset, with the settings of the run. Training heads on a frozen
 backbone would be cheaper but wrong: a backbone tuned on all rankings has seen those outside the subset,
@@ -202,7 +202,7 @@ class Curves:
         """Return the accuracy to expect on many held-out prompts after training on `times` as many.
 
         `gain` is the difference from this training's accuracy on the same prompts. Its interval is
-        narrower, since most of the error from having few held-out prompts is common to both.
+        narrower, since both accuracies share most of the error from the choice of held-out prompts.
         """
         later = self.at(times) + self.noise / np.sqrt(times) * self.shocks[0]
         estimate = _estimate(later)
@@ -216,7 +216,7 @@ class Curves:
         }
 
     def one_point(self) -> OnePoint:
-        """Return how many more rankings would add a point to the expected accuracy."""
+        """Return the number of further rankings that would add a point to the expected accuracy."""
         remainder = np.clip(1 - ONE_POINT / np.maximum(self.gain, 1e-12), 0.0, None)
         with np.errstate(divide="ignore", over="ignore"):
             times = np.where(remainder > 0, remainder ** (-1 / self.exponent), np.inf)

@@ -27,7 +27,7 @@ from reward.evaluation.schema import (
 )
 
 CHANCES = 100
-"""Random draws of the outcomes from which the calibration error due to chance is estimated."""
+"""Number of random draws of the outcomes that estimate the calibration error due to chance."""
 FEW_PROMPTS = FEW_CLUSTERS
 FEW_PAIRS = 20
 Evidence = Callable[[Group], np.ndarray]
@@ -47,7 +47,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Tally:
-    """The evidence of one prompt: how much of it agrees, how much there is, and on how many pairs."""
+    """The evidence of one prompt: the part that agrees, the total, and the number of pairs."""
 
     agreeing: float
     evidence: float
@@ -80,18 +80,18 @@ def accuracy(scored: Sequence[Scored], seed: int = 0) -> Share:
     Each strict judgment counts with its reviewer's weight, as in `wins`. Ties are not counted, and
     equal scores are half right. Accuracy compares the model with one reviewer at a time, as
     `reviewer_agreement` compares two reviewers: a model with that accuracy is as good as a reviewer.
-    It can be better, because it does not make a reviewer's slips, up to `accuracy_limit`.
+    A model can be better, up to `accuracy_limit`, because it does not make a reviewer's slips.
     """
     return share([order_tally(item.group, item.scores) for item in scored], seed)
 
 
 def order_tally(group: Group, values: np.ndarray) -> Tally:
-    """Return the group's strict evidence, and how much of it agrees with the order of `values` (K,)."""
+    """Return the tally of the group's strict evidence for the order of `values` (K,)."""
     return tally(strict_wins(group), values)
 
 
 def tally(strict: np.ndarray, values: np.ndarray) -> Tally:
-    """Return how much strict evidence (K, K) agrees with the order of `values` (K,); equal ones count half."""
+    """Return the tally of strict evidence (K, K) for the order of `values` (K,). Equal values count half."""
     difference = values[:, None] - values[None, :]  # (K, K)
     right = (difference > 0) + 0.5 * (difference == 0)
     pairs = int(np.count_nonzero(np.triu(strict + strict.T)))
@@ -110,10 +110,10 @@ def reviewer_agreement(groups: Sequence[Group]) -> Agreement:
 
 
 def agreement_tally(group: Group) -> Tally:
-    """Return how far each two reviewers agree on pairs that both order strictly.
+    """Return the agreement of each two reviewers on pairs that both order strictly.
 
-    A pair has the mean of the two weights, as it has in `accuracy` when each of the two is predicted
-    in turn. Two rankings by one reviewer, of different tasks of the prompt, are not compared.
+    A pair has the mean of the two weights, as in `accuracy`, which predicts each of the two in turn.
+    Two rankings of a prompt by the same reviewer, in different tasks, are not compared.
     """
     same = evidence = 0.0
     count = 0
@@ -175,7 +175,7 @@ def agreeing_share(tallies: Sequence[Tally]) -> float | None:
 
 
 def accuracy_limit(agreement: Agreement) -> Figure:
-    """Return about the highest accuracy that any model can reach, given the reviewers' agreement."""
+    """Return the approximate maximum accuracy of any model, given the reviewers' agreement."""
     value, interval = agreement["value"], agreement["interval"]
     return {
         "value": None if value is None else highest_accuracy(value),
@@ -238,10 +238,10 @@ def calibration(scored: Sequence[Scored], evidence: Evidence = wins, bins: int =
     """Compare the model's probabilities with the shares of wins, in bins, and return the error.
 
     Each compared pair counts once, seen from the response with the higher score, so the probability
-    σ(r_i - r_j) is in [½, 1]. With `wins` a tie is half a win; with `strict_wins` it does not count,
-    for models to which a tie is a third outcome. The expected calibration error (Naeini et al. 2015)
-    weights bins by their evidence. `ece_by_chance` is the error that a perfectly calibrated model
-    would show on these pairs by chance, because they are few.
+    σ(r_i - r_j) is in [½, 1]. With `wins`, a tie is half a win. With `strict_wins`, for models with
+    ties as a third outcome, it does not count. The expected calibration error (Naeini et al. 2015)
+    weights bins by their evidence. `ece_by_chance` is the expected error of a perfectly calibrated
+    model on this number of pairs.
     """
     probabilities, won, weights = _confident_side(scored, evidence)
     edges, indices = _binned(probabilities, bins)

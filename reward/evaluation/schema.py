@@ -172,7 +172,7 @@ class MistakenResponse(Excerpt):
 
 
 class Mistake(TypedDict):
-    """A pair that the model orders against the reviewers. `evidence` is [for, against] them."""
+    """A pair that the model orders against the reviewers. `evidence` is [for the reviewers, against]."""
 
     group_id: str
     prompt: list[Turn]

@@ -73,7 +73,7 @@ def only(group: Group, key: Callable[[Judgment], Hashable], name: Hashable) -> G
 
 
 def with_others(group: Group, key: Callable[[Judgment], Hashable], name: Hashable) -> Tally:
-    """Return the agreement of one reviewer with the others: that of all, less that among the others."""
+    """Return the agreement of one reviewer with the others, without that among the others."""
     everyone = agreement_tally(group)
     others = agreement_tally(replace(group, rankings=[r for r in group.rankings if key(r) != name]))
     own = agreement_tally(only(group, key, name))
@@ -96,9 +96,9 @@ def by_rating(scored: Sequence[Scored], seed: int) -> list[Slice]:
 
 
 def by_model(scored: Sequence[Scored], seed: int) -> list[Slice]:
-    """Return a slice for each model that wrote responses, from pairs with one of them or two.
+    """Return a slice for each model that wrote responses, from the pairs with such a response.
 
-    A pair of responses by two models is in both slices.
+    A pair of responses by two models is in the slices of both.
     """
     written = [item.group.meta.get("response_models") or [] for item in scored]
     rows = []
@@ -150,7 +150,7 @@ def length_slices(scored: Sequence[Scored], seed: int = 0) -> LengthSlices:
 
 
 def length_tallies(item: Scored) -> dict[str, Tally]:
-    """Return the evidence of one prompt by how its pairs relate to length."""
+    """Return the evidence of one prompt, by the relation of its pairs to length."""
     long, short = item.lengths[:, None], item.lengths[None, :]  # of i, of j
     matched = np.maximum(long, short) < SAME_LENGTH * np.minimum(long, short)
     strict = strict_wins(item.group)

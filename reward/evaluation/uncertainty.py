@@ -27,7 +27,7 @@ class Pairs:
 
 
 def disagreement(scored: Sequence[Scored], seed: int = 0) -> Disagreement:
-    """Return the spread of the heads, and how well it finds pairs that are ordered incorrectly.
+    """Return the spread of the heads, and its use for finding incorrectly ordered pairs.
 
     `finds_mistakes` is the probability that an incorrectly ordered pair has a larger value than a correctly
     ordered one (area under the ROC curve); ½ is chance. Several heads are worth their cost if `spread`

@@ -132,7 +132,7 @@ def put_in_order(*, model: RewardModel, by: User | None, share: float | None = N
 
 
 def _lock_order(project: Project) -> None:
-    """Wait for any other ordering of the project. Nothing else waits for this lock."""
+    """Lock the project against other orderings. Only orderings use this lock."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('reward.ordering.queue', %s))",
@@ -249,7 +249,7 @@ def _tasks(responses: Any) -> Tasks:
 
 
 def _ranked(model: RewardModel) -> Iterator[tuple[Tasks, np.ndarray]]:
-    """Yield the project's ranked tasks in batches, and how often each was ranked."""
+    """Yield the project's ranked tasks in batches, with the number of rankings of each."""
     counts = (
         Task.objects.filter(project=model.project_id, kind=Task.Kind.RANKING, inactive=False)
         .annotate(times=Count("rankings", filter=Q(rankings__superseded_at=None)))

@@ -6,7 +6,7 @@ with probability σ(rᵢ − rⱼ) (Bradley and Terry). A ranking of a task then
     M = Σ_{i<j} w_ij (x_i − x_j)(x_i − x_j)ᵀ,    w_ij = σ(r_i − r_j)(1 − σ(r_i − r_j))
 
 about θ. The next task is the one that raises log det(A + M) most, where A is the information so far.
-This D-optimal design shrinks the volume of the confidence region of θ (Chaloner and Verdinelli 1995).
+This D-optimal design minimises the volume of the confidence region of θ (Chaloner and Verdinelli 1995).
 Tasks are chosen one by one, and each chosen task counts as ranked, so that tasks with the same
 information do not all come first. Log det is submodular: earlier gains are upper bounds of later ones,
 so only a few gains are recomputed for each choice (Minoux 1978). The order is exact.
@@ -93,7 +93,7 @@ def information(tasks: Tasks, times: np.ndarray | float = 1.0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Order:
-    """`chosen` (N,) are indices of tasks, best first; `gains` (N,) are theirs, in nats."""
+    """The indices of tasks, best first, in `chosen` (N,), and their gains in nats in `gains` (N,)."""
 
     chosen: np.ndarray
     gains: np.ndarray
@@ -101,7 +101,7 @@ class Order:
 
 
 def in_order(tasks: Tasks, precision: np.ndarray, *, most: int) -> Order:
-    """Return all tasks in order: the first `most` chosen greedily, the others by their own gain after that.
+    """Return all tasks in order: the first `most` chosen greedily, the others by their gain after those.
 
     `precision` is A (D, D), positive definite. Costs N·K·D² once and about `most` times RECHECKED·K·D².
     """

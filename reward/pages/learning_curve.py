@@ -82,7 +82,7 @@ class Learning:
 
 
 def learning(report: RewardReport) -> Learning | None:
-    """Return what the page shows of the learning curve; None if the run measured none."""
+    """Return the learning curve for the page; None if the run measured none."""
     curve = report.get("learning_curve")
     if not curve:
         return None

@@ -26,7 +26,7 @@ def chat_responses(project: Project) -> QuerySet[Response]:
     alone = in_use.filter(prompt__withdrawn_at=None).exclude(
         Exists(tasks) | Exists(others.exclude(pk=OuterRef("pk")))
     )
-    # A model would only imitate itself if it trained on what a run sampled from it.
+    # A model trained on its own samples would only imitate itself.
     return alone.exclude(sampling__has_key="run").order_by("prompt_id", "pk")
 
 

@@ -109,7 +109,7 @@ class SnapshotFilter:
         return cls(**arguments)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON. It is the same in all versions, since snapshots are unique by it."""
+        """Return plain JSON. It must be the same in all versions, since it identifies snapshots."""
         values = asdict(self)
         for name in ("adjudicated", "relabelled", "weigh_reviewers", "chats"):
             if not values[name]:

@@ -1,10 +1,9 @@
 """Snapshots: rankings frozen into a Parquet file that never changes.
 
 One statement reads all rankings of the project, so the file and its account have the same rankings.
-Other statements read what belongs to them: withdrawn responses, the replacements of
-reward.preferences.substitutes and the weights of reviewers before the first ranking, prompts and
-responses batch by batch. Memory holds one batch of prompts, 32 bytes per prompt, and the replacements
-if the filter asks for them.
+Withdrawn responses, the replacements of reward.preferences.substitutes and the weights of reviewers
+are read before the first ranking. Prompts and responses are read batch by batch. Memory holds one
+batch of prompts, 32 bytes per prompt, and the replacements if the filter asks for them.
 """
 
 import json
@@ -451,7 +450,7 @@ def _ranking_ids(snapshot: Snapshot) -> Iterator[int]:
 
 
 def frozen_since(file_import: FileImport) -> str:
-    """Return why an import cannot be undone if a snapshot may contain its rows, or ""."""
+    """Return why an import cannot be undone, or "" if no snapshot may contain its rows."""
     if file_import.finished_at is None:
         return ""
     later = Snapshot.objects.filter(

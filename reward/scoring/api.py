@@ -86,7 +86,7 @@ OneOrMany = Annotated[
     Annotated[Conversation, Tag("one")] | Annotated[Batch, Tag("many")],
     Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
 ]
-"""The two forms are told apart before validation, so that errors refer to the one that was sent."""
+"""The form is recognised before validation, so that errors refer to the form that was sent."""
 
 
 @router.post(
@@ -186,7 +186,7 @@ def _characters(row: ScoreRow) -> int:
 
 
 def _charge(row: ScoreRow) -> int:
-    """Return how many responses a row counts as: the larger of their number and their size."""
+    """Return the responses that a row is charged for: their number, or more for long texts."""
     return max(len(row.responses), ceil(_characters(row) / CHARACTERS_EACH))
 
 

@@ -8,7 +8,7 @@ from reward.models import RewardModel
 
 
 class NoModel(LookupError):  # noqa: N818
-    """No model to score with, or several; the text says what to name."""
+    """There is no model to score with, or several. The text says what the user must name."""
 
 
 def scoring_model(

@@ -141,7 +141,7 @@ def parse_file_row(raw: Any) -> ScoreRow:
 
 
 def has_content(value: Any) -> bool:
-    """Return whether a value is present. 0 and false are; null, NaN and empty values are not."""
+    """Return whether a value is present. 0 and false count as present; null, NaN and empty do not."""
     return not is_missing(value) and value not in ("", [], {})
 
 

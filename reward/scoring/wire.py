@@ -25,7 +25,7 @@ MAX_PATH_LENGTH = 100
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Send a message. Raises OSError if the other side has left, ValueError if the message is too large."""
+    """Send a message. Raises OSError if the other side has disconnected, ValueError if the message is too large."""
     data = json.dumps(message).encode()
     if len(data) > MAX_MESSAGE_BYTES:
         raise ValueError(f"The message has {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}.")

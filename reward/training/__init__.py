@@ -1,5 +1,5 @@
 import os
 
-# Threads that wait by spinning slow a recipe six times down on a machine with other work; read
-# by OpenMP when torch is first imported.
+# Threads that spin while they wait make a recipe six times slower on a busy machine. OpenMP reads
+# this variable when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,7 +1,8 @@
 """The trained weights of a run: LoRA matrices in the backbone, and all of each untrained layer.
 
-The head is always untrained. An encoder's pooling layer is too if its checkpoint has none. Frozen, it
-would stay random; left out of the adapter, it would differ after each loading.
+A new head is always untrained. An encoder's pooling layer is untrained if its checkpoint has none. If
+such a layer were frozen, it would stay random. If it were not saved with the adapter, it would have
+other random weights after each loading.
 """
 
 from collections.abc import Iterable

@@ -1,9 +1,9 @@
 """Features of responses: the last hidden state at the end of a response, projected to fewer numbers.
 
-The score is r = w·x with features x, so responses with similar features teach the head the same. A
-hidden state with more numbers than wanted is projected by a fixed random matrix with orthonormal
+The score is r = w·x with features x, so responses with similar features give the head the same
+information. A hidden state with more numbers than requested is projected by a fixed random matrix with orthonormal
 columns (Johnson and Lindenstrauss 1984). This preserves inner products in expectation, and each run of
-a model gives the same features. They do not capture what LoRA could learn in lower layers.
+a model gives the same features. They exclude changes that LoRA could make in lower layers.
 """
 
 from collections.abc import Iterator, Sequence

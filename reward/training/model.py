@@ -64,7 +64,7 @@ class RewardModel(nn.Module):
 
     @property
     def inner(self) -> Any:
-        """Return the classifier, under the name that all models with a shared prompt have."""
+        """Return the classifier. All models with a shared prompt have this attribute."""
         return self.classifier
 
     @property
@@ -78,7 +78,7 @@ class RewardModel(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, present: torch.Tensor, **layout: Any
     ) -> dict[str, torch.Tensor]:
-        """Return scores (G, K) and outputs (G, K, N + C). `layout` is the rest of the batch."""
+        """Return scores (G, K) and outputs (G, K, N + C). `layout` has the other tensors of the batch."""
         if self.reads_last_token:
             outputs = self._head(self.features(input_ids, **layout))  # (G, K, N + C)
         else:
@@ -95,7 +95,7 @@ class RewardModel(nn.Module):
     ) -> torch.Tensor:
         """Return a decoder's last hidden state at each response's last token.  → (G, K, H)
 
-        `shared` is the rest of a batch in the shared layout, and empty in the plain layout.
+        `shared` has the other tensors of a batch in the shared layout, and is empty in the plain layout.
         """
         if shared:
             return self._shared({"input_ids": input_ids, **shared})

@@ -61,7 +61,7 @@ def evaluate(scorer: Scorer, path: Path, *, seed: int = 0) -> dict[str, Any]:
 
 
 def credit(scores: np.ndarray, chosen: int) -> float:
-    """Return what a row counts. `scores` (K,) has those of the chosen responses first."""
+    """Return the credit of a row, from 0 to 1. `scores` (K,) has those of the chosen responses first."""
     if chosen > 1:
         return float(scores[:chosen].min() > scores[chosen:].max())
     highest = scores == scores.max()

@@ -176,7 +176,7 @@ class Scorer:
         return members, groups
 
     def _may_fit(self, prompt: list[dict[str, str]], response: str) -> bool:
-        """Return False for texts that are too long, without tokenizing them, which takes a second."""
+        """Return False for texts that are certainly too long. Tokenizing them would take a second."""
         characters = len(response) + sum(len(turn["content"]) for turn in prompt)
         return characters <= self.limit * self.characters_per_token
 

@@ -6,8 +6,8 @@ Long requests are answered in parts, and a new request may start after each part
 waits for another client's long request. A request names the folder of its model. The `--models` models
 used last stay loaded. torch is not imported before the first request. After `--idle` seconds without a
 request, or when the process uses more than `--memory` MB, it replaces itself with a new process on the
-same socket, which frees all memory; clients do not notice. Without a GPU, `--memory` is also the most
-that the process may allocate. Up to `--waiting` requests may wait; the next one gets the reply "busy".
+same socket, which frees all memory. Clients are not affected. Without a GPU, `--memory` is also the
+maximum that the process may allocate. Up to `--waiting` requests may wait; the next one gets the reply "busy".
 A request is dropped if it waits longer than its own limit, or if its client disconnects, even between
 two forward passes. A second process on the same socket waits as a reserve until the first has ended.
 reward/scoring/wire.py defines the messages.

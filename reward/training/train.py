@@ -2,8 +2,8 @@
 
 Bradley-Terry over whole groups (see loss.py), with all K responses to a prompt in one step as in
 InstructGPT (Ouyang et al. 2022, arXiv:2203.02155). Each response is forwarded once and, if the model
-family allows it, the prompt once for all of them. LoRA (Hu et al. 2021, arXiv:2106.09685) on the
-linear layers of a decoder; the score head is trained too, and saved with the adapter.
+family allows it, the prompt once for all of them. The linear layers of a decoder get LoRA (Hu et al.
+2021, arXiv:2106.09685). The score head is also trained, and saved with the adapter.
 
 Left out on purpose:
 - truncation: a response that is too long for the model is left out, counted and reported

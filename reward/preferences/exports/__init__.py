@@ -158,8 +158,8 @@ class Export:
     ) -> dict[str, int]:
         """Write the file and its card, and return the counts. Resumes an interrupted export.
 
-        `resumed` is called with the counts so far if there is such an export with the same plan. Raises
-        ExportError and OSError.
+        `resumed` is called with the counts so far if an interrupted export with the same plan is resumed.
+        Raises ExportError and OSError.
         """
         parts = Parts(path, self.plan(path.suffix))
         if parts.begin(restart=restart):

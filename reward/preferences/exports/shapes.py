@@ -166,7 +166,7 @@ def votes_of(group: Group, ties: str) -> np.ndarray:
 
 
 def _votes(ranking: Judgment, ties: str) -> dict[int, float]:
-    """Return the votes of a ranking. A response without any other to compare with gets none."""
+    """Return the votes of a ranking. A response that is not compared with another gets none."""
     sizes = [len(tier) for tier in ranking.tiers]
     votes: dict[int, float] = {}
     for index, tier in enumerate(ranking.tiers):
