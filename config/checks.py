@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from config.env import VARIABLES
 
 DEPLOYMENT = "deployment"
-"""The tag of checks that also run before commands that do not check the pages."""
+"""The tag of checks that also run before commands that serve no pages."""
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
 

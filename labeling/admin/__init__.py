@@ -231,7 +231,7 @@ class ResponseAdmin(WithdrawnMixin, BigTableAdmin):
 # --- tasks ---------------------------------------------------------------------------------------
 
 
-class PlaceInline(FrozenInline):
+class TaskResponseInline(FrozenInline):
     model = TaskResponse
     fields = readonly_fields = ("position", "answer", "model_name")
 
@@ -282,7 +282,7 @@ class TaskAdmin(WithdrawnMixin, BigTableAdmin):
     messages_path = "prompt__messages"
     fields = ("project", "prompt_link", "kind", "priority", "rankings_wanted", "created_at")
     readonly_fields = ("project", "prompt_link", "kind", "rankings_wanted", "created_at")
-    inlines = (PlaceInline, SlotInline)
+    inlines = (TaskResponseInline, SlotInline)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -92,7 +92,7 @@ admin.FieldListFilter.register(
 class OwnChoicesMixin:
     """Foreign keys that offer and accept only rows that the user may see in the admin.
 
-    A form accepts every row in its queryset, whatever the list or the search field offered.
+    A form accepts every row in its queryset, including rows that its search field does not offer.
     """
 
     admin_site: admin.AdminSite

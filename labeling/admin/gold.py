@@ -41,16 +41,16 @@ class GoldAdmin(BigTableAdmin):
     """An admin without an add page: gold is created from a task on the project's pages."""
 
     form = GoldForm
-    list_display = ("id", "said", "project", "purpose", "retired_at", "created_at")
+    list_display = ("id", "excerpt", "project", "purpose", "retired_at", "created_at")
     list_filter = ("project", "purpose", ("retired_at", admin.EmptyFieldListFilter))
     list_select_related = ("project", "task__prompt")
     number_fields = ("id", "task_id")
     messages_path = "task__prompt__messages"
     readonly_fields = (
-        "task_link", "project", "known", "created_by", "created_at", "retired_at",
+        "task_link", "project", "known_answer", "created_by", "created_at", "retired_at",
     )  # fmt: skip
     fields = (
-        "task_link", "project", "known", "purpose", "constraints", "explanation",
+        "task_link", "project", "known_answer", "purpose", "constraints", "explanation",
         "created_by", "created_at", "retired_at",
     )  # fmt: skip
     actions = ("retire",)
@@ -71,7 +71,7 @@ class GoldAdmin(BigTableAdmin):
         )
 
     @admin.display(description="Prompt")
-    def said(self, row: Gold) -> str:
+    def excerpt(self, row: Gold) -> str:
         return shortened(str(row.task.prompt), 100)
 
     @admin.display(description="Task")
@@ -80,7 +80,7 @@ class GoldAdmin(BigTableAdmin):
         return format_html('<a href="{}">{}</a>', address, shortened(str(row.task.prompt), 160))
 
     @admin.display(description="Known answer")
-    def known(self, row: Gold) -> SafeString:
+    def known_answer(self, row: Gold) -> SafeString:
         letters = _letters(row)
         named = ", ".join(f"{letter} is response {pk}" for pk, letter in letters.items())
         sentences = [(sentence,) for sentence in gold.sentences(row.constraints, letters)]

@@ -31,7 +31,9 @@ DRAFT = GuidelineVersion.State.DRAFT
 class VersionForm(DraftForm):
     class Meta(DraftForm.Meta):
         fields = ("guideline", "text", "change_note", "requalify")
-        labels = DraftForm.Meta.labels | {"text": "Text"}  # the form has a "Guideline" of its own
+        labels = DraftForm.Meta.labels | {
+            "text": "Text"
+        }  # "Guideline" is another field of the form
         widgets = {
             "text": MarkdownEditor(attrs={"rows": 28, "cols": 80, "class": "vLargeTextField"})
         }

@@ -28,7 +28,7 @@ class WithdrawnMixin:
 
     @staticmethod
     def withdraw_selected(model_admin: Any, request: HttpRequest, rows: Any) -> None:
-        """Withdraw each row with an audit entry of its own, as the page does."""
+        """Withdraw each row with a separate audit entry, as the page does."""
         by = user_of(request)
         count = sum(withdrawing.withdraw(content=row, by=by) for row in rows)
         sentence = f"{count} withdrawn. Each can be restored on its page."

@@ -2,7 +2,7 @@
 
 The project's policy decides, and the server enforces it: hidden information is never sent. Leads of
 the project see everything, except while they judge a task themselves (`judging`: the review page, an
-open dispute). Then they see as much as a reviewer who has not ranked the task. Each function costs at
+open dispute). Then the rules for a reviewer who has not ranked the task apply to them. Each function costs at
 most three queries.
 """
 
@@ -53,8 +53,8 @@ def has_ranked(user: User, task: Task) -> bool:
 def others_of(task: Task, user: User) -> QuerySet[Ranking]:
     """Return others' current rankings of the task.
 
-    Gold has many more rankings than other tasks. So that their number does not give it away, gold has
-    at most as many here as other tasks.
+    Gold has many more rankings than other tasks. To hide this, the result for a gold task has no more
+    rankings than other tasks have.
     """
     others = Ranking.objects.filter(task=task, superseded_at=None).exclude(reviewer=user)
     if task.kind != Task.Kind.GOLD:

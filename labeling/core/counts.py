@@ -1,4 +1,4 @@
-"""Cached counts over a whole project: exact, but a few minutes old where they are large.
+"""Cached counts over a whole project. They are exact, but large counts may be a few minutes old.
 
 Counting a million rows takes about a second, too long for a page. The worker counts large projects
 every few minutes, and all web processes read the result from Django's shared cache, a table.
@@ -14,7 +14,7 @@ from labeling.models import Project, Slot
 
 LARGE = 100_000
 CACHE_SECONDS = 900
-"""Longer than the interval between two counts of the worker. Without a worker, pages count."""
+"""Longer than the interval between two counts of the worker. Without a worker, the pages count."""
 
 T = TypeVar("T")
 

@@ -73,7 +73,7 @@ VERBS = _words(
     "also always never only clearly simply barely nearly almost not just wins won gave went said "
     "did too again comes came ist war hat hatte kann wird gibt sagt und oder aber weil als"
 )
-"""After "A" at the start of a sentence, these words show that it is a subject, not an article."""
+"""Words that show that an "A" before them, at the start of a sentence, is a subject."""
 
 IN_LANGUAGE = re.compile(
     r"\b(?:written|program\w*|coded?|coding|implement\w*|compil\w*|geschrieben)\s+(?:\w+\s+)?in\s+$"
@@ -178,7 +178,7 @@ def read(text: str, count: int, own: frozenset[str] = frozenset()) -> Reading:
 
 
 def _in_doubt(text: str, letters: str) -> bool:
-    """Return whether the text seems to refer to a response other than by a single capital letter."""
+    """Return whether the text seems to refer to a response without a single capital letter."""
     clusters = (set(match[0]) for match in CLUSTER.finditer(text))
     return (
         any(cluster <= set(letters) for cluster in clusters)
@@ -404,7 +404,7 @@ class _Letter:
 
 
 def _previous(before: str) -> str:
-    """Return the previous word, if only spaces and brackets are between."""
+    """Return the last word, if only spaces and brackets follow it."""
     match = re.search(r"([^\W\d_][\w'’]*)[\s(\[\"“„]+$", before)
     return match[1] if match else ""
 

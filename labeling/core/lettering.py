@@ -1,9 +1,9 @@
 """Translation of response letters in a text to the letters of the page that shows it.
 
-Each reviewer and each page letters the responses of a task in an order of its own. Text that refers
-to responses by letter is stored as written, with the order that its author saw. A page shows it with
-its own letters, marked. If a letter could mean something other than a response, the page shows the
-text as written, with a legend of the letters.
+The order of a task's responses, and so their letters, differ between reviewers and between pages.
+Text that refers to responses by letter is stored as written, with the order that its author saw. A
+page replaces the letters in the text by its own letters and marks them. If a letter could mean
+something other than a response, the page shows the text as written, with a legend of the letters.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ def letters_of(order: Sequence[int]) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of plain text. With `written`, a letter of the page and the letter as written."""
+    """A piece of plain text, or a letter of the page if `written` is the letter as written."""
 
     text: str
     written: str = ""
@@ -67,7 +67,7 @@ class Lettering:
 
     @classmethod
     def of(cls, task: Task, letters: Letters, texts: Iterable[str] = ()) -> "Lettering":
-        """Return the lettering of a task. `texts` are its responses, if loaded. No query of its own."""
+        """Return the lettering of a task. `texts` are its responses, if loaded. Runs no query."""
         prompt = "\n".join(str(message["content"]) for message in task.prompt.messages)
         return cls(letters, own_letters(prompt, texts))
 
@@ -107,7 +107,7 @@ class Lettering:
         return render_lettered(text, {at: (here[text[at]], text[at]) for at in spans}), note
 
     def rewritten(self, text: str, order: Sequence[int]) -> str:
-        """Return the text with the letters of the page, for editing; as written if in doubt."""
+        """Return the text for editing, with the letters of the page; unchanged if in doubt."""
         return "".join(part.text for part in self.show(text, order).parts)
 
 

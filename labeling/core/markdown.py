@@ -39,7 +39,7 @@ INSIDE = set("([{\"'“‘«„¿¡#$@&`*_~+-)]}”’».,!?:;%…")
 
 
 def _joins(character: str, allowed: set[str]) -> bool:
-    """Return whether emphasis may start or end next to this character outside it."""
+    """Return whether emphasis may start after, or end before, this character."""
     if character in allowed or character.isspace():
         return True
     if character.isascii():
@@ -50,7 +50,7 @@ def _joins(character: str, allowed: set[str]) -> bool:
 def _is_content(inner: str, outer: str) -> bool:
     """Return whether emphasis may have `inner` at its edge, next to `outer`.
 
-    Punctuation may only be there next to whitespace or another delimiter.
+    Punctuation may be at the edge only next to whitespace or another delimiter.
     """
     if inner.isalnum() or not inner.isascii():
         return True
@@ -291,14 +291,14 @@ class _Renderer(RendererHTML):
 
 
 def _address(token: Token, href: str) -> str:
-    """Return the address of a link as written, and an internationalised host also in ASCII."""
+    """Return the address of a link as written. Add the ASCII form of an internationalised host."""
     tail = str(token.meta.get("tail", ""))
     written = f" {escape(tail)}" if tail else ""
     return f"{written} → {escape(href)}" if "xn--" in href and "xn--" not in tail else written
 
 
 def _below_the_page(tag: str) -> str:
-    """Return the tag of a heading two levels down, as h1 and h2 are the page's own."""
+    """Return the tag of a heading two levels down, because the page uses h1 and h2."""
     return f"h{min(6, int(tag[1]) + 2)}"
 
 
@@ -333,7 +333,7 @@ _UNCOUNTED = str.maketrans("", "", string.whitespace + "".join(sorted(PUNCTUATIO
 
 
 def text_of(html: str) -> str:
-    """Return the text that a reader sees of the parser's output, with the numbers of lists."""
+    """Return the visible text of the parser's output, with the numbers of lists."""
     return unescape(_TAG.sub("", _NUMBER.sub(r" \1 ", html)))
 
 

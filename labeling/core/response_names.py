@@ -34,7 +34,7 @@ def _hash_key(secret_key: str) -> bytes:
 def fields_by_id(fields: Mapping[str, list[str]], names: Mapping[int, str]) -> dict[str, list[str]]:
     """Return form fields with ids instead of page names.
 
-    Fields with ids are unchanged: old drafts, from before pages used names, have them.
+    Fields with ids are unchanged. Drafts from versions that did not use names have such fields.
     """
     ids = {name: str(pk) for pk, name in names.items()}
     return {

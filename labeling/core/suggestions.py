@@ -21,7 +21,7 @@ class Suggestion:
 
 
 Source = Callable[[Project, Sequence[int]], Mapping[int, Suggestion]]
-"""(project, response ids) → the suggestions it has, by response id"""
+"""A function of a project and response ids that returns its suggestions by response id."""
 
 _sources: list[Source] = []
 
@@ -37,8 +37,8 @@ def suggestions_for(
 ) -> dict[int, Suggestion]:
     """Return the suggestions that the user may see, by response id.
 
-    Costs the queries of the policy and of each source; the latter only if the user may see the scores.
-    While a task is judged there is no query, unless everyone may always see them.
+    Costs the queries of the policy and, if the user may see the scores, of each source. While a task
+    is judged there is no query, unless everyone may always see the scores.
     """
     project = task.project
     if judging and project.sees_suggestions != Project.Sees.ALWAYS:

@@ -186,7 +186,7 @@ def _table_cells(text: str) -> int:
 def _direct_containers(state: StateCore) -> None:
     """Set the direction of lists, quotes and tables by their first letter.
 
-    `dir="auto"` does not work there, as it ignores descendants with a direction of their own.
+    `dir="auto"` does not work there, because it ignores descendants that set a direction.
     """
     undirected: list[Token] = []
     for token in state.tokens:

@@ -75,7 +75,7 @@ def decide(
 
     `shown_order` is the order of the responses on the lead's page; the letters in the note refer to
     it. `seen_mark` is the `mark` of the decision that the lead saw, empty for none. Raises CannotDecide,
-    including when someone else has decided since.
+    for example if someone else has decided since.
     """
     lock_slots(task)
     before = Adjudication.objects.filter(task=task).select_related("by").first()

@@ -4,8 +4,8 @@
     {"kind": "tie_allowed", "a": 1, "b": 2}  the two may also be tied
     {"kind": "unacceptable", "a": 3}         response 3 is below the line
 
-A gold task is a copy of the task it was made from, of the kind gold. It gets slots when it is given
-out (labeling.reviewing.assignment). Its rankings measure reviewers and are not training data.
+A gold task is a copy of the task it was made from, with the kind gold. Its slots are created when it
+is given out (labeling.reviewing.assignment). Its rankings measure reviewers and are not training data.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -79,7 +79,7 @@ def _identity(constraint: Constraint) -> tuple[Any, ...]:
 
 
 def _cycle(above: Sequence[tuple[int, int]]) -> list[int] | None:
-    """Return responses each above the next, ending with the first again, or None without a cycle."""
+    """Return a cycle of responses, each above the next, with the first also at the end, or None."""
     below: dict[int, list[int]] = {}
     for better, worse in above:
         below.setdefault(better, []).append(worse)
@@ -136,7 +136,7 @@ class GoldResult:
 
 
 def check(ranking: Ranking, gold: Gold, letters: Letters | None = None) -> GoldResult:
-    """Check a ranking against the constraints. `letters` default to those of its page. No query."""
+    """Check a ranking against the constraints. `letters` defaults to those of its page. No query."""
     lines = _lines(ranking, gold.constraints, letters or letters_of(ranking.shown_order))
     broken = [sentence for sentence, met in lines if not met]
     return GoldResult(not broken, broken)
@@ -189,7 +189,7 @@ def _lines(
 ) -> list[tuple[str, bool]]:
     """Return a sentence for each constraint and whether the ranking meets it.
 
-    For one that is not met, the sentence says why.
+    The sentence for an unmet constraint says why it is unmet.
     """
     places = _places(ranking.tiers)
     lines = []

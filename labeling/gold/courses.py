@@ -18,7 +18,7 @@ class Course:
 
 
 def course(*, project: Project, reviewer: User, purpose: str) -> Course:
-    """Return the reviewer's progress through the gold for this purpose. Skipped tasks are done.
+    """Return the reviewer's progress through the gold for this purpose. Skipped tasks count as done.
 
     One query over the project's gold for this purpose.
     """

@@ -28,10 +28,10 @@ def make(
     explanation: str = "",
     by: User | None = None,
 ) -> Gold:
-    """Create gold from a task, or bring back retired gold of it.
+    """Create gold from a task, or put its retired gold back into use.
 
     The task keeps its rankings and is not given to more reviewers, because anyone who saw the copy
-    would recognise it. Raises GoldError.
+    would recognise the original. Raises GoldError.
     """
     if task.kind == Task.Kind.GOLD:
         raise GoldError("This task is already gold. Change or retire it.")
@@ -63,7 +63,7 @@ def add(
     explanation: str = "",
     by: User | None = None,
 ) -> Gold:
-    """Create gold from responses, with or without a task of them. Raises GoldError."""
+    """Create gold from responses, which need no task of the same responses. Raises GoldError."""
     letters = letters_of([response.pk for response in responses])
     columns = _columns(constraints, letters, purpose, explanation)
     try:
@@ -117,7 +117,7 @@ def change(
 
 
 def retire(*, gold: Gold, by: User | None) -> bool:
-    """Stop giving the gold out and measuring with it; return False if it was already retired."""
+    """Take the gold out of use. Return False if it was already retired."""
     now = timezone.now()
     if not Gold.objects.filter(pk=gold.pk, retired_at=None).update(retired_at=now):
         return False

@@ -106,7 +106,7 @@ def ended_with(ranking: Ranking) -> Qualification | None:
 
 @transaction.atomic
 def begin(*, project: Project, reviewer: User) -> Qualification:
-    """Begin an attempt under the current guideline version. An open one of another version fails."""
+    """Begin an attempt under the current guideline version. An open attempt at another version fails."""
     current = Project.objects.filter(pk=project.pk).values("current_version")
     version = GuidelineVersion.objects.get(pk__in=current)
     attempts = Qualification.objects.filter(project=project, reviewer=reviewer)
@@ -124,7 +124,7 @@ def begin(*, project: Project, reviewer: User) -> Qualification:
 
 
 def _forget_answers(project: Project, reviewer: User) -> None:
-    """Let the tasks be answered again. The rankings are kept, marked superseded."""
+    """Allow the reviewer to answer the tasks again. The rankings are kept, marked superseded."""
     tasks = _tasks(project).values("task")
     slots = Slot.objects.filter(task__in=tasks, reviewer=reviewer).order_by("task", "number")
     slot_ids = list(slots.select_for_update().values_list("pk", flat=True))

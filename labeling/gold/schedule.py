@@ -1,4 +1,4 @@
-"""The schedule of gold among a reviewer's real tasks: as often as the project's setting, never in a row.
+"""The schedule of gold among a reviewer's real tasks, at the frequency that the project's setting gives.
 
 The gap between two gold tasks is drawn uniformly from half to one and a half times its mean, so that
 reviewers cannot predict it. With frequent gold, the range is narrower, so that gold never comes twice
@@ -107,7 +107,7 @@ def progress(project: Project, reviewer: User) -> Progress:
 
 
 def remaining(project: Project, reviewer: User) -> list[int]:
-    """Return the gold tasks that the reviewer can still get, in this reviewer's own order.
+    """Return the gold tasks that the reviewer can still get, in an order that depends on the reviewer.
 
     Excludes tasks whose prompt they would recognise from a task that they ranked, skipped or hold.
     One query, whose cost depends on the project's gold alone.
@@ -140,9 +140,9 @@ def _gap(project: Project, reviewer: User, task_id: int) -> int:
 
 
 def upcoming(project: Project, reviewer: User, waiting: int) -> int:
-    """Return the number of gold tasks among the next `waiting` real ones, without leased ones.
+    """Return the number of gold tasks among the next `waiting` real tasks, without leased gold.
 
-    If they are included, the displayed number of remaining tasks decreases by one with every task.
+    If a page adds this number to the remaining tasks, their number decreases by one with every task.
     """
     if not project.gold_percent:
         return 0

@@ -14,7 +14,7 @@ from labeling.statistics.intervals import wilson
 
 MAX_ANSWERS = 5000
 SUSPECT_FROM = 3
-"""Answers from which a gold task that most reviewers get wrong is itself suspect."""
+"""Minimum number of answers before a gold task with mostly wrong answers is suspect."""
 
 
 @dataclass

@@ -26,7 +26,7 @@ _lock = Lock()  # caches of cachetools are not thread-safe
 def unconfirmed(*, project: Project, reviewer: User) -> Unconfirmed | None:
     """Return the version that the reviewer must confirm before the next task, or None.
 
-    Costs no query when a confirmation is cached, otherwise one, or three if unconfirmed.
+    Costs no query for a cached confirmation, otherwise one. An unconfirmed version costs three.
     """
     if project.current_version_id is None:
         return None

@@ -14,7 +14,7 @@ from labeling.models import Criterion, GuidelineVersion
 MAX_PREVIEW_LENGTH = 200_000
 MAX_CRITERIA = 20
 EMPTY_ROWS = 2
-"""Rows for new criteria without JavaScript."""
+"""Number of rows for new criteria without JavaScript."""
 
 
 def preview(text: str) -> SafeString:
@@ -115,7 +115,7 @@ class _CriterionFormSet(forms.BaseFormSet):
 
     @property
     def criteria(self) -> list[dict[str, Any]]:
-        """Return the criteria in the order of their numbers, those without a number last."""
+        """Return the criteria in the order of their numbers. Criteria without a number come last."""
         rows = [form.cleaned_data for form in self.forms]
         filled = [row for row in rows if row.get("name") and not row.get("DELETE")]
         filled.sort(key=lambda row: row.get("ORDER") or sys.maxsize)

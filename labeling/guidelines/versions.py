@@ -102,7 +102,7 @@ def save_draft(
 ) -> None:
     """Save the content of a draft.
 
-    `seen_fingerprint` is that of the draft that the author opened. Raises GuidelineError if someone
+    `seen_fingerprint` is the fingerprint of the draft that the author opened. Raises GuidelineError if someone
     else has saved, published or deleted the draft since.
     """
     draft = GuidelineVersion.objects.select_for_update().filter(pk=version.pk, state=DRAFT).first()
@@ -140,7 +140,7 @@ def fingerprint(version: GuidelineVersion | None) -> str:
 
 @transaction.atomic
 def number_criteria(*, version: GuidelineVersion) -> None:
-    """Number the criteria of a draft 1, 2, 3, … in their order, those without a number last."""
+    """Number the criteria of a draft 1, 2, 3, … in their order. Criteria without a number come last."""
     criteria = sorted(
         Criterion.objects.filter(version=version, version__state=DRAFT),
         key=lambda criterion: (criterion.position or sys.maxsize, criterion.pk),
@@ -163,7 +163,7 @@ def publish(
 ) -> GuidelineVersion:
     """Freeze the draft and make it the current version for new rankings.
 
-    `seen_fingerprint` is that of the draft on the confirmation page, if there was one. Raises
+    `seen_fingerprint` is the fingerprint of the draft on the confirmation page, if any. Raises
     GuidelineError.
     """
     guideline = Guideline.objects.select_for_update().get(pk=version.guideline_id)

@@ -38,8 +38,8 @@ def add_tasks(
 ) -> list[tuple[int, bool]]:
     """Scan the responses and add the tasks with queue.add_tasks.
 
-    Only new tasks added here are scanned. `ranked` gives for each task whether it comes with
-    rankings, by default no. `kinds` are the kinds of findings that hold a task. Reads every
+    Only new tasks added here are scanned. `ranked` says for each task whether it comes with
+    rankings; by default, no task does. `kinds` are the kinds of findings that hold a task. Reads every
     response once, 2,000 at a time. Raises ValueError.
     """
     suspects = record({pk for task in tasks for pk in task.response_ids}, kinds)

@@ -79,7 +79,7 @@ def receive(
 
 
 def start_import(file_import: FileImport) -> bool:
-    """Have a worker import a checked file. Return False when it is not ready, as on a second click."""
+    """Have a worker import a checked file. Return False when it is not ready."""
     with transaction.atomic():
         rows = FileImport.objects.filter(pk=file_import.pk, state=State.READY).update(
             state=State.IMPORTING,
@@ -182,9 +182,9 @@ def execute(pk: int) -> None:
 
 
 def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> None:
-    """End the row if the step did not, and delete a file that is no longer needed.
+    """End the row if the step has not ended it, and delete a file that is no longer needed.
 
-    A file that failed is kept for a day, as another meaning of its columns may be right.
+    A file that failed is kept for a day, because another meaning of its columns may be right.
     """
     own_row = FileImport.objects.filter(pk=pk, token=token, state__in=FileImport.ACTIVE)
     if cancelled:

@@ -107,7 +107,7 @@ class ImportedRanking:
 def first_of_each_task(
     fresh: dict[Any, ImportedRanking], new_tasks: set[int]
 ) -> dict[Any, ImportedRanking]:
-    """Return the rankings for the slots that new tasks start with: nine at most, none of gold."""
+    """Return the rankings that fill the first slots of new tasks, at most nine each, without gold."""
     counts = Counter[int]()
     bulk = {}
     for key, imported in fresh.items():

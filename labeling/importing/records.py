@@ -103,8 +103,8 @@ NESTED = "nested"
 Meaning = Mapping[str, Any]
 """The meaning of each key of an object: a word, or another Meaning for nested objects.
 
-In a nested Meaning, "" is the meaning of a value that is not an object, and "*" that of all other
-keys.
+In a nested Meaning, "" is the meaning of a value that is not an object, and "*" is the meaning of
+all other keys.
 """
 
 
@@ -112,7 +112,7 @@ keys.
 class Column:
     """One column over all rows, or one key of nested objects as `column.key` or `column[].key`.
 
-    `filled` counts the values that are not empty, `empty` the others. A value belongs to the
+    `filled` counts the values that are not empty. `empty` counts the others. A value belongs to the
     deepest column that contains it, so together the columns account for the whole file.
     """
 

@@ -110,7 +110,7 @@ NOT_NAMES = {"human", "unknown", "model", "baseline", "reference"}
 def identity_leak(text: str, model: str = "") -> str:
     """Return the words in which a response reveals its model, or "".
 
-    `model` is the response's model name here, which it should not reveal either.
+    `model` is the stored name of the response's model, which the text should not reveal either.
     """
     read = text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
     lower = read.lower()

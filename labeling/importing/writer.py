@@ -141,9 +141,9 @@ class Writer:
         fresh: dict[str, PromptRecord] = {}
         for number, (h, record) in enumerate(zip(hashes, batch, strict=True)):
             if h in existing:
-                batch[number] = self._as_kept(record, *existing[h][1:])
+                batch[number] = self._existing_record(record, *existing[h][1:])
             elif (first := fresh.setdefault(h, record)) is not record:
-                batch[number] = self._as_kept(record, first.external_id, first.meta)
+                batch[number] = self._existing_record(record, first.external_id, first.meta)
         ids = dict(zip(fresh, reserve_ids("labeling_prompt", len(fresh)), strict=True))
         now = timezone.now()
         copy_rows(
@@ -167,8 +167,8 @@ class Writer:
         self._count("prompts", hashes, fresh)
         return [existing[h][0] if h in existing else ids[h] for h in hashes]
 
-    def _as_kept(self, record: PromptRecord, external_id: str, meta: Any) -> PromptRecord:
-        """Return the record of an existing prompt, whose own id goes to its tasks.
+    def _existing_record(self, record: PromptRecord, external_id: str, meta: Any) -> PromptRecord:
+        """Return the record of an existing prompt. If its id differs, the id goes to its tasks.
 
         Values that differ from the stored prompt and are not stored elsewhere are counted.
         """

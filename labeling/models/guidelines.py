@@ -92,7 +92,7 @@ class Criterion(models.Model):
 
 
 class GuidelineConfirmation(models.Model):
-    """A reviewer's statement that they have read a published version and work by it from then on."""
+    """A reviewer's statement that they have read a published version and will follow it."""
 
     version = models.ForeignKey(
         GuidelineVersion, on_delete=models.PROTECT, related_name="confirmations"

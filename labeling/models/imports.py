@@ -12,7 +12,7 @@ class FileImport(models.Model):
     """A file that a lead sent to a project: checked by a worker, previewed, then imported.
 
     A worker owns the row while it works on it. `token` counts the claims, and every later write
-    names the token, so that a worker that wakes up late changes nothing. `report` describes the
+    checks the token, so that a worker that wakes up late changes nothing. `report` describes the
     content of the file or the rows it added; see labeling.importing.report.
     """
 

@@ -49,8 +49,7 @@ class ProjectQuerySet(models.QuerySet["Project"]):
     def led_by(self, user: User) -> "ProjectQuerySet":
         """Return the open projects whose data, runs and models the user may see.
 
-        These are all projects for a trainer, the projects they lead for a lead, and none for
-        others.
+        A trainer gets all projects. A lead gets the projects that they lead. Others get none.
         """
         return self._of_lead(user).filter(archived_at=None)
 

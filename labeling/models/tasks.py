@@ -89,7 +89,7 @@ class Task(Withdrawable):
 
     @staticmethod
     def identity_of(kind: str, response_ids: Iterable[int]) -> str:
-        """Return the same digest for the same kind of work on the same responses, in any order."""
+        """Return a digest of the kind and the responses. Their order makes no difference."""
         return digest([str(kind), sorted(response_ids)])
 
 

@@ -27,7 +27,7 @@ PAGE_SIZE = 50
 @login_required
 @require_GET
 def data(request: HttpRequest, slug: str) -> HttpResponse:
-    """List tasks, newest first. Pages by id, so that every page costs the same."""
+    """List tasks, newest first. Paginates by id, so that every page costs the same."""
     project = led_project(request, slug)
     search = request.GET.get("q", "").replace("\0", "").strip()[:200]
     before = number(request.GET.get("before", ""))

@@ -178,13 +178,13 @@ class _Case:
         return among(order.tiers, order.cut, self.letters)
 
     def _note_to_edit(self) -> str:
-        """Return the note in the letters of this page, where they can be matched with certainty."""
+        """Return the note with the letters of this page, or as written if a letter is in doubt."""
         if self.decision is None:
             return ""
         return self.lettering.rewritten(self.decision.note, self.decision.shown_order)
 
     def order_of(self, note: str) -> list[int]:
-        """Return the order that a note's letters refer to: its author's if the note is unchanged."""
+        """Return the order that a note's letters refer to: the author's for an unchanged note."""
         if self.decision is not None and note == self.decision.note:
             return self.decision.shown_order
         return list(self.letters)

@@ -19,7 +19,7 @@ from labeling.models import Task
 @login_required
 @require_GET
 def waiting(request: HttpRequest, slug: str) -> HttpResponse:
-    """List held tasks, oldest first. Pages by id, so that every page costs the same."""
+    """List held tasks, oldest first. Paginates by id, so that every page costs the same."""
     project = led_project(request, slug)
     tasks, after = findings.page_of(project, after=number(request.GET.get("after", "")))
     context = {

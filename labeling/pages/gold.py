@@ -210,7 +210,7 @@ def _ids(task: Task) -> list[int]:
 def _forms(
     request: HttpRequest, task: Task, constraints: list[Any], gold: Gold | None = None
 ) -> tuple[GoldForm, Any, str | None]:
-    """Return the forms with the sent or stored values, and the problem with the sent ones if any."""
+    """Return the forms with the sent or stored values, and a sentence if sent values are invalid."""
     letters = golds.letters_of(_ids(task))
     if request.method == "POST" and "more" not in request.POST:
         form, rows = GoldForm(request.POST), rows_of(constraints, letters, request.POST)

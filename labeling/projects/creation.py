@@ -13,7 +13,7 @@ from labeling.projects.settings import PolicyForm
 
 SLUG_LENGTH = 60
 FIRST_SETTINGS = ("rankings_per_task", "allow_ties", "min_rationale")
-"""Settings in the form for new projects. The others have defaults and a page of their own."""
+"""Settings in the form for new projects. The others have defaults and are on the settings page."""
 
 
 class ProjectForm(PolicyForm):

@@ -30,7 +30,7 @@ def problem(*, person: User, role: str) -> str:
 
 @transaction.atomic
 def add(*, project: Project, person: User, role: str, by: User | None) -> Membership:
-    """Add a person to a project. Raises MembershipError, including for a member."""
+    """Add a person to a project. Raises MembershipError, for example for an existing member."""
     if sentence := problem(person=person, role=role):
         raise MembershipError(sentence)
     try:
@@ -76,9 +76,9 @@ def remove(*, membership: Membership, by: User | None) -> None:
 def linkable(by: User, persons: Iterable[User]) -> set[int]:
     """Return the ids of the people who may get a one-time link from a user.
 
-    Costs at most one query. Administrators may create links for everyone. Leads may create them for
-    reviewers whose account has never been used and who are in no project of another lead: with the
-    link they could sign in as that person.
+    Costs at most one query. Administrators may create links for everyone. Leads may create them only
+    for reviewers whose account has never been used and who are in no project of another lead, because
+    a lead could use the link to sign in as that person.
     """
     active = [person for person in persons if person.is_active and not person.simulated]
     if by.is_superuser or not by.can_lead:

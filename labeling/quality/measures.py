@@ -1,7 +1,8 @@
 """Quality of a project: agreement, disputes, and the reliability and biases of its reviewers.
 
 All figures are computed from the same window of most recently ranked tasks, so that a figure is the same
-on every page. Results are cached until the next ranking, and over many tasks for at least a minute.
+on every page. Results are cached until the next ranking. Results over many tasks are cached for at
+least a minute.
 """
 
 from collections import defaultdict
@@ -37,7 +38,7 @@ MAX_WEEKS = 26
 MAX_REVIEWERS = 100
 
 CACHE_VERSION = 2
-"""Increase it when a class of cached results is renamed or its fields change."""
+"""Part of each cache key. Increase it when a class of cached results is renamed or changes fields."""
 
 Result = TypeVar("Result")
 
@@ -142,8 +143,8 @@ class Quality:
 def quality_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Quality:
     """Return the agreement and the open disputes of the tasks ranked last.
 
-    Three queries, or one when cached. One more if reviewers disagree anywhere, because a decision or a
-    withdrawal settles a dispute without a new ranking.
+    Costs three queries, or one when cached. Costs one more if reviewers disagree on any task, because
+    a decision or a withdrawal settles a dispute without a new ranking.
     """
     quality = cached_result(project, "disputes", _quality, tasks_at_most=tasks_at_most)
     if not quality.disagreements:
@@ -408,7 +409,7 @@ class Board:
 
 
 def board_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Board:
-    """Return the leaderboard of models that wrote the responses. It shows names, so for leads only."""
+    """Return the leaderboard of the responses' models. Only leads may see it, as it shows names."""
     return cached_result(project, "models", _board, tasks_at_most=tasks_at_most)
 
 

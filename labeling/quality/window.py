@@ -51,7 +51,7 @@ COLUMNS = (
 
 
 class Answer(NamedTuple):
-    """A response for statistics. `length` is in bytes of UTF-8, which needs no reading of the text."""
+    """A response for statistics. `length` is in bytes of UTF-8, found without reading the text."""
 
     length: int
     model: str

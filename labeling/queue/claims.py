@@ -52,9 +52,9 @@ _NOT_MINE = "slot.task_id <> ALL (ARRAY(SELECT seen.task_id FROM seen))"
 # generate_series feeds a nested loop, so that priorities are read from the highest down. No priority
 # below the first one with a slot is read or locked.
 #
-# The reviewer's leases are locked in order of their ids. `held` has their state after the lock: one may
-# have been filled while the statement waited. `seen` still has the task of that one, so it is not
-# offered again, although this statement cannot see the ranking.
+# The reviewer's leases are locked in order of their ids. `held` has their state after the lock: a slot
+# may have been filled while the statement waited. `seen` still has the task of that slot, so the task
+# is not offered again, although this statement cannot see the ranking.
 #
 # The cursor stays before slots of tasks that the reviewer only leases, as they may be released.
 CLAIM = f"""

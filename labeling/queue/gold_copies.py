@@ -1,6 +1,6 @@
 """Gold made from tasks. A gold task has the prompt and exactly the responses of its original.
 
-The original is no longer given out, because anyone who saw the one would recognise the other.
+The original is no longer given out, because anyone who saw one task would recognise the other.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ WHERE gold.retired_at IS NULL
     = ARRAY(SELECT place.response_id FROM labeling_taskresponse place
             WHERE place.task_id = original.id ORDER BY place.response_id)
 """
-"""The ids of tasks and of the gold in use made from them, for a FROM clause."""
+"""A subquery with the ids of tasks and of the gold that was made from them and is in use."""
 
 
 def copies_of(tasks: Collection[int]) -> dict[int, int]:

@@ -15,7 +15,7 @@ from labeling.queue.gold_copies import GOLD_COPIES
 from labeling.queue.slots import OFF_QUEUE
 
 
-class CannotRaise(ValueError):  # noqa: N818 - it reads as what it is
+class CannotRaise(ValueError):  # noqa: N818 - reads better without Error
     """The request is invalid; the text says why. Nothing was written."""
 
 
@@ -33,7 +33,7 @@ class Raise:
     """Number of unchanged tasks by reason."""
 
 
-# `reason` is the first one that applies.
+# `reason` is the first reason that applies.
 _TASKS = f"""
 SELECT task.id, task.held, task.priority, task.rankings_wanted, slots.count, slots.highest,
     CASE
@@ -66,7 +66,8 @@ FROM ({_TASKS}) tasks GROUP BY reason, held
 """  # noqa: S608 - made of constants
 
 # The new slots of a task have consecutive positions at the back of the task's own priority. Above that
-# priority, sequential overlap would treat them as its own and remove them once the task is clear.
+# priority, sequential overlap would mistake them for slots that it added, and remove them once the
+# task is clear.
 _RAISE = f"""
 WITH raised AS MATERIALIZED ({_TASKS}), updated AS (
     UPDATE labeling_task task SET rankings_wanted = greatest(task.rankings_wanted, %(wanted)s)

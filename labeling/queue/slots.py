@@ -94,7 +94,7 @@ def remove_slots(*, task: Task, slot_ids: Collection[int]) -> None:
 
 
 def remove_imported(*, tasks: QuerySet[Task], rankings: QuerySet[Ranking]) -> None:
-    """Delete the slots of tasks that an undone import added, and free those it filled elsewhere."""
+    """Delete the slots of an undone import's tasks, and free slots of other tasks that it filled."""
     Slot.objects.filter(task__in=tasks).delete()
     Slot.objects.filter(ranking__in=rankings).update(ranking=None, reviewer=None)
 
@@ -105,7 +105,7 @@ def remove_imported(*, tasks: QuerySet[Task], rankings: QuerySet[Ranking]) -> No
 def claim(*, project: Project, reviewer: User) -> Slot | None:
     """Return the reviewer's current lease in the project, renewed, or None if no task is left.
 
-    Without a current lease, the one ahead becomes current; without that, a free slot is leased. One
+    Without a current lease, the one ahead becomes current. Without either, a free slot is leased. One
     statement, whose cost does not grow with tasks, rankings or the reviewer's history. If it finds
     nothing, expired leases are freed, and at most once a minute the whole queue is read again.
     """
@@ -138,7 +138,7 @@ def advance(
 
 @transaction.atomic
 def lease_new_slot(*, task: Task, reviewer: User, ahead: bool = False) -> Slot:
-    """Lease a slot off the queue, for a task that the queue does not give out: gold.
+    """Lease a slot of a gold task, which the queue does not give out.
 
     When the lease ends, the slot is free for the next call, not for claims. If the reviewer holds
     another lease of this task or of the same kind (current or ahead), that one is returned. Four
@@ -307,7 +307,7 @@ _NO_DRAFT: dict[str, Any] = {
 
 
 def free_leases(slots: QuerySet[Slot], *, keep_drafts: bool = True) -> int:
-    """Return the leased slots among these to the back of the queue; return how many. One query.
+    """Free the leased slots among these, at the back of the queue. Return their number. One query.
 
     With an unfinished draft, a slot also keeps the order in which its responses were shown.
     """

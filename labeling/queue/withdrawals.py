@@ -1,4 +1,4 @@
-"""Inactive tasks, which are withdrawn or lack a withdrawn prompt or response, and their slots.
+"""Inactive tasks and their slots.
 
 A task is inactive while it or its prompt is withdrawn, or while fewer than two of its responses are
 left. A gold task is inactive if any of its responses is withdrawn, as its answer refers to them.
@@ -98,8 +98,9 @@ def refresh(task_ids: Iterable[int]) -> list[int]:
 def lock(tasks: list[int]) -> None:
     """Lock the slots of these tasks before anything is withdrawn.
 
-    Gold tasks are locked before their slots, as leasing gold does. Other tasks are not locked here: a
-    submission locks slots before the task (slots.add_slot). The reverse order could deadlock.
+    Gold tasks are locked before their slots, in the order in which leasing gold locks them. Other
+    tasks are not locked here: a submission locks slots before the task (slots.add_slot). The reverse
+    order could deadlock.
     """
     rows: list[QuerySet[Any]] = [
         Task.objects.filter(pk__in=tasks, kind=Task.Kind.GOLD)

@@ -39,9 +39,9 @@ def fields_of(data: QueryDict) -> Fields:
 
 
 def read_draft(body: bytes) -> dict[str, Any] | None:
-    """Return a draft sent by a browser, reduced to valid parts, or None if it is not a draft.
+    """Return a draft sent by a browser, reduced to its valid parts.
 
-    A draft that is too long is not accepted either.
+    Return None if it is not a draft or is too long.
     """
     try:
         sent = json.loads(body) if len(body) <= MAX_DRAFT_BYTES else None
@@ -92,7 +92,10 @@ def fields_of_ranking(
 def _grade(
     tiers: Sequence[Sequence[int]], strength: float | None, shown_order: Sequence[int]
 ) -> str:
-    """Return the grade from -3 (the first is much better) to 3 (the second is), 1 by default."""
+    """Return the grade, from -3 (the first is much better) to 3 (the second is much better).
+
+    Without a strength, a preference has the grade -1 or 1.
+    """
     if not tiers or len(tiers[0]) == 2:
         return "0" if tiers else ""
     grade = round(strength or 1)
@@ -182,7 +185,7 @@ def _is_rank(rank: int | None) -> bool:
 
 
 def _cut(text: str, used: Sequence[int], errors: Errors) -> int | None:
-    """Return the number of tiers above the line, from the rank below which the form has it."""
+    """Return the number of tiers above the line. The form has the rank directly above the line."""
     if not text:
         return None
     rank = _whole(text)

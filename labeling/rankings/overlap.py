@@ -145,7 +145,7 @@ def remove_unused_slots(task: Task) -> None:
 
 
 def _mark_stopped(task: Task, project: Project) -> None:
-    """Record that it was sequential overlap that stopped asking for rankings of the task."""
+    """Record that sequential overlap stopped requesting rankings of the task."""
     unmarked = Task.objects.filter(pk=task.pk).exclude(stopped_below=project.rankings_at_most)
     unmarked.update(stopped_below=project.rankings_at_most)
 
@@ -161,7 +161,10 @@ def _is_clear(task: Task, project: Project) -> bool:
 
 
 def _unused(task: Task, slots: Sequence[Slot]) -> list[int]:
-    """Return the ids of slots that were added here, above the task's priority, and nobody started."""
+    """Return the ids of slots that sequential overlap added and that nobody has started.
+
+    Such slots have a priority above the task's.
+    """
     added = sum(slot.priority > task.priority for slot in slots)
     free = [slot.pk for slot in slots if slot.reviewer_id is None and slot.draft_by_id is None]
     return free[::-1][:added]
@@ -220,7 +223,7 @@ class Savings:
 
 
 def savings(project: Project, *, limit: int = MAX_COUNT) -> Savings:
-    """Return the savings over the tasks of the newest `limit` rankings. One query, bounded by it."""
+    """Return the savings over the tasks of the newest `limit` rankings. Costs one bounded query."""
     with connection.cursor() as cursor:
         cursor.execute(_SAVINGS, {"project": project.pk, "limit": limit})
         tasks, rankings, fewer = cursor.fetchone()

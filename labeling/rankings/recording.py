@@ -44,7 +44,7 @@ from labeling.rankings.revision_window import revisable_until
 NAMESPACE = uuid.UUID("0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11")
 
 
-class InvalidRanking(ValueError):  # noqa: N818 - it reads as what it is
+class InvalidRanking(ValueError):  # noqa: N818 - reads better without Error
     """Raised when nothing was written. `errors` maps a field to a message for the reviewer."""
 
     def __init__(self, errors: Errors):
@@ -56,7 +56,7 @@ class InvalidRanking(ValueError):  # noqa: N818 - it reads as what it is
 class Submission:
     ranking: Ranking
     duplicate: bool
-    """It was submitted before; nothing was written."""
+    """The ranking was submitted before; nothing was written."""
     extra: bool
     """The task already had all its rankings; this one is kept in addition."""
 

@@ -1,4 +1,4 @@
-"""Undo a skip: the reviewer within two minutes, a lead at any time."""
+"""Undo a skip. The reviewer may do so within two minutes, and a lead at any time."""
 
 from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _
@@ -21,7 +21,7 @@ def newest(project: Project, reviewer: User) -> Skip | None:
 
 
 def can_undo(skip: Skip) -> bool:
-    """Return whether the skip can be undone: for UNDO_FOR, never in training or qualification."""
+    """Return whether the skip is newer than UNDO_FOR and not in training or qualification."""
     return undo_seconds(skip) > 0 and not is_settled(skip.task)
 
 
@@ -65,7 +65,9 @@ def _undo(skip_id: int, project: Project, reviewer: User) -> Slot:
 
 def _is_free(slot: Slot, task: Task) -> bool:
     """Return whether the slot is free, without a draft, and can be given out."""
-    on_queue = slot.priority < OFF_QUEUE or task.kind == Task.Kind.GOLD  # gold is always off it
+    on_queue = (
+        slot.priority < OFF_QUEUE or task.kind == Task.Kind.GOLD
+    )  # gold is never on the queue
     return (
         slot.reviewer_id is None
         and slot.draft_by_id is None

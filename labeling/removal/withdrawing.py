@@ -80,7 +80,7 @@ def withdraw(*, content: Content, by: User | None, reason: str = "") -> bool:
 def restore(*, content: Content, by: User | None) -> bool:
     """Restore the content. Return False when it was not withdrawn, or was erased.
 
-    Its tasks return to the queue unless other content of theirs is still withdrawn.
+    Its tasks return to the queue unless other content of the tasks is still withdrawn.
     """
     project = project_of(content)
     withdrawals.lock_additions(project.pk)

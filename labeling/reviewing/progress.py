@@ -21,8 +21,8 @@ from labeling.queue.slots import OFF_QUEUE
 
 MAX_COUNT = 1000
 
-# Reads a bounded number of free slots per priority, starting from the cursors: tasks before the
-# cursors are ones the reviewer has had. Uses scalar subqueries, as in labeling.queue.slots.
+# Reads a bounded number of free slots per priority, starting from the cursors, because the reviewer
+# has had the tasks before them. Uses scalar subqueries, as in labeling.queue.claims.
 _WAITING = """
 SELECT count(DISTINCT open.task_id) FILTER (WHERE
         (SELECT 1 FROM labeling_ranking ranking WHERE ranking.task_id = open.task_id
@@ -55,7 +55,7 @@ class ReviewerProgress:
     """The time for the waiting tasks at the reviewer's own pace, or None with too few rankings."""
 
     def after(self, rankings: int) -> "ReviewerProgress":
-        """Return the progress after this many more rankings, if nobody else did anything."""
+        """Return the progress after this many more rankings, without changes by other reviewers."""
         waiting = max(0, self.waiting - rankings)
         minutes = self.minutes
         if minutes is not None and self.waiting:
@@ -93,7 +93,7 @@ WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
 
 
 def _key(project: Project, reviewer: User) -> Key:
-    """Return the cache key. A count belongs to one day, and a day to one time zone."""
+    """Return the cache key. A count is that of one day in one time zone."""
     zone = timezone.get_current_timezone_name()
     return project.pk, reviewer.pk, zone, timezone.localdate()
 
@@ -164,7 +164,7 @@ PACE_NEEDS = 3
 
 
 def pace(project: Project, reviewer: User) -> float | None:
-    """Return the median active seconds of their newest rankings, or None with only a few."""
+    """Return the median active seconds of the reviewer's newest rankings, or None with too few."""
     with connection.cursor() as cursor:
         cursor.execute(_PACE, {"project": project.pk, "reviewer": reviewer.pk, "limit": PACE_FROM})
         count, median = cursor.fetchone()

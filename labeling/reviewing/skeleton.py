@@ -3,9 +3,9 @@
 The template is rendered once per shape (project, guideline version, number of responses, roles of
 the messages, language, …) with placeholders in place of the task's own values. A sheet joins the
 pieces between the placeholders with those values, so the template stays the only definition of the
-page. It costs a query and the Markdown of the task, a tenth of the template's time. Without this
-module, `benchmarks.queue --http` stored 66 rankings/s instead of 151 (two turns each, side by side
-on 2 cores); the goal is 200.
+page. A sheet costs a query and the rendering of the task's Markdown, a tenth of the time of rendering
+the template. Without this module, `benchmarks.queue --http` stored 66 rankings/s instead of 151 (two
+turns each, side by side on 2 cores); the goal is 200.
 """
 
 import json

@@ -198,7 +198,7 @@ def _of_groups(
 class Compared:
     """Rankings prepared for comparison. Parts are resampled with the same clusters as the whole.
 
-    `clusters` maps a task to its cluster; by default each task is its own. Takes about a second for
+    `clusters` maps a task to its cluster; by default each task is a cluster. Takes about a second for
     10,000 rankings of four responses. Each measure then takes a few milliseconds.
     """
 

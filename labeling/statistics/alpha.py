@@ -77,6 +77,6 @@ def either_way(coincidence: np.ndarray) -> np.ndarray:
     """Symmetrise coincidences of opposite values (−1, 0, 1), for pairs without a first and second.
 
     Which of two responses comes first is arbitrary. Each pair counts half in either direction, so that
-    alpha does not depend on it. n is unchanged.
+    alpha does not depend on this choice. n is unchanged.
     """
     return (coincidence + coincidence[..., ::-1, ::-1]) / 2

@@ -216,7 +216,7 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
 def as_shown(
     tiers: Sequence[Sequence[Sequence[int]]], shown_orders: Sequence[Sequence[int]]
 ) -> Meter:
-    """Return the share of rankings that repeat the order shown, minus that by chance (1/K!)."""
+    """Return the share of rankings that repeat the order shown, minus the chance of 1/K!."""
     same, expected = 0, 0.0
     rankings = [(t, order) for t, order in zip(tiers, shown_orders, strict=True) if order]
     for own_tiers, order in rankings:

@@ -45,11 +45,11 @@ class Bootstrap:
         """Return the sums of each draw.  (C, D) → (B, D). Clusters of zeros cost nothing."""
         rows = np.flatnonzero(np.any(sums != 0, axis=1))
         if self.clusters * self.resamples <= MAX_BATCH_NUMBERS:
-            return np.asarray(self._kept[rows].T @ sums[rows])
+            return np.asarray(self._all_draws[rows].T @ sums[rows])
         return np.concatenate([weights[:, rows] @ sums[rows] for weights in self._draw()])
 
     @cached_property
-    def _kept(self) -> np.ndarray:
+    def _all_draws(self) -> np.ndarray:
         """Return all draws.  → (C, B), in this layout so that selecting clusters is fast."""
         return np.ascontiguousarray(np.concatenate(list(self._draw())).T)
 

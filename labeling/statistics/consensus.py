@@ -27,8 +27,8 @@ MAX_BATCH_NUMBERS = 4_000_000
 class Posterior:
     """The posterior of a task's order. Axes are `responses`, the ids in ascending order.
 
-    `above[i, j]` is the probability that i is better than j, `tied[i, j]` that they are equal, so that
-    above[i, j] + tied[i, j] + above[j, i] = 1. `best[i]` is the probability that no response is better
+    `above[i, j]` is the probability that i is better than j. `tied[i, j]` is the probability that they
+    are equal. above[i, j] + tied[i, j] + above[j, i] = 1. `best[i]` is the probability that no response is better
     than i. `tiers` is the most probable order, and `probability` is its probability.
     """
 
@@ -200,7 +200,7 @@ def _orders(
 def _mass(weight: np.ndarray, steps: _Steps, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the share of all orders that use each step, (n, S), and sums over the orders.
 
-    `top` of the sums is the share by top response, `log_total` the log of the total weight.
+    `top` of the sums is the share by top response. `log_total` is the log of the total weight.
     """
     count, full = len(weight), 2**size - 1
     below = np.ones((count, full + 1))  # weight of all orders of the set

@@ -11,7 +11,7 @@ reviewer has three free parameters:
 `quality` = right + tie/2 is the probability of being right about an ordered pair, with a tie as half:
 1 is always right, 0.5 is chance, 0 is always reversed. It corresponds to η in Chen et al., "Pairwise
 Ranking Aggregation in a Crowdsourced Setting" (Crowd-BT, WSDM 2013), but does not assume that all
-responses have a common scale, as those of different prompts do not.
+responses have a common scale, because responses to different prompts have none.
 
 Estimates maximise the posterior under weak Dirichlet priors, by EM. The pairs of one ranking are
 dependent, so standard errors are those of a composite likelihood: the sandwich estimator of Varin,

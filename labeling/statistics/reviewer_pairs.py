@@ -99,8 +99,8 @@ def reviewer_pairs(pairs: Pairs) -> ReviewerPairs:
 def mean_distance(rankings: Sequence[Tiers]) -> float:
     """Return the mean distance of the rankings of one task, over pairs of responses: 0 to 1.
 
-    It is the distance of `ReviewerPairs`, weighted by the pairs that each two rankings share. Return 0
-    when no pair was compared twice. Plain Python is ten times as fast as arrays for the few
+    It is the mean distance of `ReviewerPairs`, weighted by the number of pairs that both rankings
+    compare. Return 0 when no pair was compared twice. Plain Python is ten times as fast as arrays for the few
     responses of a task.
     """
     rank_maps = [{i: rank for rank, tier in enumerate(tiers) for i in tier} for tiers in rankings]

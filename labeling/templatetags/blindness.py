@@ -33,7 +33,7 @@ def shown_to_all(context: dict[str, Any], project: Project, sheet: Sheet) -> dic
             }
             for ranking in others_of(sheet.task, user).order_by("id")
         ]
-    return {"models": models, "said": rankings}
+    return {"models": models, "rankings": rankings}
 
 
 @register.simple_tag(takes_context=True)

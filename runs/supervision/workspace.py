@@ -149,7 +149,7 @@ def forget_endings(run_dir: RunDir) -> None:
 def recorded_ending(run_dir: RunDir) -> int | None:
     """Return the recorded exit status of the first process to end early, or None.
 
-    The launcher of several processes hides this status.
+    The processes record it because their launcher does not pass it on.
     """
     for file in run_dir.path.glob(f"{ENDED}*"):
         with suppress(OSError, ValueError):

@@ -1,6 +1,6 @@
 """Reading the values in a file one by one, with the line where each begins.
 
-`rows` reads JSON lines, one JSON array, CSV and Parquet, each also compressed with gzip, and Excel
+`rows` reads JSON lines, one JSON array, CSV and Parquet, plain or compressed with gzip, and Excel
 files. It recognises them by their content. All are streamed: memory holds one value, or one batch
 of a Parquet file. `labeling.importing.files.limits` bounds the size of unpacked files.
 """

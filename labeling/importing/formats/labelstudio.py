@@ -300,7 +300,7 @@ def _judge(
 
 
 def _rating(result: Any, sides: tuple[str, ...]) -> tuple[str, float] | None:
-    """Return the side that a rating is about, by the end of its name, and the rating."""
+    """Return the side to which the end of a rating's name refers, and the rating."""
     if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
         return None
     rating, name = number(result["value"].get("rating")), str(result.get("from_name") or "")

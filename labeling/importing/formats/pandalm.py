@@ -1,7 +1,7 @@
 """The PandaLM test set: one JSON array of pairs, each judged by several annotators.
 
 Pairs with the same instruction and input share a prompt, with one response for each model and text.
-Each pair is a task of its own, ranked by each annotator: 1 or 2 is the better response, 0 a tie.
+Each pair is a separate task, ranked by each annotator: 1 or 2 is the better response, and 0 is a tie.
 Pairs stay separate because an annotator's judgments of the pairs of a prompt need not be
 transitive, so that one order could not hold them. A snapshot joins the tasks of a prompt into one
 group with the wins of the file.

@@ -42,8 +42,8 @@ def following(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
 class _Hashes:
     """The 64-bit hashes of keys, to detect a key that returns.
 
-    A million take 8 MB here and 70 MB in a Python set. They are sorted and compared each time their
-    number has grown by half, which costs less than looking each of them up. The chance that two
+    A million hashes take 8 MB here and 70 MB in a Python set. They are sorted and compared each time
+    their number has grown by half, which costs less than looking each of them up. The chance that two
     of a million keys have the same hash is 1 in 10**7; such a file would be read with `gathered`.
     """
 

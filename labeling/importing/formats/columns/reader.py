@@ -1,7 +1,7 @@
 """Reading rows by the meaning of their columns.
 
 Rows with one response each belong together when they have the same prompt, wherever they are in the
-file. A row with several responses, or a preference between them, is a task of its own.
+file. A row with several responses, or a preference between them, is a separate task.
 """
 
 import json

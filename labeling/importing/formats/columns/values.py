@@ -48,7 +48,7 @@ DROPPED_PARTS = "images, audio and other parts of messages that are not text"
 
 
 def parsed(text: str) -> Any:
-    """Return the list or object that a text has_content as JSON or in Python notation, or None."""
+    """Return the list or object that is written in a text, as JSON or in Python notation, or None."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
