@@ -138,7 +138,7 @@ def _reviewers(project: Project, number: str | None) -> dict[str, Any]:
             {
                 "name": users[reviewer.id].username,
                 "is_program": users[reviewer.id].simulated,
-                "found": reviewer,
+                "reviewer": reviewer,
                 "trust": reliability
                 and Bounds(reliability.quality, reliability.low, reliability.high),
                 "remarks": remarks(reviewer),
@@ -167,7 +167,7 @@ def _models(project: Project, number: str | None) -> dict[str, Any]:
         ]
     )
     return {
-        "found": models,
+        "models": models,
         "board": models.board,
         "rows": _standings(models.board),
         "lowest": MIDDLE - span,
@@ -178,8 +178,8 @@ def _models(project: Project, number: str | None) -> dict[str, Any]:
 def _standings(board: Leaderboard) -> list[dict[str, Any]]:
     return [
         {
-            "place": index + 1,
-            "one": standing,
+            "rank": index + 1,
+            "standing": standing,
             "figure": Bounds(standing.rating, standing.low, standing.high),
             "cells": [
                 {"rate": rate, "met": met, "heat": _heat(rate)}

@@ -129,7 +129,7 @@ function startFrom(index) {
   if (!link) return;
   const fields = new URLSearchParams(data(link, "start"));
   for (const other of starts) {
-    const card = closest(other, ".said-one");
+    const card = closest(other, ".starting-ranking");
     if (card) card.dataset.started = other === link ? "yes" : "no";
   }
   change(rowsOf((name) => fields.get(name)), null, `Started from ranking ${index + 1}.`);

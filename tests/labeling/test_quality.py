@@ -159,11 +159,11 @@ def test_leads_see_which_reviewers_to_check(project):
     rows = {row["name"]: row for row in page.context["reviewers"]}
     spammer = rows[people[5].username]
     assert ("bad", "no better than guessing") in spammer["remarks"]
-    trust = {name: row["found"].reliability.quality for name, row in rows.items()}
+    trust = {name: row["reviewer"].reliability.quality for name, row in rows.items()}
     assert min(trust, key=trust.get) == people[5].username
     html = page.content.decode()
     assert "no better than guessing" in html and "Shown first" in html
-    result = spammer["found"].reliability
+    result = spammer["reviewer"].reliability
     assert f"{100 * result.low:.1f}% to {100 * result.high:.1f}%" in html
 
 
