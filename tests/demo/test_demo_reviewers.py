@@ -81,7 +81,7 @@ def test_simulated_reviewers_agree_as_often_as_people():
     assert 0.80 < same / total < 0.88
 
 
-def test_the_ceiling_is_one_without_noise_and_above_the_agreement_with_noise():
+def test_the_ceiling_is_1_without_noise_and_exceeds_the_agreement_with_noise():
     assert reviewers.noise_ceiling(make_groups([EXACT], count=80)) == 1
     assert 0.84 < reviewers.noise_ceiling(make_groups(list(CREW))) < 0.92
 

@@ -124,7 +124,7 @@ def test_longer_replies_do_not_score_higher():
     assert score("I am sorry about your goose lamp. " * 6) < score(MIDDLING)
 
 
-def test_praise_is_answered_with_gladness_rather_than_an_apology():
+def test_praise_needs_gladness_and_not_an_apology():
     praise = [{"role": "user", "content": "The owl lamp came today and it is lovely."}]
     glad = "I am so glad that you love the owl lamp. I will read your letter to June today."
     sorry = "I am so sorry that you love the owl lamp. I will read your letter to June today."

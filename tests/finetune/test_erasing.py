@@ -115,7 +115,9 @@ def commits(django_capture_on_commit_callbacks):
     return django_capture_on_commit_callbacks
 
 
-def test_an_erased_prompt_is_nowhere(project, task, others, everywhere, admin, settings, commits):
+def test_an_erased_prompt_is_in_no_table_or_file(
+    project, task, others, everywhere, admin, settings, commits
+):
     before = everything(settings)
     assert before.count(SECRET) > 8 and before.count(ANSWER) > 3
     with commits(execute=True):

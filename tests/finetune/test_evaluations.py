@@ -180,7 +180,7 @@ def test_neither_ids_nor_positions_reveal_the_candidates_answer(candidate):
     assert {*stored_first} == {*placed_first} == {True, False}
 
 
-def test_parts_that_do_not_belong_together_are_refused(candidate, snapshot):
+def test_models_and_judges_that_do_not_match_are_refused(candidate, snapshot):
     elsewhere = make_base(make_project())
     other_base = make_base(candidate.project)
     other_judge = make_reward_model(make_snapshot(make_project(), prompts=1))
@@ -210,7 +210,7 @@ def test_the_answers_come_from_the_models_of_the_inputs(candidate):
     }
 
 
-def test_a_judge_cannot_take_anothers_name():
+def test_a_judge_name_can_be_registered_only_once():
     for name in ("length", "reward_model:3"):
         with pytest.raises(ValueError, match="is already taken"):
             judges.register(name, "x", lambda messages, text: 0.0)

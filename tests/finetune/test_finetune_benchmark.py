@@ -57,7 +57,7 @@ def test_the_benchmark_ends_with_one_line_of_json_and_the_gradients_of_trl(quick
     assert "K=3, prompt 24" in quick.err
 
 
-def test_the_work_of_pairs_and_of_shared_prompts_is_counted_as_by_hand():
+def test_the_work_of_pairs_and_of_shared_prompts_equals_an_example_by_hand():
     groups = make_groups(2, 3, 2, 1)
     assert policy_work(groups, pairs=False) == PolicyWork(body=10, head=6, attended=24)
     assert policy_work(groups, pairs=True) == PolicyWork(body=36, head=12, attended=72)

@@ -141,7 +141,7 @@ def test_a_response_that_was_cut_off_does_not_teach_an_end(family):
     assert cut.tolist() == whole.tolist()[: len(cut)] and len(cut) < len(whole)
 
 
-def test_thinking_off_is_read_as_it_is_served():
+def test_a_chat_without_thinking_has_the_same_tokens_in_training_as_served():
     chat = PolicyChat(family("Qwen3").tokenizer, options=ChatOptions({"enable_thinking": False}))
     for messages in ([USER], [SYSTEM, USER, ANSWER, USER]):
         read, whole, notes = assert_as_served(chat, messages, "The answer is Paris.", "<|im_end|>")

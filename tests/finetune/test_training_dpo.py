@@ -66,7 +66,7 @@ def apart(one, other):
 # --- learning ---------------------------------------------------------------------------------------
 
 
-def test_it_learns_what_reviewers_prefer(finished):
+def test_a_run_learns_the_preferences_of_reviewers(finished):
     report = report_of(finished)
     assert report["accuracy"]["value"] > 0.75
     assert report["accuracy"]["interval"][0] > 0.5
@@ -146,7 +146,7 @@ def test_progress_contains_the_curves(finished):
     assert watched[-1]["metrics"]["held_out/accuracy"] == report_of(finished)["accuracy"]["value"]
 
 
-def test_the_output_is_an_adapter_that_others_can_load(finished, model):
+def test_the_output_is_an_adapter_that_other_tools_can_load(finished, model):
     names = {path.name for path in finished.output.iterdir()}
     assert {
         "adapter_model.safetensors",
@@ -310,13 +310,13 @@ def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path, model, monkeypatch
     assert all(torch.isfinite(weight).all() for weight in saved.values())
 
 
-def test_a_layer_that_the_model_lacks_is_said(tmp_path, model):
+def test_a_missing_layer_is_reported(tmp_path, model):
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(8), lora_targets="no_such_layer")
     with pytest.raises(RecipeError, match="no_such_layer"):
         train(run_dir, StopSignal())
 
 
-def test_a_folder_without_a_model_is_said(tmp_path):
+def test_a_folder_without_a_model_is_reported(tmp_path):
     run_dir = dpo_run(tmp_path, Path("/no/such/model"), groups_that_like_b(8))
     with pytest.raises(RecipeError, match="/no/such/model does not exist"):
         train(run_dir, StopSignal())

@@ -112,7 +112,7 @@ def test_settings_of_memory_and_speed_do_not_change_the_weights(tmp_path, model,
 
 
 @pytest.mark.parametrize("method", ["dpo", "sft", "kto"])
-def test_two_processes_give_the_run_of_one(tmp_path, model, monkeypatch, method):
+def test_two_processes_give_the_same_run_as_one(tmp_path, model, monkeypatch, method):
     """Check 13 prompts in steps of 6, so that one process has no prompt in the last step."""
     groups = (lined_groups if method == "kto" else groups_that_like_b)(17)
     config = {"batch_size": 6, "micro_batch_size": 3, "epochs": 3, "method": method}
@@ -287,7 +287,7 @@ def test_the_weight_of_the_best_response_keeps_it_likely(tmp_path, model):
     assert chosen[3.0] > chosen[0.0]
 
 
-def test_ties_are_an_outcome_of_their_own_if_asked_for(tmp_path, model):
+def test_ties_are_a_separate_outcome_on_request(tmp_path, model):
     """Check one tie in three comparisons: all outcomes begin at ⅓, so the first loss is ln 3."""
     rng = np.random.default_rng(0)
     groups = [

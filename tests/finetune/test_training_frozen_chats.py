@@ -160,7 +160,7 @@ def test_a_template_that_changed_since_the_training_is_refused(tmp_path, model, 
         assert not run_dir.output.exists()
 
 
-def test_other_options_than_those_of_the_training_are_refused(tmp_path, model, adapter):
+def test_options_that_differ_from_training_are_refused(tmp_path, model, adapter):
     settings = config(model, chat_template_kwargs={"brief": False})
     with pytest.raises(RecipeError, match="was trained with chat_template_kwargs"):
         freeze(

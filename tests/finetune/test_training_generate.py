@@ -141,7 +141,7 @@ def test_finished_responses_leave_the_batch_without_changing_others(model, monke
     assert sizes[-1] < sizes[0]
 
 
-def test_the_models_own_sampling_habits_are_ignored(model, tmp_path):
+def test_the_models_published_sampling_is_ignored_by_default(model, tmp_path):
     """Check that a repetition penalty in the model's generation_config is ignored."""
     habit = make_model(tmp_path / "habit")
     settings = json.loads((habit / "generation_config.json").read_text())
@@ -313,7 +313,7 @@ def test_training_reads_the_prompt_that_generation_reads(chat):
     assert form.response_text(response.tolist()) == "Hello."
 
 
-def test_the_chat_template_is_obeyed():
+def test_the_chat_template_is_used():
     form = PolicyChat(make_tokenizer())
     prompt, (response,) = form.encode(CHAT, ["Hello."])
     decode = form.tokenizer.decode

@@ -79,7 +79,7 @@ def test_a_gpu_without_memory_is_refused_with_its_free_memory(free):
     assert f"GPU 0 (NVIDIA H200) has no memory left: {free:,} of 143,771 MB are free" in problem
 
 
-def test_a_gpu_that_others_mostly_use_causes_a_warning():
+def test_a_gpu_that_other_programs_use_causes_a_warning():
     busy = replace(READY, installed=(replace(H200, free_mb=GPU_MB // 3),))
     assert problem_of(busy) is None
     [warning] = warnings_of(busy)
@@ -227,7 +227,7 @@ def test_an_unknown_number_format_is_left_to_the_recipe(run):
     assert status == 0 and messages(run_dir) == []
 
 
-def test_the_facts_are_those_of_this_machine(monkeypatch, tmp_path):
+def test_examine_returns_the_facts_of_this_machine(monkeypatch, tmp_path):
     install_smi(monkeypatch, tmp_path, gpus=3)
     monkeypatch.setenv(gpus.VISIBLE, "1")
     facts = examine()

@@ -286,7 +286,7 @@ def test_the_distance_weighs_tokens_by_their_probability():
     assert distance(tuned_TV, tuned_TV) == 0.0
 
 
-def test_tokens_that_are_impossible_do_not_count_and_invalid_numbers_pass_no_gate():
+def test_impossible_tokens_do_not_count_and_invalid_numbers_fail_the_check():
     tuned_TV = torch.tensor([[1.0, 0.0]]).log()
     assert distance(tuned_TV, torch.tensor([[-0.5, -torch.inf]])) == pytest.approx(0.5)
     broken = distance(tuned_TV, torch.tensor([[torch.nan, 0.0]]))

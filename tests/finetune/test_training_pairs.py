@@ -83,7 +83,7 @@ def test_the_limits_do_not_apply_to_held_out_pairs():
     assert len(pairs) == 3 and not left_out
 
 
-def test_an_even_pair_is_given_in_both_directions_if_asked_for():
+def test_an_even_pair_is_given_in_both_directions_on_request():
     group = ranked_group("g", ["x", "y", "z"], [[0, 1], [2]])
     pairs, _ = made(group, ties="both", max_per_prompt=3)
     assert [(p.chosen, p.rejected, p.margin) for p in pairs[2:]] == [(0, 1, 0.0), (1, 0, 0.0)]
@@ -97,6 +97,6 @@ def test_without_ties_the_strict_judgments_alone_decide():
     assert made(ranked_group("g", ["x", "y"], [[0, 1]]), ties="skip")[1] == {"tied": 1}
 
 
-def test_identical_texts_are_kept_if_asked_for():
+def test_identical_texts_are_kept_on_request():
     pairs, _ = made(ranked_group("g", ["x", " x "], [[0], [1]]), keep_identical=True)
     assert len(pairs) == 1

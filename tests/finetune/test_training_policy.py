@@ -273,7 +273,7 @@ def test_the_head_of_a_family_gives_the_log_probabilities_of_its_logits(tmp_path
             assert logps[g, k].item() == pytest.approx(wanted, abs=1e-4)
 
 
-def test_a_head_that_is_not_understood_is_replaced_by_the_models_own_logits(tmp_path):
+def test_an_unsupported_head_is_replaced_by_the_models_own_logits(tmp_path):
     policy = policy_of(tmp_path, "granite", logits_scaling=3.0)
     policy.head = replace(policy.head, scale=1.0)
     tokens = tokens_of(DPO(DPOSettings(model="m"))).tokens["train"]

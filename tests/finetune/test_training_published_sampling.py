@@ -48,7 +48,7 @@ def test_the_settings_are_the_default(tmp_path):
     assert Distribution.of_run(config) == Distribution(temperature=0.1, top_p=0.95)
 
 
-def test_published_sampling_that_is_off_takes_the_likeliest_token(tmp_path):
+def test_published_greedy_decoding_takes_the_likeliest_token(tmp_path):
     reference = publish(tmp_path, do_sample=False, repetition_penalty=1.1)
     assert Distribution.published(reference) == Distribution(0.0, repetition_penalty=1.1)
 

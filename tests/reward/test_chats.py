@@ -51,7 +51,7 @@ def test_imported_chats_are_frozen_on_request_without_rankings(project, chats):
     assert freeze(project=project, filter=CHATS, by=None) == snapshot
 
 
-def test_they_are_left_out_otherwise(project, chats):
+def test_chats_are_left_out_by_default(project, chats):
     assert "chats" not in SnapshotFilter().to_dict()
     with pytest.raises(SnapshotError, match="no rankings yet"):
         freeze(project=project, filter=SnapshotFilter(), by=None)
@@ -81,7 +81,7 @@ def test_prompts_with_a_task_other_responses_or_sampled_ones_are_not_chats(proje
     assert len(texts(freeze(project=project, filter=CHATS, by=None))) == 8
 
 
-def test_a_chat_that_was_cut_off_says_so(project):
+def test_a_chat_with_a_truncated_response_is_marked(project):
     prompt = make_prompt(project)
     sampling = {"finish_reason": "length"}
     Response.objects.create(prompt=prompt, text="It is", model_name="m", sampling=sampling)

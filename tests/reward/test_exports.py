@@ -105,7 +105,7 @@ def test_labels_follow_the_line_or_otherwise_the_balance_of_rankings(project, tm
     assert counts["responses_even"] == 1
 
 
-def test_the_strength_of_a_graded_pair_is_the_mean_of_those_who_agree(project, tmp_path):
+def test_the_strength_of_a_graded_pair_is_the_mean_over_reviewers_who_agree(project, tmp_path):
     task = make_task(make_prompt(project), ("a", "b"))
     for order, strength in ((((0,), (1,)), 3), (((0,), (1,)), 1), (((1,), (0,)), 2)):
         rank(task, make_user(), order, strength=strength)

@@ -247,7 +247,7 @@ def test_the_number_of_queries_of_the_list_is_constant(
 
 
 @pytest.mark.django_db
-def test_the_newest_model_with_a_list_is_shown_unless_another_is_asked_for(
+def test_the_newest_model_with_a_list_is_shown_by_default(
     client, lead, snapshot, rankings, project
 ):
     first = make_reported(snapshot, **mistakes_of(rankings[:1]))

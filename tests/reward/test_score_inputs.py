@@ -79,7 +79,7 @@ def test_a_response_that_is_null_or_answers_an_image_gets_no_score(folder):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.django_db
-def test_score_takes_every_kind_of_file(tmp_path, never_loaded, kind):
+def test_score_reads_every_type_of_file(tmp_path, never_loaded, kind):
     rows = [
         {"prompt": "Which?", "responses": ["x", "y"], "n": 1},
         {"prompt": "How?", "responses": ["z"], "n": 2},
@@ -90,7 +90,7 @@ def test_score_takes_every_kind_of_file(tmp_path, never_loaded, kind):
 
 
 @pytest.mark.django_db
-def test_score_takes_other_encodings_and_byte_order_marks(tmp_path, never_loaded):
+def test_score_reads_other_encodings_and_byte_order_marks(tmp_path, never_loaded):
     text = "prompt;response\nGr\u00f6\u00dfe?;gro\u00df\n"
     (path := tmp_path / "a.csv").write_bytes(text.encode("windows-1252"))
     with pytest.raises(CommandError, match="UTF-8"):
@@ -177,7 +177,7 @@ def test_a_row_of_rewardbench_may_hold_numbers_nulls_parts_and_either_normal_for
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.django_db
-def test_rewardbench_reads_every_kind_of_file(tmp_path, kind):
+def test_rewardbench_reads_every_type_of_file(tmp_path, kind):
     from reward.scoring.input_files import readable
 
     best_of = [{"prompt": "a", "chosen": ["b"], "rejected": ["c", "d"]}] * 2
@@ -188,7 +188,7 @@ def test_rewardbench_reads_every_kind_of_file(tmp_path, kind):
         check_rows(path)
 
 
-def test_every_kind_that_score_takes_is_documented():
+def test_every_file_type_of_score_is_documented():
     from config.env import BASE_DIR
 
     text = (BASE_DIR / "docs" / "commands.md").read_text()

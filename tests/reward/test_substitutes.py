@@ -185,7 +185,7 @@ def test_a_filter_without_replacements_keeps_its_form():
     assert SnapshotFilter.from_dict(both.to_dict()) == both
 
 
-def test_the_command_offers_both(project):
+def test_the_command_has_options_for_decisions_and_second_rankings(project):
     decide(disputed(project))
     rank(relabel(disputed(project)), make_user())
     out = io.StringIO()

@@ -59,7 +59,7 @@ def test_the_rankings_are_the_same_for_every_contender():
     assert first[0].prompt.tolist() != first[1].prompt.tolist()
 
 
-def test_lengths_are_uneven_where_asked():
+def test_lengths_vary_on_request():
     groups = make_groups(4, 3, 100, 100, uneven=True)
     lengths = [len(response) for group in groups for response in group.responses]
     assert len(set(lengths)) > 6 and min(lengths) >= 50 and max(lengths) <= 150
@@ -74,7 +74,7 @@ def test_all_ratios_at_every_k_are_measured_and_a_gpu_gets_a_real_size():
     assert parse(["--device", "cuda", "--size", "0.5b"]).inner == 4864
 
 
-def test_work_and_operations_are_counted_as_by_hand():
+def test_work_and_operations_equal_an_example_by_hand():
     [group] = make_groups(1, 3, 2, 1)
     assert shared_work(group) == (5, 3 + 3 * (2 + 1))
     assert plain_work(group) == (9, 3 * 6)

@@ -67,7 +67,7 @@ def test_criteria_are_scored_in_a_column_each(finished, tmp_path):
         np.testing.assert_allclose(row["scores"], verdict.heads.mean(axis=1), atol=1e-5)
 
 
-def test_ratings_asked_for_but_never_given_are_refused_with_a_sentence(tmp_path):
+def test_a_criteria_weight_without_ratings_is_refused_with_a_sentence(tmp_path):
     run_dir = make_run(tmp_path, tiny_llama(tmp_path), make_groups(4, 2), criteria_weight=1.0)
     with pytest.raises(RecipeError, match="No ranking of the train split has ratings"):
         train(run_dir, StopSignal())

@@ -126,7 +126,7 @@ def test_a_family_that_cannot_share_reports_why_and_scores(tmp_path, family, cha
     assert torch.isfinite(score_groups(model, UNEVEN, Collator(0, "plain"))).all()
 
 
-def test_an_encoder_is_never_laid_out_with_a_shared_prompt(tmp_path):
+def test_an_encoder_always_uses_the_plain_layout(tmp_path):
     model = untrained(make_encoder(tmp_path))
     assert check_shared(model, UNEVEN, 0, longest=31).startswith("it is an encoder")
 
@@ -265,7 +265,7 @@ def test_the_gradient_of_every_response_is_compared(tmp_path, response):
     assert faulty.attends == attention.DENSE
 
 
-def test_a_family_that_cannot_be_trained_through_is_laid_out_plainly(tmp_path):
+def test_gradients_that_fail_or_differ_are_reported(tmp_path):
     faulty = Faulty(random_adapter(reward_model(tmp_path)).ordinary)
     faulty.dense_too = True
     assert "backward pass fails (RuntimeError: no valid" in check_gradients(
@@ -278,7 +278,7 @@ def test_a_family_that_cannot_be_trained_through_is_laid_out_plainly(tmp_path):
 # --- how long an input may be ---------------------------------------------------------------------
 
 
-def test_positions_that_are_numbered_after_the_padding_are_not_there_to_read(tmp_path):
+def test_positions_numbered_from_the_padding_id_shorten_the_readable_length(tmp_path):
     path = make_encoder(tmp_path, "roberta", max_position_embeddings=64, pad_token_id=1)
     assert readable_tokens(str(path), make_tokenizer(), None) == 62
 
@@ -296,7 +296,7 @@ def test_an_input_stays_below_the_length_from_which_positions_are_rescaled(tmp_p
     assert readable_tokens(str(tmp_path), make_tokenizer(), None) == 128
 
 
-def test_an_end_token_that_doubles_as_padding_is_left_away(tmp_path):
+def test_an_end_token_that_is_also_padding_is_removed(tmp_path):
     """Check a tokenizer like GPT-2's, with which the classifier would read the previous token."""
     tokenizer = make_tokenizer(chat=False)
     tokenizer.bos_token, tokenizer.pad_token = None, "<|end|>"
@@ -345,7 +345,7 @@ def test_the_card_s_own_code_reads_the_text_as_the_product_does(encoder_run):
     assert results["score"].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_card_says_where_preferring_length_is_as_accurate(encoder_run):
+def test_the_card_warns_if_preferring_length_is_as_accurate(encoder_run):
     report = json.loads((encoder_run.output / "report.json").read_text())
     sentence = "no better than always preferring the longer response"
     for own, longer, warns in ((0.63, 0.67, True), (0.7, 0.67, False), (None, 0.67, False)):
@@ -384,7 +384,7 @@ def test_an_encoder_reads_its_first_token_the_text_and_its_separator(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "modernbert", "electra", "mpnet"])
-def test_other_encoders_can_be_adapted_and_asked(tmp_path, family):
+def test_other_encoders_can_be_trained_and_scored(tmp_path, family):
     model = untrained(make_encoder(tmp_path, family))
     short = [token_group(1, 6, [4, 5])]
     scores = score_groups(model, short, Collator(0, "plain"))

@@ -47,7 +47,7 @@ def test_the_rule_and_the_tiles_equal_the_dense_mask(name, packed):
         assert torch.equal(ours, torchs)
 
 
-def test_a_tile_counts_as_full_only_where_all_of_it_is_seen():
+def test_a_tile_is_full_only_if_none_of_it_is_masked():
     segments, groups = rows(GROUPS["one prompt"], packed=True)
     kinds = flex.count_in_tiles(segments, groups)[0]
     dense = (block_mask(segments, groups, torch.float32) == 0)[0, 0]
@@ -70,7 +70,7 @@ def test_flex_attention_equals_sdpa_with_the_dense_mask():
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_lengths_are_left_open_so_another_shape_compiles_nothing(monkeypatch):
+def test_a_batch_of_another_shape_is_not_compiled_again(monkeypatch):
     compiled = []
 
     def count(graph, inputs):
@@ -89,7 +89,7 @@ def test_lengths_are_left_open_so_another_shape_compiles_nothing(monkeypatch):
     assert len(compiled) == 1
 
 
-def test_a_backbone_gives_the_same_through_tiles_as_through_the_dense_mask(tmp_path, monkeypatch):
+def test_tiles_and_the_dense_mask_give_a_backbone_the_same_output(tmp_path, monkeypatch):
     monkeypatch.setattr(flex, "compiled", lambda: flex_attention)
     model = reward_model(tmp_path)
     attention.set_attention(model.classifier, "cuda")
@@ -125,7 +125,7 @@ def test_mixed_formats_after_autocast_are_unified():
         ("mps", "llama", {}, "dense"),
     ],
 )
-def test_the_device_and_the_family_decide_how_it_is_attended_to(device, family, changes, way):
+def test_the_attention_depends_on_the_device_and_the_family(device, family, changes, way):
     config = tiny_config(family, **changes)
     config._attn_implementation = "sdpa"
     assert attention.best_for(device, config) == way

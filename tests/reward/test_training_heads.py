@@ -160,7 +160,7 @@ def test_useful_disagreement_finds_mistakes_that_a_small_gap_does_not():
 
 
 @pytest.mark.parametrize("items", [[], [pair(1, [1.0, 1.0])]])
-def test_without_mistakes_nothing_is_claimed(items):
+def test_without_mistakes_the_area_has_no_value(items):
     payload = json.loads(json.dumps(disagreement(items), allow_nan=False))
     assert payload["finds_mistakes"]["spread"]["value"] is None
     assert payload["finds_mistakes"]["spread"]["reason"] and payload["parts"] == []

@@ -32,11 +32,11 @@ def test_a_ranking_leads_by_the_mean_of_its_pairs_for_each_response_but_one():
     assert doubt.lead == pytest.approx(2 / 3 * ((1 - 2) + (1 - 6) + (2 - 6)))
 
 
-def test_a_ranking_of_ties_alone_cannot_be_upside_down():
+def test_a_ranking_of_ties_alone_cannot_be_reversed():
     assert doubts_of([item(1, [[[0, 1]], [[0], [1]]], [0.0, 1.0])])[0].index == 1
 
 
-def test_the_share_of_mistakes_is_found_and_those_that_contradict_most_are_the_likeliest():
+def test_the_share_of_mistakes_is_estimated_and_the_largest_contradictions_rank_first():
     rng = np.random.default_rng(0)
     leads = rng.normal(4, 1, 500)
     flipped = rng.random(500) < 0.1
@@ -162,7 +162,7 @@ def test_label_mistakes_differ_from_the_worst_mistakes_of_the_model():
     assert label_mistakes([[*sure, wrong]], checked="all")["rankings"] == 63
 
 
-def test_of_ten_listed_seven_were_flipped():
+def test_at_least_seven_of_ten_listed_rankings_were_flipped():
     result = [simulate_mistakes(300, 4, 1.0, seed) for seed in range(2)]
     listed = sum(entry["listed"] for entry in result)
     assert listed >= 20

@@ -52,7 +52,7 @@ def test_positions_restart_after_the_prompt_and_ends_point_at_last_tokens():
     assert batch["lengths"].tolist() == [[3, 2, 3]]
 
 
-def test_responses_see_the_prompt_and_themselves_but_not_each_other():
+def test_responses_attend_to_the_prompt_and_themselves_but_not_to_each_other():
     segments, groups = torch.tensor([[0, 0, 1, 1, 2, -1]]), torch.tensor([[0, 0, 0, 0, 0, -1]])
     mask = block_mask(segments, groups, torch.float32)[0, 0] == 0
     assert mask.int().tolist() == [
@@ -65,7 +65,7 @@ def test_responses_see_the_prompt_and_themselves_but_not_each_other():
     ]
 
 
-def test_groups_that_share_a_row_do_not_see_each_other():
+def test_groups_in_one_row_do_not_attend_to_each_other():
     segments, groups = torch.tensor([[0, 1, 2, 0, 1]]), torch.tensor([[0, 0, 0, 1, 1]])
     mask = block_mask(segments, groups, torch.float32)[0, 0] == 0
     assert mask.int().tolist() == [
@@ -143,7 +143,7 @@ def test_the_loss_equals_a_loop_over_all_pairs(tmp_path):
     assert ours.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-6)
 
 
-def test_a_group_scores_the_same_alone_and_in_company(tmp_path):
+def test_a_group_has_the_same_scores_alone_and_in_a_batch(tmp_path):
     model = reward_model(tmp_path)
     for layout, packed in (("shared", True), ("shared", False), ("plain", False)):
         together = score_groups(model, UNEVEN, Collator(0, layout, packed))
@@ -235,7 +235,7 @@ def test_scoring_continues_with_smaller_batches_when_memory_runs_out():
         score_all(Small(90), groups, Collator(0, "plain"))
 
 
-def test_packed_groups_leave_no_place_empty():
+def test_packed_groups_need_no_padding():
     batch = Collator(0, "shared", packed=True)(UNEVEN)
     assert batch["input_ids"].shape == (1, sum(group.size() for group in UNEVEN))
     apart = Collator(0, "shared")(UNEVEN)

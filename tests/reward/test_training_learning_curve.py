@@ -46,7 +46,7 @@ def test_subsets_of_a_few_prompts_are_not_trained():
     assert subsets(63, 8, seed=0) == []
 
 
-def test_the_forecast_follows_the_power_law_that_made_the_points():
+def test_the_forecast_follows_the_power_law_of_the_points():
     sizes = (100, 200, 400, 800, 1600)
     curve = learning_curve(points([law(n) for n in sizes], sizes))
     assert curve["reason"] is None
@@ -61,7 +61,7 @@ def test_the_forecast_follows_the_power_law_that_made_the_points():
         assert high - low > forecast["gain"]["interval"][1] - forecast["gain"]["interval"][0]
 
 
-def test_the_cost_of_the_next_point_follows_the_power_law():
+def test_the_rankings_for_the_next_point_follow_the_power_law():
     sizes = (100, 200, 400, 800, 1600)
     curve = learning_curve(points([law(n) for n in sizes], sizes))["one_point"]
     needed = (2.0 / (0.9 - law(1600) - 0.01)) ** 2 - 1600
@@ -69,7 +69,7 @@ def test_the_cost_of_the_next_point_follows_the_power_law():
     assert curve["interval"][0] < needed and curve["chance"] > 0.95
 
 
-def test_a_flat_curve_promises_nothing():
+def test_a_flat_curve_forecasts_no_gain():
     curve = learning_curve(points([0.8, 0.8, 0.8, 0.8, 0.8]))
     assert curve["one_point"]["rankings"] is None
     assert "not expected to add a point" in curve["one_point"]["reason"]
@@ -152,7 +152,7 @@ def test_a_run_judges_every_ranking_by_a_model_that_did_not_train_on_it(with_par
     assert result["checked"] == "all" and result["rankings"] == 2 * len(ordered) > 140
 
 
-def test_a_part_that_is_done_is_not_trained_again(with_parts, monkeypatch):
+def test_a_finished_part_is_not_trained_again(with_parts, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in with_parts.path.glob("parts/*/scores.npz")}
     assert len(before) == 3 + 2
     first = report_of(with_parts)
@@ -165,7 +165,7 @@ def test_a_part_that_is_done_is_not_trained_again(with_parts, monkeypatch):
     assert second["label_mistakes"] == first["label_mistakes"]
 
 
-def test_the_parts_leave_no_checkpoint_and_do_not_move_the_run_s_progress(with_parts):
+def test_parts_leave_no_checkpoint_and_do_not_change_the_progress_of_the_run(with_parts):
     assert not list(with_parts.path.glob("parts/*/checkpoints/*"))
     output = [e for e in with_parts.events() if e["event"] == "progress"]
     steps = [e["step"] for e in output]

@@ -91,7 +91,7 @@ def test_a_folder_that_exists_or_holds_no_reward_model_is_refused(finished, tmp_
         merge(tmp_path, tmp_path / "merged")
 
 
-def test_bfloat16_is_saved_as_asked(finished, tmp_path):
+def test_merged_weights_are_saved_in_bfloat16_on_request(finished, tmp_path):
     from safetensors.torch import load_file
 
     out = merge(finished.path, tmp_path / "merged", dtype="bfloat16")

@@ -80,7 +80,7 @@ def test_the_learning_rate_follows_the_schedule(tmp_path, schedule, half_way, la
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_weights_decay_by_the_share_asked_for_at_each_step(tmp_path, decay):
+def test_weights_decay_by_the_share_of_the_setting_at_each_step(tmp_path, decay):
     _, weight = trained(tmp_path, weight_decay=decay, schedule="constant_with_warmup")
     left = (1 - PEAK * decay) ** 20  # no gradient, so AdamW does nothing else
     assert weight.tolist() == pytest.approx([left, left], rel=1e-5)

@@ -103,7 +103,7 @@ def test_the_whole_run_repeats_the_messages_of_its_parts_and_keeps_its_curves(tm
     assert [e["event"] for e in part.events()] == ["message", "message", "progress"]
 
 
-def test_a_part_that_is_done_is_read_without_a_word_and_its_checkpoints_go(tmp_path, prepared):
+def test_a_finished_part_is_read_without_messages_and_loses_its_checkpoints(tmp_path, prepared):
     run_dir = RunDir.create(tmp_path, {})
     config = RewardConfig(base_model="m", label_mistakes=2)
     first = Parts(run_dir, prepared, by_length).folds(config)

@@ -66,7 +66,7 @@ def losses(run_dir: RunDir) -> dict[int, float]:
     return {e["step"]: e["loss"] for e in run_dir.events() if e["event"] == "progress"}
 
 
-def test_two_processes_stopped_and_resumed_give_the_run_of_one(tmp_path, monkeypatch):
+def test_two_processes_stopped_and_resumed_give_the_same_run_as_one(tmp_path, monkeypatch):
     model = tiny_llama(tmp_path)
     alone, together = same_run(tmp_path / "alone", model), same_run(tmp_path / "together", model)
     first = launched(together, monkeypatch)
@@ -109,7 +109,7 @@ def test_only_the_first_process_reports_and_only_the_first_failure_is_reported(
     assert workspace.recorded_ending(run_dir) == RESTART
 
 
-def test_the_ending_of_an_earlier_launch_is_forgotten(tmp_path, monkeypatch):
+def test_the_exit_status_of_an_earlier_launch_is_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     earlier = processes.ending_file(RunDir(tmp_path), os.getppid() + 1)
@@ -154,7 +154,7 @@ def test_a_restart_after_out_of_memory_in_one_process_uses_a_smaller_batch(tmp_p
 
 
 @pytest.mark.parametrize(("visible", "used"), [(None, "0"), ("3,1", "3"), ("", "")])
-def test_a_recipe_that_is_one_process_keeps_to_one_gpu(tmp_path, monkeypatch, visible, used):
+def test_a_recipe_in_one_process_uses_one_gpu(tmp_path, monkeypatch, visible, used):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # and as it was afterwards
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
@@ -213,7 +213,7 @@ def test_out_of_memory_is_recognised(error, memory):
     assert is_out_of_memory(error) is memory
 
 
-def test_processes_that_do_not_reach_each_other_are_refused(tmp_path, monkeypatch):
+def test_processes_that_are_not_connected_are_refused(tmp_path, monkeypatch):
     run_dir = same_run(tmp_path, tiny_llama(tmp_path))
     alone = SimpleNamespace(args=SimpleNamespace(world_size=1))
     monkeypatch.setenv("WORLD_SIZE", "2")

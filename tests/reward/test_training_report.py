@@ -65,7 +65,7 @@ def test_wilson_agrees_with_a_published_example():
     assert intervals.wilson(0.8, 10) == pytest.approx([0.4902, 0.9433], abs=1e-4)
 
 
-def test_a_few_perfect_prompts_do_not_claim_certainty():
+def test_a_few_perfect_prompts_have_a_wide_interval():
     figure = report.accuracy([scored([[[0], [1]]], [1.0, 0.0], number=n) for n in range(4)])
     assert figure["value"] == 1.0
     assert figure["interval"] == pytest.approx([0.5101, 1.0], abs=1e-4)
@@ -96,7 +96,7 @@ def test_calibration_bins_by_how_sure_the_model_is():
     assert figure["ece"] == pytest.approx((20 * (1 / (1 + math.exp(-2)) - 0.75) + 5 * 0) / 25)
 
 
-def test_few_pairs_are_off_by_chance_and_many_hardly():
+def test_the_calibration_error_by_chance_falls_with_the_number_of_pairs():
     rng = np.random.default_rng(0)
 
     def chance(pairs: int, reviewers: int = 1) -> float:
@@ -111,7 +111,7 @@ def test_few_pairs_are_off_by_chance_and_many_hardly():
     assert report.calibration(sure)["ece_by_chance"] == pytest.approx(0.0)
 
 
-def test_ties_that_are_an_outcome_of_their_own_are_left_out_of_calibration():
+def test_ties_that_are_a_separate_outcome_are_left_out_of_calibration():
     rows = [scored([[[0], [1]]], [2.0, 0.0], number=n) for n in range(30)]
     rows += [scored([[[0, 1]]], [2.0, 0.0], number=n) for n in range(30)]
     sure = 1 / (1 + math.exp(-2))
@@ -145,7 +145,7 @@ def test_a_bootstrap_in_pieces_is_the_same_bootstrap(monkeypatch):
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
-def test_calibration_of_a_handful_of_pairs_is_not_claimed():
+def test_calibration_of_too_few_pairs_has_no_value():
     figure = report.calibration([scored([[[0], [1]]], [2.0, 0.0])])
     assert figure["ece"] is None and "too few" in figure["reason"]
 
@@ -177,6 +177,6 @@ def test_win_share_counts_ties_as_half():
 @pytest.mark.parametrize(
     "items", [[], [scored([[[0], [1]]], [1.0, 0.0])], [scored([[[0, 1]]], [1, 0])]]
 )
-def test_little_or_no_held_out_data_gives_json_without_nonsense(items):
+def test_little_or_no_held_out_data_gives_valid_json(items):
     text = json.dumps(report.quality(items), allow_nan=False)
     assert json.loads(text)["calibration"]["ece"] is None

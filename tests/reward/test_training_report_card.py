@@ -40,7 +40,7 @@ def won(share: float, gap: float, count: int, start: int = 0) -> list[Scored]:
     ]
 
 
-def test_the_temperature_makes_the_gap_say_how_often_it_wins():
+def test_the_temperature_turns_gaps_into_win_probabilities():
     # Three in four win at a gap of 4 where σ(4) claims 98 %: σ(4 / T) = ¾ at T = 4 / log 3
     figure = temperature(won(0.75, 4.0, 100))
     assert figure["value"] == pytest.approx(4 / math.log(3), rel=1e-4)
@@ -89,7 +89,7 @@ def test_a_temperature_at_a_bound_of_its_range_is_reported():
     assert "Larger gaps in score did not win more often" in temperature(won(0.4, 1.0, 60))["reason"]
 
 
-def test_the_temperature_leaves_out_ties_that_are_an_outcome_of_their_own():
+def test_the_temperature_leaves_out_ties_that_are_a_separate_outcome():
     strict = won(0.75, 4.0, 60)
     tied = strict + [item(100 + n, [[0, 1]], [4.0, 0.0]) for n in range(30)]
     figure = temperature(tied, 0, strict_wins)["value"]
@@ -133,7 +133,7 @@ def test_a_pair_of_two_models_is_in_the_slice_of_both():
     assert (result["small"]["value"], result["small"]["pairs"]) == (pytest.approx(2 / 3), 3)
 
 
-def test_without_names_of_models_there_is_no_such_slice():
+def test_without_model_names_there_is_no_slice_by_model():
     assert slices([item(1, [[0], [1]], [1.0, 0.0])])["response_model"] == []
 
 

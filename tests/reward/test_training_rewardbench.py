@@ -149,7 +149,7 @@ def scored(tmp_path, monkeypatch):
     return run
 
 
-def test_figures_are_written_into_a_folder_that_was_not_there(scored, tmp_path, capsys):
+def test_figures_are_written_into_a_new_folder(scored, tmp_path, capsys):
     out = tmp_path / "new" / "folder" / "figures.json"
     assert scored(out) == (0, 1)
     output = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -474,7 +474,7 @@ def test_the_settings_for_speed_are_documented_with_their_defaults(name):
     assert row.split("|")[2].strip().strip("`") == shown
 
 
-def test_the_report_says_how_the_prompts_were_packed_and_attended_to(tmp_path, llama):
+def test_the_report_has_the_packing_and_the_attention(tmp_path, llama):
     for packing, packed in (("auto", True), ("never", False)):
         run_dir = make_run(
             tmp_path / packing, llama, make_groups(8, 4), epochs=0.5, packing=packing

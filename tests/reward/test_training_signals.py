@@ -179,7 +179,7 @@ def test_the_gradient_is_the_derivative_and_finite_for_large_scores(model):
     assert torch.isfinite(far.grad).all()
 
 
-def test_the_width_of_ties_makes_equal_scores_tie_as_often_as_people_did():
+def test_equal_scores_tie_with_the_share_of_ties_in_the_data():
     ranked = [group(Judgment("a", [[0], [1, 2]])), group(Judgment("a", [[0], [1]], weight=2.0))]
     # 2 strict and 1 tie of weight 1, 1 strict of weight 2: one in five.
     assert tie_share(ranked) == pytest.approx(0.2)
@@ -235,7 +235,7 @@ def test_acceptance_is_the_mean_logistic_loss_of_the_scores_themselves():
     assert loss.acceptance(torch.tensor([[1.0, 0.5, 99.0]]), nobody, nobody).item() == 0
 
 
-def test_the_line_counts_as_much_as_its_setting_says():
+def test_the_weight_of_the_line_follows_the_setting():
     judged = group(Judgment("a", [[0], [1]], cut=1), k=2)
     result = evidence(judged, config(cut_weight=0.5))
     batch = {n: torch.from_numpy(v)[None] for n, v in result.signals.items()}
@@ -291,7 +291,7 @@ def test_the_weight_of_criteria_follows_the_setting():
 # --- default options --------------------------------------------------------------------------------
 
 
-def test_without_options_the_objective_is_bradley_terry_to_the_bit():
+def test_without_options_the_objective_is_exactly_bradley_terry():
     torch.manual_seed(0)
     outputs, wins = torch.randn(3, 5, 1, requires_grad=True), torch.rand(3, 5, 5)
     question = {"wins": wins, "weight": torch.ones(3)}
