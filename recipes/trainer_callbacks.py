@@ -148,7 +148,7 @@ class RefuseNonFinite(TrainerCallback):
     So only SCALER_STEPS such steps in a row end the run.
     """
 
-    SCALER_STEPS = 24  # the scale begins at 2¹⁶, so by then it is below 2⁻⁷
+    SCALER_STEPS = 24  # the scale begins at 2¹⁶ and is below 2⁻⁷ after these steps
 
     def __init__(self) -> None:
         self.skipped = 0

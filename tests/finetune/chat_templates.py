@@ -165,7 +165,7 @@ GRANITE = (
 
 @dataclass(frozen=True)
 class Family:
-    """A template with its control tokens, and what it does with chats.
+    """A template with its control tokens and its treatment of chats.
 
     `refuses` maps roles to words of the reason. `added` are added tokens that are not special.
     """

@@ -98,7 +98,7 @@ def test_the_date_does_not_drift(family):
     today = PolicyChat(tokenizer).prompt_ids([USER])
     assert today == served(PolicyChat(tokenizer), [USER])
     same = PolicyChat(tokenizer, options=ChatOptions(day=date.today())).prompt_ids([USER])
-    assert same == today  # the macro for the date changes nothing else
+    assert same == today  # only the date comes from the macro
 
 
 @every_family

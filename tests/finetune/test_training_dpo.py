@@ -222,7 +222,7 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_exits_with_75(
     assert apart(run_dir, uninterrupted) < 1e-5
 
 
-def test_a_half_written_checkpoint_is_never_resumed_from(tmp_path, model, uninterrupted):
+def test_a_run_never_resumes_from_a_partial_checkpoint(tmp_path, model, uninterrupted):
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED)
     half = run_dir.checkpoints / ".tmp-trainer" / "checkpoint-20"
     half.mkdir(parents=True)
@@ -266,7 +266,7 @@ def test_the_micro_batch_changes_memory_and_not_the_result(tmp_path, model, unin
 @pytest.mark.parametrize(
     "groups", [[], [ranked_group("g", ["a", "b"], [[0]])]], ids=["empty", "not compared"]
 )
-def test_nothing_to_learn_from_is_refused_with_the_reasons(tmp_path, model, groups):
+def test_a_run_without_training_data_is_refused_with_the_reasons(tmp_path, model, groups):
     run_dir = dpo_run(tmp_path, model, groups)
     with pytest.raises(RecipeError, match="nothing to train on") as error:
         train(run_dir, StopSignal())

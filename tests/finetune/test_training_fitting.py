@@ -256,7 +256,7 @@ def test_a_run_continues_from_an_adapter_and_stays_close_to_it(tmp_path, model, 
     assert all(weight.abs().sum() > 0 for name, weight in start.items() if "lora_B" in name)
 
 
-def test_large_models_recompute_activations_unless_told_otherwise(monkeypatch):
+def test_large_models_recompute_activations_by_default(monkeypatch):
     class Config:
         gradient_checkpointing = "auto"
 

@@ -88,7 +88,7 @@ def test_the_date_can_be_set(tmp_path, model):
     assert text_of(record, tokenizer).startswith("31 Jan 2025")
 
 
-def test_a_template_that_changes_overnight_is_refused(tmp_path, model):
+def test_a_template_that_changed_since_the_first_day_is_refused(tmp_path, model):
     run_dir = new_run(tmp_path / "run")
     freeze(run_dir, config(model), load_tokenizer(str(model)), today=SATURDAY)
     write_template(model, DATED.replace("<|end|>", "<|end|>\n"))

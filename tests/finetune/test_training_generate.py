@@ -86,7 +86,7 @@ def test_samples_follow_the_models_distribution(model):
     config = GenerateConfig(model=str(model), max_new_tokens=1, samples_per_prompt=400, top_p=1.0)
     requests, _ = plan([Prompt("p", user("hi"))], chat, policy.config, config)
     with torch.no_grad():
-        policy.lm_head.weight.mul_(40)  # a random model is near uniform; this gives it opinions
+        policy.lm_head.weight.mul_(40)  # sharpens the nearly uniform distribution
         logits = policy(torch.tensor([requests[0].prompt_ids])).logits[0, -1]
     expected: Counter[str] = Counter()
     for token, probability in enumerate(logits.softmax(0).tolist()):
@@ -179,7 +179,7 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(model, monkeypatch):
 # --- runs -------------------------------------------------------------------------------------------
 
 
-def test_a_run_writes_k_responses_a_prompt_in_order(model, tmp_path):
+def test_a_run_writes_k_responses_per_prompt_in_order(model, tmp_path):
     run_dir = sampling_run(tmp_path, "generate", prompts(5), model=str(model), samples_per_prompt=3)
     generate(run_dir, StopSignal())
     rows = rows_of(run_dir)
@@ -192,7 +192,7 @@ def test_a_run_writes_k_responses_a_prompt_in_order(model, tmp_path):
     assert [(e["step"], e["total"]) for e in progress(run_dir)] == [(n, 4) for n in range(1, 5)]
 
 
-def test_a_prompt_may_ask_for_its_own_number_of_responses(model, tmp_path):
+def test_a_prompt_can_set_its_number_of_responses(model, tmp_path):
     prompts = [Prompt("a", user("x"), n=1), Prompt("b", user("y")), Prompt("c", user("z"), n=0)]
     run_dir = sampling_run(tmp_path, "generate", prompts, model=str(model), samples_per_prompt=2)
     generate(run_dir, StopSignal())
@@ -273,7 +273,7 @@ def test_a_resumed_run_gives_the_same_result(model, tmp_path):
     assert not killed.output.exists()
     written = third.stat().st_mtime_ns
     second = killed.checkpoints / "responses-000001.json"
-    second.write_bytes(second.read_bytes()[:-30])  # as a failing disk would leave it
+    second.write_bytes(second.read_bytes()[:-30])  # truncated, as by a disk fault
     generate(killed, StopSignal())
     assert "responses-000001.json is damaged" in messages(killed, "warning")[0]
     assert third.stat().st_mtime_ns == written

@@ -77,7 +77,7 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for value in out if isinstance(out, tuple | list) else (out,):
-            # A view of the weight is no new memory.
+            # A view of the weight allocates no memory.
             if isinstance(value, torch.Tensor) and value._base is None:
                 self.size = max(self.size, value.numel())
         return out

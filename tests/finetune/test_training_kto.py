@@ -93,7 +93,7 @@ def test_a_mismatched_response_follows_another_prompt():
         assert pair.prompt.tolist() == group.prompt.tolist() != other.prompt.tolist()
         assert pair.longest() <= longest
     assert tokens[0].mismatched.responses[0].tolist() == tokens[1].responses[0].tolist()
-    # The next response is too long after the third prompt, so that after it is taken.
+    # The next response is too long for the third prompt, so the one after it is used.
     assert tokens[2].mismatched.responses[0].tolist() != tokens[3].responses[0].tolist() or (
         len(tokens[2].prompt) + len(tokens[3].responses[0]) <= longest
     )
@@ -281,7 +281,7 @@ def test_without_a_reference_point_nothing_else_is_forwarded(tmp_path, model):
 
 
 def test_the_drift_is_subtracted_while_it_is_positive(tmp_path, model):
-    """Check that runs with and without it part only if other responses become likelier too."""
+    """Check that runs with and without z0 differ only if other responses become likelier too."""
     apart_by_cut = {}
     for cut in (1, 2):
         runs = []

@@ -94,7 +94,7 @@ def test_a_gpu_that_other_programs_use_causes_a_warning():
         ("0", 3, False),
     ],
 )  # fmt: skip
-def test_only_the_memory_of_the_process_s_own_gpu_counts(visible, rank, problem):
+def test_only_the_memory_of_the_gpu_of_the_process_is_checked(visible, rank, problem):
     full, free = replace(H200, free_mb=0), replace(H200, index="1", uuid="GPU-aa1")
     sentence = problem_of(replace(READY, installed=(full, free), visible=visible), rank)
     assert (sentence is not None) is problem
@@ -178,8 +178,8 @@ def test_compiled_layers_on_a_gpu_without_a_compiler_are_refused(monkeypatch, tm
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Run a recipe that only records its device, and return its status and its run directory."""
-    monkeypatch.setattr(StopSignal, "listen", lambda self: None)  # this process keeps its SIGTERM
-    monkeypatch.setenv(gpus.VISIBLE, os.environ.get(gpus.VISIBLE, ""))  # and as it was afterwards
+    monkeypatch.setattr(StopSignal, "listen", lambda self: None)  # keep this process's handler
+    monkeypatch.setenv(gpus.VISIBLE, os.environ.get(gpus.VISIBLE, ""))  # restored afterwards
 
     def start(*, visible="", uses_gpu=True, **config):
         run_dir = RunDir.create(tmp_path / "run", {"kind": "test", "config": config})

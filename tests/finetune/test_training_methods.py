@@ -86,7 +86,7 @@ def test_one_file_adds_a_method_with_its_form_command_run_report_and_card(tmp_pa
     assert report["kind"] == "toy" and report["config"]["sharpness"] == 2.0
     assert losses[2.0][0] == pytest.approx(2 * losses[1.0][0], rel=1e-5)
     assert losses[1.0][-1] < losses[1.0][0]
-    assert report["held_out"]["chosen"] > 0  # likelier than before, against the base as reference
+    assert report["held_out"]["chosen"] > 0  # the reference is the base
     card = (run_dir.output / "README.md").read_text()
     assert "by a toy (Nobody 2026), rank 4" in card and "β" not in card.partition("##")[0]
 

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Return the folder of a tiny model that answers in a's and b's, as text that can be read again.
+    """Return the folder of a tiny model whose answers, of a's and b's, have the same tokens when read.
 
     One with random weights would sample bytes that are not text.
     """
@@ -199,7 +199,7 @@ def test_samples_have_the_scores_of_the_reward_model(finished, reward_model):
     }
 
 
-def test_each_round_samples_from_the_model_of_the_round_before(finished):
+def test_each_round_samples_from_the_model_of_the_previous_round(finished):
     """Check that rounds differ, and that the samples after training have the first round's seeds."""
     first, second, after = (samples_of(finished, p) for p in ("round-1", "round-2", "after"))
     assert [row["seed"] for row in first] == [row["seed"] for row in after]

@@ -111,7 +111,7 @@ def test_a_penalty_does_not_depend_on_padding(tmp_path):
     assert together != sample_batch(policy, chat, requests, config)
 
 
-def test_a_run_reports_what_it_followed(tmp_path):
+def test_a_run_reports_its_sampling_distribution(tmp_path):
     model = make_model(tmp_path / "model")
     publish(model, **QWEN_3)
     settings = {"model": str(model), "sampling": "published"}

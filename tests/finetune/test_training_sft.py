@@ -144,7 +144,7 @@ def test_prompts_without_a_best_response_are_left_out_and_refused(tmp_path, mode
 
 
 def test_the_loss_is_the_mean_over_the_tokens_of_a_step():
-    """Check (2 + 9) nats over 1 + 3 tokens for groups of one response, whatever the parts."""
+    """Check (2 + 9) nats over 1 + 3 tokens for groups of one response, in any division into parts."""
     groups = [
         TokenGroup(
             np.arange(2), [np.arange(n)], np.zeros((1, 1)),
@@ -243,7 +243,9 @@ def test_a_run_makes_the_best_responses_likelier(finished):
 
 
 def test_no_reference_of_training_responses_is_computed(finished):
-    assert report_of(finished)["training"]["reference_computed"] == 3 * 10  # of held-out ones only
+    assert (
+        report_of(finished)["training"]["reference_computed"] == 3 * 10
+    )  # only held-out responses
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_tokens(tmp_path, model):

@@ -10,7 +10,7 @@ from recipes.preferences.groups import Group, Judgment
 def test_the_ceiling_is_the_accuracy_of_the_true_scores():
     tiers = [[[0], [1], [2]], [[2], [1], [0]], [[0, 1], [2]]]
     group = Group("g", [], [0, 1, 2], [""] * 3, [Judgment("r", each) for each in tiers])
-    # 3 of 3, 0 of 3 and 2 of 2 as the truth has them; with 1 and 2 equal, 1 and 2 by half: 1 ½ is one.
+    # 3 of 3, 0 of 3 and 2 of 2 strict judgments agree with the true scores. Equal scores count half.
     assert ceiling_of([group], {"g": np.array([3.0, 2.0, 1.0])}) == pytest.approx(5 / 8)
     assert ceiling_of([group], {"g": np.array([3.0, 2.0, 2.0])}) == pytest.approx(4.5 / 8)
 

@@ -65,7 +65,9 @@ def test_the_axes_show_rankings_and_accuracy():
     marks = [(float(mark.x), float(mark.y)) for mark in drawn.marks]
     assert marks == sorted(marks, key=lambda mark: (mark[0], -mark[1]))
     first, second, third = (x for x, _ in marks[:3])
-    assert second - first == pytest.approx(third - second, abs=0.2)  # doubling is one step
+    assert second - first == pytest.approx(
+        third - second, abs=0.2
+    )  # each doubling has the same width
     assert float(drawn.ceiling) < min(y for _, y in marks)
     assert float(drawn.marks[0].low) > float(drawn.marks[0].y) > float(drawn.marks[0].high)
 

@@ -421,7 +421,7 @@ def test_slices_name_the_guideline_version_and_show_the_ceiling(client, people, 
     text = page_of(client, reported(snapshot, slices=slices))
     assert str(version) in text and "Under no guideline" in text
     assert "83.0%" in text and "1,234" in text
-    assert "<th>Reviewer</th>" not in text  # one slice alone is the whole
+    assert "<th>Reviewer</th>" not in text  # one slice alone equals the total
 
 
 def test_accuracy_by_length_is_next_to_the_correlation(client, people, snapshot):

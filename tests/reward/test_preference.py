@@ -35,7 +35,7 @@ def make_group(number: int = 0, **changes) -> Group:
 
 
 def test_wins_use_weights_split_ties_and_ignore_uncompared_pairs():
-    # r1 (weight 2): 22 beats 11 and 33, who tie. r2 (weight 1): 11 beats 22, never saw 33.
+    # r1 (weight 2): 22 beats 11 and 33, which tie. r2 (weight 1): 11 beats 22; 33 is not ranked.
     expected = [[0, 1, 1], [2, 0, 2], [1, 0, 0]]
     assert wins(make_group()).tolist() == expected
 

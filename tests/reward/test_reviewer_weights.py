@@ -25,7 +25,7 @@ def test_a_weight_is_the_log_odds_of_being_right_relative_to_the_typical_reviewe
     weight = Weights(Reliabilities({1: reliability(0.9), 2: reliability(0.5)}, reliability(0.75)))
     assert weight(1) == pytest.approx(log(9) / log(3), abs=0.005)
     assert weight(2) == 0.0
-    assert weight(3) == 1.0  # of whom nothing is known
+    assert weight(3) == 1.0  # a reviewer without rankings
 
 
 def test_weights_are_between_zero_and_the_maximum():

@@ -26,7 +26,7 @@ def graphs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-def test_all_layers_are_compiled_as_one_and_for_every_length(tmp_path):
+def test_all_layers_share_one_compilation_for_every_length(tmp_path):
     model = reward_model(tmp_path)
     collator = Collator(0, "shared", packed=True)
     expected = [outputs_of(model, groups, collator) for groups in (UNEVEN, UNEVEN[:2], UNEVEN[1:])]

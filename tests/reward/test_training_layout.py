@@ -61,7 +61,7 @@ def test_responses_attend_to_the_prompt_and_themselves_but_not_to_each_other():
         [1, 1, 1, 0, 0, 0],
         [1, 1, 1, 1, 0, 0],
         [1, 1, 0, 0, 1, 0],
-        [0, 0, 0, 0, 0, 1],  # padding sees itself, and nothing sees it
+        [0, 0, 0, 0, 0, 1],  # padding attends to itself only, and no token attends to it
     ]
 
 
@@ -190,7 +190,7 @@ def test_a_step_is_cut_into_parts_of_like_length_that_hold_every_group_once():
     assert step["labels"].tolist() == [1] * 5
     steps.max_tokens = 40
     assert steps.cut(groups) == [[1], [3], [2, 0], [4]]
-    steps.collator.layout = "plain"  # where a prompt is forwarded once for each response
+    steps.collator.layout = "plain"  # forwards a prompt once for each response
     assert steps.collator.tokens(groups[0]) == 16
 
 

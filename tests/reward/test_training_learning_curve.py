@@ -35,7 +35,7 @@ def law(n, a=0.9, b=2.0, c=0.5):
     return a - b * n**-c
 
 
-def test_each_subset_holds_the_smaller_ones():
+def test_each_subset_contains_the_smaller_ones():
     small, middle, large = subsets(100, 3, seed=0)
     assert [len(small), len(middle), len(large)] == [12, 25, 50]
     assert set(small) < set(middle) < set(large) < set(range(100))
@@ -111,7 +111,7 @@ def test_two_halvings_are_refused_because_they_are_too_few():
 def test_the_forecast_holds_in_simulated_worlds():
     kind = next(kind for kind in KINDS if kind.name == "few rankings of four")
     rows = [row for seed in range(4) for row in simulate(kind, seed, others=300)]
-    assert sum(row["held_others"] for row in rows) >= 6  # of 8; many more are in the benchmark
+    assert sum(row["held_others"] for row in rows) >= 6  # of 8; the benchmark simulates many more
     assert case(kind, rows)["width"] < 0.2
 
 

@@ -72,7 +72,7 @@ def test_the_merged_folder_gives_the_same_scores_with_transformers_alone(finishe
     assert "2 heads" not in (out / "README.md").read_text()
 
 
-def test_a_merge_that_disagrees_leaves_nothing(finished, tmp_path, monkeypatch):
+def test_a_merge_with_different_scores_writes_nothing(finished, tmp_path, monkeypatch):
     def wrong(model, heads):
         model = with_one_label(model, heads)
         model.score.weight.data += 0.1

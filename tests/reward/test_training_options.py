@@ -75,7 +75,7 @@ def test_the_learning_rate_follows_the_schedule(tmp_path, schedule, half_way, la
     recorder, _ = trained(tmp_path, schedule=schedule)
     assert recorder.rates[10] == pytest.approx(PEAK * half_way)
     assert recorder.rates[19] == pytest.approx(PEAK * last, rel=0.01)
-    if schedule == "cosine":  # and not in a straight line
+    if schedule == "cosine":  # not linear
         assert recorder.rates[5] == pytest.approx(PEAK * (1 + 0.5**0.5) / 2)
 
 

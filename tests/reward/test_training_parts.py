@@ -39,7 +39,7 @@ def wait_for(pattern: str, run_dir: RunDir, process: subprocess.Popen) -> None:
         time.sleep(0.002)
 
 
-def test_a_run_killed_inside_a_part_ends_with_the_report_of_one_that_was_not(tmp_path):
+def test_a_run_killed_inside_a_part_gives_the_same_report_as_an_uninterrupted_one(tmp_path):
     model, groups = tiny_llama(tmp_path), make_groups(64, 16, k=3)
     settings = {"learning_curve": 3, "label_mistakes": 2, "checkpoint_steps": 1}
     whole, killed = (make_run(tmp_path / n, model, groups, **settings) for n in ("whole", "killed"))
@@ -91,7 +91,7 @@ def test_the_whole_run_repeats_the_messages_of_its_parts_and_keeps_its_curves(tm
     run_dir = RunDir.create(tmp_path, {})
     config = RewardConfig(base_model="m", label_mistakes=2)
     Parts(run_dir, prepared, by_length).folds(config)
-    assert messages(run_dir, "warning") == [  # the same of both, so once
+    assert messages(run_dir, "warning") == [  # both parts give the same warning, which appears once
         "Without part 1 of 2: Out of memory with 4 examples at a time; continuing with 2."
     ]
     training, output, done = (text for text in messages(run_dir, "info") if "part 1 of 2" in text)

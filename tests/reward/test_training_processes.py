@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
-    "lora_dropout": 0.0,  # processes do not drop the same
+    "lora_dropout": 0.0,  # each process would draw a different dropout mask
     "batch_size": 6,
     "micro_batch_size": 3,
     "epochs": 10,
@@ -73,14 +73,14 @@ def test_two_processes_stopped_and_resumed_give_the_same_run_as_one(tmp_path, mo
     train(alone, StopSignal())
     wait_for_checkpoint(together, first)
     first.terminate()
-    assert first.wait(60) == 1  # of the launcher, whatever its processes end with
+    assert first.wait(60) == 1  # the launcher's status, which is always 1
     assert workspace.recorded_ending(together) == STOPPED
     assert messages(together, "info")[-1].startswith("Stopped on request")
     assert not together.output.exists() and not messages(together, "error")
     assert launched(together, monkeypatch).wait(120) == 0
 
     resumed = [text for text in messages(together, "info") if text.startswith("Resuming from")]
-    assert len(resumed) == 1  # each event once, though two processes work
+    assert len(resumed) == 1  # only one of the two processes writes events
     steps = [e["step"] for e in together.events() if "loss" in e and e["metrics"].get("grad_norm")]
     assert steps == sorted(set(steps)) == list(range(1, 41))
     assert losses(together) == pytest.approx(losses(alone), abs=1e-5)
@@ -103,7 +103,7 @@ def test_only_the_first_process_reports_and_only_the_first_failure_is_reported(
     assert run_dir.events() == []
     processes.report_ending(second, RESTART, "The loss was not finite.", "error")
     monkeypatch.setenv("RANK", "0")
-    processes.run_dir_for(str(tmp_path))  # the first begins when the second has failed already
+    processes.run_dir_for(str(tmp_path))  # begins after the other process has failed
     processes.report_ending(run_dir, 1, "The other process is gone.", "error")
     assert messages(run_dir, "error") == ["The loss was not finite."]
     assert workspace.recorded_ending(run_dir) == RESTART
@@ -123,7 +123,7 @@ def test_the_exit_status_of_an_earlier_launch_is_removed(tmp_path, monkeypatch):
     assert messages(run_dir, "error") == ["It broke."] and workspace.recorded_ending(run_dir) == 1
 
 
-def test_a_process_that_waits_for_one_that_failed_ends_too(tmp_path):
+def test_a_process_waiting_for_a_failed_one_ends(tmp_path):
     code = (
         "import sys, time; from recipes import processes\n"
         "run_dir = processes.run_dir_for(sys.argv[1]); processes.LEAVE_SECONDS = 0.1\n"
@@ -155,11 +155,11 @@ def test_a_restart_after_out_of_memory_in_one_process_uses_a_smaller_batch(tmp_p
 
 @pytest.mark.parametrize(("visible", "used"), [(None, "0"), ("3,1", "3"), ("", "")])
 def test_a_recipe_in_one_process_uses_one_gpu(tmp_path, monkeypatch, visible, used):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # and as it was afterwards
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # restored afterwards
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(sys, "argv", ["recipe", str(tmp_path)])
-    monkeypatch.setattr(StopSignal, "listen", lambda self: None)  # this process keeps its SIGTERM
+    monkeypatch.setattr(StopSignal, "listen", lambda self: None)  # keep this process's handler
     calls = []
     run_recipe(lambda run_dir, stop: calls.append(os.environ["CUDA_VISIBLE_DEVICES"]), "")
     assert calls == [used]

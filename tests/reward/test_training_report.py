@@ -22,7 +22,7 @@ def scored(tiers_by_reviewer, scores, lengths=None, number=0, weights=None) -> S
 
 
 def test_accuracy_counts_each_strict_judgment_with_its_weight():
-    # Reviewer 0 (weight 1): 0 > 1 > 2. Reviewer 1 (weight 3): 2 > {0, 1}; the tie counts for nobody.
+    # Reviewer 0 (weight 1): 0 > 1 > 2. Reviewer 1 (weight 3): 2 > {0, 1}; the tie is not counted.
     item = scored([[[0], [1], [2]], [[2], [0, 1]]], [3.0, 1.0, 2.0], weights=[1.0, 3.0])
     # Right: 0>1 (1), 0>2 (1), 2>1 (3). All: 3 of reviewer 0 and 2 × 3 of reviewer 1.
     figure = report.accuracy([item])
@@ -84,7 +84,7 @@ def test_the_interval_resamples_prompts_not_pairs():
     assert report.accuracy(right + wrong)["interval"] == [low, high]
 
 
-def test_calibration_bins_by_how_sure_the_model_is():
+def test_calibration_bins_pairs_by_the_models_probability():
     # σ(0) = 0.5 and σ(2) = 0.8808. Twenty pairs at 2 won 15 times, five at 0.
     sure = [scored([[[0], [1]]], [2.0, 0.0], number=n) for n in range(15)]
     sure += [scored([[[1], [0]]], [2.0, 0.0], number=n) for n in range(5)]
@@ -106,7 +106,7 @@ def test_the_calibration_error_by_chance_falls_with_the_number_of_pairs():
 
     assert 0.05 < chance(60) < 0.2 and chance(6000) < 0.02
     assert chance(60, reviewers=9) == pytest.approx(chance(60) / 3, rel=0.3)
-    # Sure of every pair, a model cannot be off by chance.
+    # A model that is certain of every pair has no calibration error by chance.
     sure = [scored([[[0], [1]]], [90.0, 0.0], number=n) for n in range(30)]
     assert report.calibration(sure)["ece_by_chance"] == pytest.approx(0.0)
 

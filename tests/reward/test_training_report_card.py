@@ -41,7 +41,7 @@ def won(share: float, gap: float, count: int, start: int = 0) -> list[Scored]:
 
 
 def test_the_temperature_turns_gaps_into_win_probabilities():
-    # Three in four win at a gap of 4 where σ(4) claims 98 %: σ(4 / T) = ¾ at T = 4 / log 3
+    # At a gap of 4, σ(4) predicts 98 % wins, and three in four win: σ(4 / T) = ¾ at T = 4 / log 3
     figure = temperature(won(0.75, 4.0, 100))
     assert figure["value"] == pytest.approx(4 / math.log(3), rel=1e-4)
     assert figure["reason"] is None
@@ -140,7 +140,7 @@ def test_without_model_names_there_is_no_slice_by_model():
 # --- length ---------------------------------------------------------------------------------------
 
 
-def test_a_model_that_only_counts_is_right_where_the_longer_won():
+def test_a_model_that_prefers_length_is_right_where_the_longer_response_won():
     # Score is length: right on (50 beats 10), wrong on (10 beats 50); 100 and 105 are the same length.
     rows = [
         item(1, [[0], [1]], [50, 10], [50, 10]),
@@ -169,7 +169,7 @@ def test_each_pair_is_in_one_row_of_the_length_slices_though_reviewers_disagree(
     assert sum(pairs.values()) == accuracy(rows)["pairs"]
 
 
-def test_length_slices_of_nothing_are_undefined_with_reasons():
+def test_length_slices_without_pairs_are_undefined_with_reasons():
     slice_rows = length_slices([])
     assert slice_rows["balanced"] is None and slice_rows["matched"]["reason"]
 
@@ -179,10 +179,12 @@ def test_length_slices_of_nothing_are_undefined_with_reasons():
 
 def test_the_worst_mistakes_come_first_one_of_a_prompt_and_only_real_ones():
     rows = [
-        item(1, [[0], [1], [2]], [0.0, 1.0, 3.0]),  # 0 over 2 by 3 the wrong way; others less
+        item(
+            1, [[0], [1], [2]], [0.0, 1.0, 3.0]
+        ),  # 2 leads 0 by 3, wrongly; other gaps are smaller
         item(2, [[0], [1]], [1.0, 0.0]),  # right
         item(3, [[0], [1]], [0.0, 5.0]),
-        item(4, [("a", [[0], [1]]), ("b", [[1], [0]])], [9.0, 0.0]),  # no majority to be against
+        item(4, [("a", [[0], [1]]), ("b", [[1], [0]])], [9.0, 0.0]),  # no majority
         item(5, [[0, 1]], [9.0, 0.0]),  # a tie
     ]
     first, second = worst_mistakes(rows)

@@ -144,7 +144,9 @@ def test_a_run_with_a_damaged_newest_checkpoint_resumes_from_the_previous_one(fi
     assert_same_weights(finished, run_dir)
 
 
-def test_a_full_disk_ends_the_run_with_the_folder_and_leaves_no_half_checkpoint(tmp_path, llama):
+def test_a_full_disk_ends_the_run_names_the_folder_and_leaves_no_partial_checkpoint(
+    tmp_path, llama
+):
     run_dir = same_run(tmp_path, llama)
     ended = subprocess.run(
         [sys.executable, "-m", "reward.training.train", str(run_dir.path)],
@@ -324,9 +326,7 @@ def test_scoring_refuses_a_folder_without_a_reward_model(tmp_path):
 def test_training_without_data_is_refused_with_status_1_and_a_message(tmp_path, llama, monkeypatch):
     run_dir = make_run(tmp_path, llama, make_groups(0, 3))
     monkeypatch.setattr(sys, "argv", ["train", str(run_dir.path)])
-    monkeypatch.setattr(
-        StopSignal, "listen", lambda self: None
-    )  # this process keeps its own SIGTERM
+    monkeypatch.setattr(StopSignal, "listen", lambda self: None)  # keep this process's handler
     assert run_recipe(train, "") == 1
     last = run_dir.events()[-1]
     assert last["level"] == "error" and last["text"].startswith("There is nothing to train on")

@@ -78,7 +78,7 @@ def test_the_head_makes_the_scores_from_the_features(model, tmp_path):
     weight = scorer.model.classifier.score.weight.detach().float().numpy().mean(axis=0)  # (H,)
     known = [row for row in read(run_dir) if row["features"]]
     features = np.stack([np.frombuffer(row["features"], "<f4") for row in known])
-    assert features.shape == (8, len(weight))  # narrow enough to be kept whole
+    assert features.shape == (8, len(weight))  # narrower than the limit, so not projected
     np.testing.assert_allclose(features @ weight, [row["score"] for row in known], atol=1e-4)
 
 

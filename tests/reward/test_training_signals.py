@@ -271,7 +271,7 @@ def test_ratings_rank_by_one_criterion_within_one_reviewer():
     assert rated_criteria(RATED) == {"kind", "true"}
 
 
-def test_each_criterion_has_wins_of_its_own():
+def test_each_criterion_has_separate_wins():
     result = evidence(RATED, config(), ["kind", "true"]).signals["criteria"]
     assert result[0].tolist() == [[0, 0, 0], [1, 0, 0.5], [1, 2.5, 0]]
     assert result[1].tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]

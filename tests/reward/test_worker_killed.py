@@ -1,4 +1,4 @@
-"""A worker that is killed while it trains costs time, and nothing else."""
+"""Recovery of a training run whose worker is killed."""
 
 import torch
 from safetensors.torch import load_file
