@@ -184,9 +184,9 @@ def counts() -> np.ndarray:
     return np.arange(FIRST, BUDGET + 1, STEP)
 
 
-def reached(points: Sequence[float] | np.ndarray, target: float) -> float | None:
+def rankings_to_reach(points: Sequence[float] | np.ndarray, target: float) -> float | None:
     """Return the number of rankings at which a smoothed curve reaches the target, interpolated."""
-    smooth = smoothed(points)
+    smooth = smooth_curve(points)
     above = np.flatnonzero(smooth >= target)
     if not len(above):
         return None
@@ -197,7 +197,7 @@ def reached(points: Sequence[float] | np.ndarray, target: float) -> float | None
     return float(counts()[first - 1] + STEP * (target - low) / (high - low))
 
 
-def smoothed(points: Sequence[float] | np.ndarray) -> np.ndarray:
+def smooth_curve(points: Sequence[float] | np.ndarray) -> np.ndarray:
     half = SMOOTHED // 2
     padded = np.pad(np.array(points), half, mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED), axis=1)
@@ -241,7 +241,7 @@ def possible(world: World, seed: int) -> float | None:
         errors(tasks.some(np.concatenate([first, which])[:BUDGET]), close, prior, rng)
         for which in (rest, rest[best])
     )
-    needed = reached(-chosen, -drawn[-1])
+    needed = rankings_to_reach(-chosen, -drawn[-1])
     return None if needed is None else needed / BUDGET
 
 
@@ -278,7 +278,7 @@ def compare(drawn: Sequence[list[float]], chosen: Sequence[list[float]]) -> dict
     """Return the figures of random and active curves, compared by seed."""
     needed = np.array(
         [
-            [rankings_until(curve, smoothed(random)[-1]) for curve in (random, active)]
+            [rankings_until(curve, smooth_curve(random)[-1]) for curve in (random, active)]
             for random, active in zip(drawn, chosen, strict=True)
         ]
     )
@@ -301,7 +301,7 @@ def compare(drawn: Sequence[list[float]], chosen: Sequence[list[float]]) -> dict
 
 
 def rankings_until(points: Sequence[float], target: float) -> float:
-    count = reached(points, target)
+    count = rankings_to_reach(points, target)
     return float("inf") if count is None else count
 
 

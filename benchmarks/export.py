@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             begun = time.perf_counter()
             child("load", url, "--rankings", str(rankings))
             say(f"{rankings:,} rankings loaded in {time.perf_counter() - begun:.0f} s")
-            cases += [measured(url, Path(folder), form, suffix, rankings) for form, suffix in FORMS]
+            cases += [measure(url, Path(folder), form, suffix, rankings) for form, suffix in FORMS]
             if rankings <= KILLED_UP_TO:
                 cases[-1]["same_after_kill"] = same_after_kill(url, Path(folder), rankings)
     result = {
@@ -117,7 +117,7 @@ def child(role: str, url: str, *arguments: str) -> dict[str, Any]:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def measured(url: str, folder: Path, form: str, suffix: str, rankings: int) -> dict[str, Any]:
+def measure(url: str, folder: Path, form: str, suffix: str, rankings: int) -> dict[str, Any]:
     file = folder / f"{form}{suffix}"
     figures = child("export", url, "--form", form, "--file", str(file))
     say(f"{rankings:,} rankings as {form}{suffix}: {figures}")

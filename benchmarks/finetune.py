@@ -136,7 +136,7 @@ def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> 
     count = options.groups or step_size(k, options.device)
     groups = make_groups(count, k, prompt, response, vocabulary=vocabulary)
     model = make_model(options, vocabulary, prompt + response)
-    groups = referenced(model, groups)
+    groups = compute_reference(model, groups)
     with tempfile.TemporaryDirectory() as folder:
         loss_diff, grad_diff = compare_with_trl(model, groups[:1], options, folder)
         say(f"  loss differs by {loss_diff:.1e}, gradients by {grad_diff:.1e}")
@@ -269,7 +269,7 @@ def make_model(options: argparse.Namespace, vocabulary: int, longest: int) -> An
     return get_peft_model(model, lora).to(options.device)
 
 
-def referenced(model: Any, groups: list[TokenGroup]) -> list[TokenGroup]:
+def compute_reference(model: Any, groups: list[TokenGroup]) -> list[TokenGroup]:
     """Return the groups with log π_ref, computed by the untrained model."""
     policy, collator = policy_of(deepcopy(model))
     logps = score_all(policy, groups, collator)

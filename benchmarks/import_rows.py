@@ -284,7 +284,7 @@ FIGURES = (
 )  # fmt: skip
 
 
-def compared(shape: str, rows: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
+def comparison(shape: str, rows: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
     """Return medians of both versions and of their ratios within each turn."""
     case: dict[str, Any] = {"shape": shape, "rows": rows, "turns": len(turns)}
     for step in ("read", "import"):
@@ -351,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 }
                 say(f"{shape}, turn {number + 1}: {json.dumps(figures)}")
                 turns.append(figures)
-            cases.append(compared(shape, options.rows, turns))
+            cases.append(comparison(shape, options.rows, turns))
             file.unlink()
     result = {
         "name": "import_rows", "commit": commit(), "before": options.before,

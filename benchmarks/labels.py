@@ -32,7 +32,7 @@ from benchmarks.support.label_world import (
     World,
     fit,
     graded_pair,
-    judged,
+    judge_groups,
     make_world,
     one_of_two,
     order,
@@ -200,7 +200,7 @@ def run_seed(comparison: Comparison, seed: int) -> dict[tuple[str, str], float]:
     values = {}
     for arm in comparison.arms:
         config = RewardConfig.from_dict({"base_model": "none", **arm.settings})
-        groups = arm.weigh(judged(train, arm.judge, np.random.default_rng([seed, 3])))
+        groups = arm.weigh(judge_groups(train, arm.judge, np.random.default_rng([seed, 3])))
         theta = fit(train, groups, config, comparison.ridge)
         for figure in comparison.figures:
             values[arm.name, figure.__name__] = figure(theta, fresh)
@@ -254,7 +254,7 @@ def simulate_mistakes(
             for n, tiers in enumerate(orders)
         ]
 
-    groups = judged(world, judge, rng)
+    groups = judge_groups(world, judge, rng)
     fold = folds_of(groups, folds, seed)
     parts = [scored_without(world, groups, fold != number) for number in range(folds)]
     rows = label_mistakes(parts, checked="all", most=prompts * reviewers)["rows"]

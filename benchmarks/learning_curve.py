@@ -27,7 +27,7 @@ from benchmarks.support.label_world import (
     MEASURED,
     World,
     fit,
-    judged,
+    judge_groups,
     make_world,
     order,
     perceived,
@@ -74,7 +74,7 @@ def parts(kind: Kind, seed: int, others: int) -> tuple[World, list[Group], World
 
     train = make_world(rng, kind.prompts * max(AHEAD), kind.k)
     fresh = make_world(rng, kind.held_out + others, kind.k)
-    return train, judged(train, judge, rng), fresh, judged(fresh, judge, rng)
+    return train, judge_groups(train, judge, rng), fresh, judge_groups(fresh, judge, rng)
 
 
 def scored(theta: np.ndarray, world: World, groups: Sequence[Group]) -> list[Scored]:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.http:
         return queue_http.main(options)
     provide()
-    with loaded(options) as urls:
+    with databases_of(options) as urls:
         cases = measure(urls, options)
         cases.append(long_history(urls[max(urls)], options))
     result = {
@@ -78,7 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 @contextmanager
-def loaded(options: argparse.Namespace) -> Iterator[dict[int, str]]:
+def databases_of(options: argparse.Namespace) -> Iterator[dict[int, str]]:
     """Yield the URL of a loaded database for each size, and drop the databases afterwards."""
     with databases(sorted(set(options.tasks))) as urls:
         for tasks, url in urls.items():

@@ -20,8 +20,8 @@ from formatting.numbers import percent
 from reward.access import led_projects
 from reward.models import RewardModel
 from reward.pages.charts import interval_row
-from reward.pages.downloads import offered, sent
-from reward.pages.views import moved, version_lines
+from reward.pages.downloads import downloads_of, send_download
+from reward.pages.views import change_state, version_lines
 
 PAGE_SIZE = 50
 ANSWERS_PER_PAGE = 10
@@ -78,7 +78,7 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
         "versions": version_lines(row.snapshot.counts) if row.snapshot else [],
         "evaluations": [(item, judges.title_of(item.judge)) for item in evaluations],
         "doubts": row.doubts(),
-        "downloads": offered(row),
+        "downloads": downloads_of(row),
         "can_train": user_of(request).can_train,
     }
     return render(request, "finetune/model.html", context)
@@ -91,14 +91,14 @@ def move_model(request: HttpRequest, pk: int) -> HttpResponse:
 
     Promoting a model with doubts needs `allow_doubts`.
     """
-    return moved(request, model_for(request, pk), back="model")
+    return change_state(request, model_for(request, pk), back="model")
 
 
 @lead_required
 @require_GET
 def download(request: HttpRequest, pk: int, part: str) -> HttpResponseBase:
     """Send the archive, the card or the report of an adapter or a merged model."""
-    return sent(request, model_for(request, pk), part, back="model")
+    return send_download(request, model_for(request, pk), part, back="model")
 
 
 @lead_required

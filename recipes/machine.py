@@ -49,11 +49,11 @@ def examine() -> Machine:
         usable=torch.cuda.is_available(),
         toolkit=torch.version.cuda,
         driver=gpus.driver_cuda(),
-        lacking=lacking_for_triton(),
+        lacking=missing_for_triton(),
     )
 
 
-def lacking_for_triton() -> tuple[str, ...]:
+def missing_for_triton() -> tuple[str, ...]:
     """Return the parts that Triton needs to compile kernels and that are missing here."""
     lacking = []
     compilers = filter(None, (os.environ.get("CC"), *COMPILERS))
@@ -121,7 +121,7 @@ def warnings_of(machine: Machine, local_rank: int = 0) -> list[str]:
 
 def require_triton() -> None:
     """Raise RecipeError if kernels cannot be compiled. Called before a model that needs them is used."""
-    if lacking := lacking_for_triton():
+    if lacking := missing_for_triton():
         raise RecipeError(
             f"FlexAttention and compiled layers need {' and '.join(lacking)}, because Triton compiles "
             "their kernels on this machine."

@@ -49,7 +49,7 @@ def with_smaller_batches(
     """
     micro_batch = min(micro_batch_size, batch_size)
     if processes.count() > 1:
-        micro_batch = min(micro_batch, processes.micro_batch_that_fits(run_dir) or micro_batch)
+        micro_batch = min(micro_batch, processes.recorded_micro_batch(run_dir) or micro_batch)
     while batch_size % micro_batch:
         micro_batch -= 1
     while True:
@@ -71,7 +71,7 @@ def with_smaller_batches(
             f"sees {batch_size}."
         )
         if processes.count() > 1:
-            processes.note_micro_batch(run_dir, smaller)
+            processes.record_micro_batch(run_dir, smaller)
             raise RestartRequired(
                 f"Out of memory with {failed_size} examples at a time in process {processes.rank() + 1} "
                 f"of {processes.count()}. When started again, the run continues {continues}"

@@ -165,7 +165,7 @@ def exit_with_first(run_dir: RunDir) -> None:
 # --- the micro-batch size for the next start ------------------------------------------------------
 
 
-def micro_batch_that_fits(run_dir: RunDir) -> int | None:
+def recorded_micro_batch(run_dir: RunDir) -> int | None:
     """Return the micro-batch size recorded after an out-of-memory error, or None."""
     try:
         return int((run_dir.whole.path / MICRO_BATCH).read_text())
@@ -173,7 +173,7 @@ def micro_batch_that_fits(run_dir: RunDir) -> int | None:
         return None
 
 
-def note_micro_batch(run_dir: RunDir, size: int) -> None:
+def record_micro_batch(run_dir: RunDir, size: int) -> None:
     """Record a micro-batch size for the next start.
 
     Processes may do so simultaneously: they record the same size.

@@ -169,12 +169,12 @@ def random_groups(count: int, *, k: int, prompt: int, response: int) -> list[Gro
         return "".join(rng.choice(list("abcdefgh "), length))
 
     return [
-        ranked(str(n), text(prompt), [text(response) for _ in range(k)], held_out=n % 4 == 3)
+        ranked_group(str(n), text(prompt), [text(response) for _ in range(k)], held_out=n % 4 == 3)
         for n in range(count)
     ]
 
 
-def ranked(name: str, prompt: str, responses: list[str], *, held_out: bool) -> Group:
+def ranked_group(name: str, prompt: str, responses: list[str], *, held_out: bool) -> Group:
     """Return a group whose ranking prefers responses with more letters e."""
     ids = list(range(len(responses)))
     order = sorted(ids, key=lambda n: (-responses[n].count("e"), n))
@@ -230,7 +230,7 @@ def check_machine(world: World) -> dict[str, Any]:
         "warnings": machine.warnings_of(facts),
         "toolkit": facts.toolkit,
         "driver": facts.driver,
-        "lacking_for_triton": list(facts.lacking),
+        "missing_for_triton": list(facts.lacking),
     }
     demand(figures["problem"] is None, "A run would be refused here.", figures)
     if not world.tiny:
@@ -449,7 +449,7 @@ def groups_of(sampled: RunDir) -> list[Group]:
             answers[row["prompt_id"]].append(row["response"])
     usable = [(name, responses) for name, responses in answers.items() if len(responses) > 1]
     return [
-        ranked(name, texts[name], responses, held_out=number % 4 == 3)
+        ranked_group(name, texts[name], responses, held_out=number % 4 == 3)
         for number, (name, responses) in enumerate(usable)
     ]
 

@@ -60,7 +60,7 @@ Judge = Callable[[int, np.ndarray, np.random.Generator], list[Judgment]]
 """(prompt, true scores (K,), rng) → the judgments of its reviewers"""
 
 
-def judged(world: World, judge: Judge, rng: np.random.Generator) -> list[Group]:
+def judge_groups(world: World, judge: Judge, rng: np.random.Generator) -> list[Group]:
     k = world.truth.shape[1]
     return [
         Group(str(g), [], list(range(k)), [""] * k, judge(g, truth, rng))

@@ -146,7 +146,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
         rows = read_rows(run_dir.output / "answers.parquet", required=("baseline", "candidate"))
     except SampledTextError as error:
         raise CannotRun(str(error)) from error
-    items, unscored = judged(rows, parts.judge)
+    items, unscored = evaluation_items(rows, parts.judge)
     if not items:
         raise CannotRun("The judge could score none of the answers, so there is no verdict.")
     report = {
@@ -175,7 +175,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
     return {"evaluation": evaluation.pk, **report}
 
 
-def judged(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationItem], int]:
+def evaluation_items(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationItem], int]:
     """Return unsaved items for the answers with scores on both sides, and the number without."""
     items = []
     for row in rows:

@@ -75,7 +75,7 @@ from recipes.preferences.groups import (
     PreferenceError,
     read_folder,
 )
-from recipes.preferences.tokens import Prepared, TokenGroup, nothing_to_train_on, prepare
+from recipes.preferences.tokens import Prepared, TokenGroup, no_training_data, prepare
 from recipes.publishing import publish
 from recipes.rundir import RunDir
 from recipes.runner import run_recipe
@@ -208,7 +208,7 @@ class Rounds:
             epoch=float((number - 1) * self.config.epochs),
             metrics=curve_point(figures),
         )
-        prepared = self.prepared(part, samples)
+        prepared = self.prepare(part, samples)
         report_data(part, self.method, prepared, self.limit)
         method, policy, config = self.method, self.policy, self.config
         fitted = fit(
@@ -223,12 +223,12 @@ class Rounds:
         path = part.checkpoints / "samples.parquet"
         checkpoints.delete_if_damaged(part, path)
         if not path.exists():
-            samples = self.scored(part, self.sampled(part, number))
+            samples = self.score(part, self.sample(part, number))
             with checkpoints.sealed(path) as draft:
                 write_rows(draft, samples, SAMPLES)
         return read_rows(path)
 
-    def sampled(self, part: Part, number: int) -> Samples:
+    def sample(self, part: Part, number: int) -> Samples:
         part.stage("Sampling responses")
         sampling = self.config.sampling_of_round(number)
         prompts = prompts_of_round(
@@ -260,7 +260,7 @@ class Rounds:
         order = {prompt.prompt_id: index for index, prompt in enumerate(prompts)}
         return sorted(rows, key=lambda row: (order[row["prompt_id"]], row["sample"]))
 
-    def scored(self, part: Part, samples: Samples) -> Samples:
+    def score(self, part: Part, samples: Samples) -> Samples:
         """Return the samples with the reward model's scores, which are equal for equal texts."""
         part.stage("Scoring the responses with the reward model")
         messages = {prompt.prompt_id: prompt.messages for prompt in self.prompts}
@@ -285,11 +285,11 @@ class Rounds:
 
     # --- data -------------------------------------------------------------------------------------
 
-    def prepared(self, part: Part, samples: Samples) -> Prepared:
+    def prepare(self, part: Part, samples: Samples) -> Prepared:
         """Return the ranked samples as the train split, and the held-out prompts of the run."""
         messages = {prompt.prompt_id: prompt.messages for prompt in self.prompts}
         groups = [
-            ranked(prompt, messages[prompt], rows, self.config.tie_margin)
+            rank_group(prompt, messages[prompt], rows, self.config.tie_margin)
             for prompt, rows in by_prompt(samples).items()
         ]
         method = self.method
@@ -297,7 +297,7 @@ class Rounds:
             chain(groups, self.held_out), self.chat, self.limit, method.evidence, method.objection
         )
         if not prepared.tokens["train"]:
-            raise nothing_to_train_on(part, prepared, method.lacking)
+            raise no_training_data(part, prepared, method.lacking)
         method.prepare(prepared)
         return prepared
 
@@ -428,7 +428,9 @@ def by_prompt(samples: Samples) -> dict[str, Samples]:
     return dict(rows)
 
 
-def ranked(prompt_id: str, messages: list[dict[str, str]], rows: Samples, margin: float) -> Group:
+def rank_group(
+    prompt_id: str, messages: list[dict[str, str]], rows: Samples, margin: float
+) -> Group:
     """Return the different samples with a score, ranked by it.
 
     A response that was sampled several times is one response: it ties with itself.

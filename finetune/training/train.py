@@ -42,7 +42,7 @@ from finetune.training.policy import PolicyModel, make_policy
 from recipes import processes
 from recipes.errors import RecipeError
 from recipes.models.chat_options import ChatRecord, freeze
-from recipes.preferences.tokens import Prepared, nothing_to_train_on, read_prepared
+from recipes.preferences.tokens import Prepared, no_training_data, read_prepared
 from recipes.publishing import publish
 from recipes.rundir import RunDir
 from recipes.runner import provenance, run_recipe
@@ -108,7 +108,7 @@ def read_data(run_dir: RunDir, method: Method, chat: PolicyChat, limit: int) -> 
     """Return the groups. Raises RecipeError, with reasons, if there is nothing to train on."""
     prepared = read_prepared(run_dir, chat, limit, method.evidence, method.objection)
     if not prepared.tokens["train"]:
-        raise nothing_to_train_on(run_dir, prepared, method.lacking)
+        raise no_training_data(run_dir, prepared, method.lacking)
     method.prepare(prepared)
     return prepared
 

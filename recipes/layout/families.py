@@ -52,7 +52,7 @@ def check_shared(
     if problem:
         return problem
     plain = features_of(model, groups, _collator(model, pad_id, "plain"))
-    return _or_dense(model, partial(_measured, model, groups, pad_id, plain))
+    return _or_dense(model, partial(_feature_problem, model, groups, pad_id, plain))
 
 
 def check_gradients(
@@ -68,7 +68,7 @@ def check_gradients(
     beginnings = [response[: COMPARED[1]] for response in smallest.responses]
     group = [replace(smallest, prompt=smallest.prompt[: COMPARED[0]], responses=beginnings)]
     plain = _gradients(model, group, _collator(model, pad_id, "plain"), dtype)
-    return _or_dense(model, partial(_compared, model, group, pad_id, dtype, plain))
+    return _or_dense(model, partial(_gradient_problem, model, group, pad_id, dtype, plain))
 
 
 def _collator(model: SharedPromptModel, pad_id: int, layout: str) -> Collator:
@@ -85,7 +85,7 @@ def _or_dense(model: SharedPromptModel, check: Callable[[], str | None]) -> str 
     return problem
 
 
-def _compared(
+def _gradient_problem(
     model: SharedPromptModel,
     group: Sequence[TokenGroup],
     pad_id: int,
@@ -156,35 +156,37 @@ def window_problem(config: Any, longest: int) -> str | None:
     return None
 
 
-def _measured(
+def _feature_problem(
     model: SharedPromptModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
 ) -> str | None:
     collator = _collator(model, pad_id, "shared")
     kind = precision(model)
     try:
         shared = features_of(model, groups, collator)
-        next_to_another = features_of(model, [_first_changed(g, pad_id) for g in groups], collator)
+        next_to_another = features_of(
+            model, [_with_other_first(g, pad_id) for g in groups], collator
+        )
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         if is_out_of_memory(error):
             raise
         return f"it fails in the shared layout ({type(error).__name__}: {str(error)[:200]})"
-    present = _present(groups)
-    difference = _apart(shared, plain, present)
+    present = _response_mask(groups)
+    difference = _distance(shared, plain, present)
     if not difference <= ALIKE.get(kind, ALIKE[torch.bfloat16]):
         return f"its last layer differs by {difference:.2%} between the two layouts"
-    moved = _apart(next_to_another, shared, present & (torch.arange(present.shape[1]) > 0))
+    moved = _distance(next_to_another, shared, present & (torch.arange(present.shape[1]) > 0))
     if not moved <= UNMOVED.get(kind, UNMOVED[torch.bfloat16]):
         return f"its last layer changes by {moved:.2%} when another response changes"
     return None
 
 
-def _present(groups: Sequence[TokenGroup]) -> torch.Tensor:
+def _response_mask(groups: Sequence[TokenGroup]) -> torch.Tensor:
     """Return the mask of the responses that exist, (G, K) bool."""
     counts = torch.tensor([len(group.responses) for group in groups])
     return torch.arange(int(counts.max())) < counts[:, None]
 
 
-def _apart(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> float:
+def _distance(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> float:
     """Return the largest distance of two features relative to their norm. NaN if one is NaN."""
     ours, theirs = ours[where], theirs[where]
     if not len(ours):
@@ -193,7 +195,7 @@ def _apart(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> flo
     return ((ours - theirs).norm(dim=-1) / size).max().item()
 
 
-def _first_changed(group: TokenGroup, pad_id: int) -> TokenGroup:
+def _with_other_first(group: TokenGroup, pad_id: int) -> TokenGroup:
     """Return the group with the reversed prompt as first response, at the length of the original."""
     first, *others = group.responses
     tokens = group.prompt[::-1]

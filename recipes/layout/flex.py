@@ -49,11 +49,11 @@ def tile_mask(segment_ids: torch.Tensor, group_ids: torch.Tensor) -> BlockMask:
     full = counts == TILE * TILE
     partly = (counts > 0) & ~full
     return BlockMask.from_kv_blocks(
-        *_listed(partly), *_listed(full), BLOCK_SIZE=TILE, mask_mod=mask_mod
+        *_tile_indices(partly), *_tile_indices(full), BLOCK_SIZE=TILE, mask_mod=mask_mod
     )
 
 
-def _listed(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _tile_indices(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the number of set tiles per line, and the indices of all, set ones first, as int32."""
     order = torch.argsort(tiles.int(), dim=-1, descending=True, stable=True)
     return tiles.sum(dim=-1, dtype=torch.int32), order.int()

@@ -55,7 +55,7 @@ class Head:
         """
         if self.is_frozen:
             gradient = torch.is_grad_enabled() and hidden.requires_grad
-            return _Frozen.apply(hidden, tokens, self, gradient)
+            return _FrozenLogps.apply(hidden, tokens, self, gradient)
         vocabulary = getattr(self.layer, "out_features", 2**15)
         chunks = zip(
             *(values.split(chunk_tokens(vocabulary, hidden)) for values in (hidden, tokens)),
@@ -87,7 +87,7 @@ def chunk_tokens(vocabulary: int, like: torch.Tensor) -> int:
     return max(FEWEST_TOKENS, numbers // vocabulary)
 
 
-class _Frozen(torch.autograd.Function):
+class _FrozenLogps(torch.autograd.Function):
     """The log-probabilities of a frozen linear head. Saves u, (N, H), in the hidden state's format."""
 
     @staticmethod
@@ -95,7 +95,7 @@ class _Frozen(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, tokens: torch.Tensor, head: Head, gradient: bool
     ) -> torch.Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            logps, u = _frozen(hidden, tokens, head, gradient)
+            logps, u = _frozen_logps(hidden, tokens, head, gradient)
         ctx.save_for_backward(u)
         return logps
 
@@ -106,7 +106,7 @@ class _Frozen(torch.autograd.Function):
         return (gradients[0][:, None] * u).to(u.dtype), None, None, None
 
 
-def _frozen(
+def _frozen_logps(
     hidden: torch.Tensor, tokens: torch.Tensor, head: Head, gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probabilities, (N,), and their gradients u, (N, H), empty unless asked for."""

@@ -182,7 +182,7 @@ def read_prepared(
         raise RecipeError(str(error)) from error
 
 
-def nothing_to_train_on(run_dir: RunDir, prepared: Prepared, lacking: str) -> RecipeError:
+def no_training_data(run_dir: RunDir, prepared: Prepared, lacking: str) -> RecipeError:
     """Return the error of a run without training data. `lacking` is what every prompt lacks."""
     reasons = "; ".join(f"{row['count']} {row['what']}: {row['why']}" for row in prepared.account())
     return RecipeError(

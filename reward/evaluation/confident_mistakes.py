@@ -17,7 +17,7 @@ def worst_mistakes(scored: Sequence[Scored], most: int = MAX_MISTAKES) -> list[M
     """Return the worst pair of each prompt, the largest gap against the reviewers' majority first."""
     mistakes = [mistake for item in scored if (mistake := worst_of(item)) is not None]
     mistakes.sort(key=lambda mistake: (-mistake[0], mistake[1].group.group_id))
-    return [described(*mistake) for mistake in mistakes[:most]]
+    return [_mistake(*mistake) for mistake in mistakes[:most]]
 
 
 def worst_of(item: Scored) -> tuple[float, Scored, int, int] | None:
@@ -30,7 +30,7 @@ def worst_of(item: Scored) -> tuple[float, Scored, int, int] | None:
     return float(gaps[i, j]), item, int(i), int(j)
 
 
-def described(gap: float, item: Scored, preferred: int, scored_higher: int) -> Mistake:
+def _mistake(gap: float, item: Scored, preferred: int, scored_higher: int) -> Mistake:
     group, strict = item.group, strict_wins(item.group)
     models = group.meta.get("response_models") or [""] * len(group.responses)
 

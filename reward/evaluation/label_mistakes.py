@@ -50,7 +50,7 @@ VOTES = 2
 
 
 @dataclass(frozen=True)
-class Doubted:
+class Doubt:
     """A ranking, by its index in its group, and the score by which its better responses lead.
 
     `votes` is the number of other rankings that agree on most common pairs, minus the number that
@@ -136,10 +136,10 @@ def only_counts_length(scored: Sequence[Scored]) -> bool:
     return own is not None and longer is not None and own <= longer
 
 
-def doubts_of(scored: Sequence[Scored]) -> list[Doubted]:
+def doubts_of(scored: Sequence[Scored]) -> list[Doubt]:
     """Return each ranking that orders two responses strictly, including those of weight 0."""
     return [
-        Doubted(item, index, lead, int(votes.sum()), int(np.abs(votes).sum()))
+        Doubt(item, index, lead, int(votes.sum()), int(np.abs(votes).sum()))
         for item in scored
         for index, votes in enumerate(votes_in(item.group))
         if (lead := lead_of(item.group.rankings[index], item)) is not None
@@ -164,7 +164,7 @@ def agreement_of(votes: np.ndarray, others: np.ndarray) -> float | None:
     return max(0.5, wilson(agreeing, int((others > 0).sum()))[0])
 
 
-def on_one_scale(doubts: Sequence[Doubted]) -> list[Doubted]:
+def on_one_scale(doubts: Sequence[Doubt]) -> list[Doubt]:
     """Divide the leads by their root mean square, since each model has its own scale."""
     size = float(np.sqrt(np.mean([doubt.lead**2 for doubt in doubts]))) if doubts else 0.0
     return [replace(doubt, lead=doubt.lead / size) for doubt in doubts] if size else list(doubts)
@@ -226,7 +226,7 @@ def probabilities(
     return chances, float(weights.sum(axis=1) @ shares)
 
 
-def row(chance: float, doubt: Doubted) -> DoubtfulRanking:
+def row(chance: float, doubt: Doubt) -> DoubtfulRanking:
     """Return a row of the report, with ids and scores but no texts, which are in the data."""
     group, ranking = doubt.item.group, doubt.judgment
     pairs = pairs_of(ranking, doubt.item)

@@ -167,7 +167,7 @@ class Curves:
 
     @classmethod
     def of(cls, points: Sequence[Point], *, at_most: float = 1.0, seed: int = 0) -> "Curves":
-        values, covariance = measured(points, seed)
+        values, covariance = accuracies(points, seed)
         everything = points[-1].rankings
         ratios = np.array([p.rankings / everything for p in points])  # (S,)
         spread = float(np.sqrt(covariance[-1, -1])) + 0.01
@@ -237,7 +237,7 @@ class Curves:
         return {"rankings": None, "interval": ends, "chance": chance, "reason": reason}
 
 
-def measured(points: Sequence[Point], seed: int) -> tuple[np.ndarray, np.ndarray]:
+def accuracies(points: Sequence[Point], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return accuracies, and their covariance over the choice of held-out prompts.  → (S,), (S, S)
 
     All points are measured on the same prompts, so most of their error is common to all.

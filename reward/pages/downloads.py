@@ -22,10 +22,10 @@ FILES = {"card": "README.md", "report": "report.json"}
 @require_GET
 def download(request: HttpRequest, pk: int, part: str) -> HttpResponseBase:
     """Send the archive, the card or the report of a reward model."""
-    return sent(request, reward_model_for(request, pk), part, back="reward-model")
+    return send_download(request, reward_model_for(request, pk), part, back="reward-model")
 
 
-def sent(request: HttpRequest, model: Any, part: str, *, back: str) -> HttpResponseBase:
+def send_download(request: HttpRequest, model: Any, part: str, *, back: str) -> HttpResponseBase:
     """Return the download, or a redirect to the page `back` with a message if a file is missing."""
     try:
         if model.run is None:
@@ -44,7 +44,7 @@ def _response(run: Run, part: str, name: str) -> HttpResponseBase:
     return downloads.single_file(run, FILES[part], name=f"{name}-{FILES[part]}")
 
 
-def offered(model: Any) -> dict[str, Any] | None:
+def downloads_of(model: Any) -> dict[str, Any] | None:
     """Return the context for the files of a model; None for a base. Costs a query."""
     if model.run is None:
         return None

@@ -22,7 +22,7 @@ MAX_MODELS = 20
 
 @login_required
 @require_GET
-def listed(request: HttpRequest, slug: str) -> HttpResponse:
+def show(request: HttpRequest, slug: str) -> HttpResponse:
     """Show the list of one reward model: ?model, or the newest with any. Costs six queries."""
     project = led_project(request, slug)
     models = _models(project)

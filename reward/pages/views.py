@@ -21,7 +21,7 @@ from reward.forms import SnapshotForm
 from reward.models import Snapshot
 from reward.ordering import queue
 from reward.pages.charts import IntervalRow, curve, interval_row, reliability
-from reward.pages.downloads import offered
+from reward.pages.downloads import downloads_of
 from reward.pages.learning_curve import learning
 from reward.pages.report import (
     label_mistakes_line,
@@ -185,7 +185,7 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "training": training,
         "data": report.get("data"),
         "left_out": report.get("left_out") or [],
-        "downloads": offered(model),
+        "downloads": downloads_of(model),
         "can_train": user_of(request).can_train,
     }
     return render(request, "reward/reward_model.html", context)
@@ -195,10 +195,10 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def move_reward_model(request: HttpRequest, pk: int) -> HttpResponse:
     """Promote, archive or restore a reward model. `allow_doubts` confirms its doubts."""
-    return moved(request, reward_model_for(request, pk), back="reward-model")
+    return change_state(request, reward_model_for(request, pk), back="reward-model")
 
 
-def moved(request: HttpRequest, model: Promotable, *, back: str) -> HttpResponse:
+def change_state(request: HttpRequest, model: Promotable, *, back: str) -> HttpResponse:
     """Change the state of a model as the form asks, and redirect to the page named `back`."""
     to, allow_doubts = request.POST.get("to", ""), "allow_doubts" in request.POST
     if to not in MOVED:

@@ -60,9 +60,9 @@ def score_all(run_dir: RunDir, stop: StopSignal) -> None:
         checkpoints.delete_if_damaged(run_dir, part)
         if part.exists():
             continue
-        scorer = scorer or loaded(config)
+        scorer = scorer or load_scorer(config)
         batch_started = time.monotonic()
-        scores = scored(scorer, rows.to_pylist(), run_dir)
+        scores = score_batch(scorer, rows.to_pylist(), run_dir)
         with checkpoints.sealed(part) as draft:
             pq.write_table(pa.Table.from_pylist(scores, schema=SCORES), draft)
         seconds = max(time.monotonic() - batch_started, 1e-6)
@@ -81,11 +81,11 @@ def part_path(run_dir: RunDir, number: int) -> Path:
     return run_dir.checkpoints / f"scores-{number:06}.parquet"
 
 
-def loaded(config: ScoreConfig) -> FeatureScorer:
+def load_scorer(config: ScoreConfig) -> FeatureScorer:
     return FeatureScorer(config.reward_model, dims=config.dims, max_tokens=config.batch_tokens)
 
 
-def scored(
+def score_batch(
     scorer: FeatureScorer, rows: Sequence[dict[str, Any]], run_dir: RunDir
 ) -> list[dict[str, Any]]:
     """Return a row per response. Halves the tokens per forward pass when memory runs out."""

@@ -242,7 +242,7 @@ def is_live(request: Request) -> bool:
 # --- the process ----------------------------------------------------------------------------------
 
 
-def opened(path: Path) -> tuple[socket.socket, int]:
+def open_socket(path: Path) -> tuple[socket.socket, int]:
     """Return the listening socket and the lock that limits it to one process. Waits for the lock.
 
     Only the owner may connect. Raises ValueError if the path is too long.
@@ -294,7 +294,7 @@ def main() -> int:
     parser.add_argument("--waiting", type=int, default=16, help="requests that may wait")
     options = parser.parse_args()
     try:
-        listener, lock = opened(options.socket)
+        listener, lock = open_socket(options.socket)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -41,7 +41,7 @@ from recipes.preferences.groups import rated_criteria, read_folder, strict_wins,
 from recipes.preferences.objective import Objective
 from recipes.preferences.tokens import (
     Prepared,
-    nothing_to_train_on,
+    no_training_data,
     read_prepared,
 )
 from recipes.publishing import publish
@@ -208,7 +208,7 @@ def read_data(
     prepared.make_weights_relative()
     if not prepared.tokens["train"]:
         lacking = "two readable responses that somebody compared"
-        raise nothing_to_train_on(run_dir, prepared, lacking)
+        raise no_training_data(run_dir, prepared, lacking)
     return prepared
 
 

@@ -132,20 +132,20 @@ def test_a_missing_compiler_is_reported_at_the_start():
 def test_the_compiler_of_the_path_or_of_cc_is_found(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    assert machine.lacking_for_triton()[0].startswith("a C compiler")
+    assert machine.missing_for_triton()[0].startswith("a C compiler")
     compiler = tmp_path / "my-cc"
     compiler.write_text("#!/bin/sh\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
-    assert not any("compiler" in part for part in machine.lacking_for_triton())
+    assert not any("compiler" in part for part in machine.missing_for_triton())
     monkeypatch.delenv("CC")
     compiler.rename(tmp_path / "gcc")
-    assert not any("compiler" in part for part in machine.lacking_for_triton())
+    assert not any("compiler" in part for part in machine.missing_for_triton())
 
 
 def test_missing_headers_of_python_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(machine.sysconfig, "get_path", lambda name: str(tmp_path))
-    assert any("Python.h (install python3-dev)" in part for part in machine.lacking_for_triton())
+    assert any("Python.h (install python3-dev)" in part for part in machine.missing_for_triton())
 
 
 def test_flex_attention_without_a_compiler_is_refused_before_training(monkeypatch, tmp_path):

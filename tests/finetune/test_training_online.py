@@ -17,7 +17,7 @@ from finetune.training.language_model import PolicyChat
 from finetune.training.online import (
     online,
     prompts_of_round,
-    ranked,
+    rank_group,
     round_figures,
     score_change,
     tiers_of,
@@ -126,7 +126,7 @@ def test_equal_samples_are_one_response_and_those_without_a_score_none():
         sample("p", 2, "a", 1.0),
         sample("p", 3, "c", None),
     ]
-    group = ranked("p", user("?"), rows, 0.0)
+    group = rank_group("p", user("?"), rows, 0.0)
     assert group.responses == ["a", "b"] and group.problem() is None
     assert group.rankings[0].tiers == [[1], [0]]
     assert group.meta[RESPONSES_CUT_OFF] == [False, True]
@@ -324,9 +324,9 @@ def test_best_of_n_trains_the_response_with_the_highest_score():
         for n, (text, score) in enumerate([("a", 0.2), ("b", 0.9), ("c", 0.5)])
     ]
     method = BestOfN(BestOfNSettings(model="m", reward_model="r"))
-    best = method.evidence(ranked("p", user("?"), rows, 0.0)).signals["best"]
+    best = method.evidence(rank_group("p", user("?"), rows, 0.0)).signals["best"]
     assert best.tolist() == [0, 1, 0]
-    tied = method.evidence(ranked("p", user("?"), rows, 0.5)).signals["best"]
+    tied = method.evidence(rank_group("p", user("?"), rows, 0.5)).signals["best"]
     assert tied.tolist() == [0, 0.5, 0.5]
     assert method.config.learning_rate == 1e-4 and method.config.number_of_rounds == 1
 

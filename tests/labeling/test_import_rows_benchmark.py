@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.import_rows import SHAPES, compared, write_file
+from benchmarks.import_rows import SHAPES, comparison, write_file
 from labeling.importing.reading import import_file
 from labeling.models import Prompt, Ranking, Response, Task
 from tests.labeling.world import make_project
@@ -37,7 +37,7 @@ def test_ratios_are_those_within_a_turn():
         {"before": version(100), "after": version(70)},
         {"before": version(10), "after": version(8)},
     ]
-    case = compared("pairs", 5, turns)
+    case = comparison("pairs", 5, turns)
     assert case["import"]["seconds"] == {
         "before": 10, "after": 8, "ratio": 0.7, "spread": [0.5, 0.8],
     }  # fmt: skip
@@ -45,4 +45,4 @@ def test_ratios_are_those_within_a_turn():
 
 
 def test_versions_that_write_different_rows_are_reported():
-    assert not compared("pairs", 5, [{"before": version(1), "after": version(1, 4)}])["same_rows"]
+    assert not comparison("pairs", 5, [{"before": version(1), "after": version(1, 4)}])["same_rows"]

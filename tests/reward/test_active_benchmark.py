@@ -16,7 +16,7 @@ from benchmarks.active import (
     main,
     noise_of,
     possible,
-    reached,
+    rankings_to_reach,
 )
 from benchmarks.support import accelerator
 
@@ -107,8 +107,8 @@ def test_both_selections_start_from_the_same_rankings(monkeypatch):
 
 def test_a_target_is_interpolated_between_points_or_not_reached():
     rising = [0.5 + 0.01 * n for n in range(29)]
-    assert reached(rising, 0.605) == pytest.approx(40 + 20 * 10.5)
-    assert reached(rising, 0.9) is None and reached(rising, 0.1) == 40
+    assert rankings_to_reach(rising, 0.605) == pytest.approx(40 + 20 * 10.5)
+    assert rankings_to_reach(rising, 0.9) is None and rankings_to_reach(rising, 0.1) == 40
 
 
 def test_the_gradient_of_the_fit_is_zero():
