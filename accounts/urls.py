@@ -9,7 +9,7 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("password/", views.ChangePassword.as_view(), name="change-password"),
     path("link/<uidb64>/<token>/", views.OneTimeLink.as_view(), name="one-time-link"),
-    path("people/", views.everyone, name="people"),
+    path("people/", views.people_list, name="people"),
     path("people/<int:user_id>/", views.person, name="person"),
     path("people/<int:user_id>/link/", views.new_link, name="person-link"),
     # The admin's own form would leave no audit entry.

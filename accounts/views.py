@@ -82,7 +82,7 @@ class OneTimeLink(PasswordResetConfirmView):
 
 @administrator_required
 @require_http_methods(["GET", "POST"])
-def everyone(request: HttpRequest) -> HttpResponse:
+def people_list(request: HttpRequest) -> HttpResponse:
     """List the accounts, or create one."""
     form = people.PersonForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():

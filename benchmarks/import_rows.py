@@ -68,7 +68,7 @@ if format.read is not None:
     records = format.read(path, tally)
 else:
     from labeling.importing.formats.columns import reader
-    proposal = reading.proposed(path)
+    proposal = reading.proposal_of(path)
     records = reader.read(path, tally, proposal.mapping, proposal.reviewer)
 print(json.dumps({"prompts": sum(1 for _ in records)}))
 """

@@ -103,11 +103,11 @@ def snapshots(digests: bool) -> Iterator[Problem]:
                 f"{snapshot.file} is missing. Restore it from a backup, or set "
                 "TIEBREAK_SNAPSHOTS_DIR to where it is now.",
             )
-        elif digests and (sentence := _altered(snapshot)):
+        elif digests and (sentence := _alteration(snapshot)):
             yield Problem(f"snapshot {snapshot.pk}", sentence)
 
 
-def _altered(snapshot: Snapshot) -> str:
+def _alteration(snapshot: Snapshot) -> str:
     try:
         digest = content_hash(read_groups(snapshot.file))
     except PreferenceError as error:

@@ -200,7 +200,7 @@ class FilterForm(forms.Form):
         """Return the runs that the user may see and that match the filters."""
         runs = Run.objects.visible_to(self.user)
         if text := self.chosen.get("q"):
-            runs = runs.matching(text, kinds=kinds.titled(text))
+            runs = runs.matching(text, kinds=kinds.names_with_title(text))
         if slug := self.chosen.get("project"):
             runs = runs.filter(project__slug=slug)
         exact = {name: self.chosen[name] for name in ("kind", "state") if name in self.chosen}

@@ -126,7 +126,7 @@ def get(name: str) -> RunKind:
         raise CannotRun(f"There is no run kind {name!r}. Available kinds: {names}.") from None
 
 
-def titled(text: str) -> list[str]:
+def names_with_title(text: str) -> list[str]:
     """Return the names of the kinds whose title contains the text, ignoring case."""
     return [kind.name for kind in all_kinds() if text.casefold() in kind.title.casefold()]
 

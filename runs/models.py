@@ -37,7 +37,7 @@ class RunQuerySet(models.QuerySet["Run"]):
         """Return runs of these kinds, and runs whose name, number or user matches the text.
 
         Runs without a name appear under the title of their kind, so callers pass
-        `runs.kinds.titled(text)`, which this module cannot import.
+        `runs.kinds.names_with_title(text)`, which this module cannot import.
         """
         matching = Q(title__icontains=text) | Q(created_by__username__icontains=text)
         matching |= Q(kind__in=kinds)

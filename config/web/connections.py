@@ -41,7 +41,7 @@ class OutageConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         if getattr(_thread, "limited", False):
-            gen = self._watched(gen)
+            gen = self._with_probes(gen)
         try:
             return super().wait(gen, *args, **options)
         except psycopg.Error as error:
@@ -49,7 +49,7 @@ class OutageConnection(psycopg.Connection[Any]):
                 replace_spare_connections()
             raise
 
-    def _watched(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    def _with_probes(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         """Wrap psycopg's generator, and probe the server after each second of silence.
 
         psycopg sends a false value after 0.1 seconds without data.

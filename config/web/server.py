@@ -47,7 +47,7 @@ class BufferingWorker(Worker):
         unix = sock.family == socket.AF_UNIX
         kind = self.http.UnixServer if unix else self.http.TcpServer
         server = kind(
-            self.http.recording_status(self.wsgi),
+            self.http.record_status(self.wsgi),
             self.map,
             True,
             sock,

@@ -194,10 +194,10 @@ class PasswordLane(ThreadedTaskDispatcher):
         self.set_thread_count(1)
 
     def add_task(self, task: Any) -> None:
-        super().add_task(Paced(task))
+        super().add_task(PacedTask(task))
 
 
-class Paced:
+class PacedTask:
     """A task that is followed by a pause, unless its response is a redirect (a success)."""
 
     def __init__(self, connection: Connection):
@@ -220,7 +220,7 @@ class _Response(threading.local):
 _response = _Response()
 
 
-def recording_status(application: Any) -> Any:
+def record_status(application: Any) -> Any:
     """Wrap a WSGI application to record the status of each thread's last response."""
 
     def recording(environ: dict[str, Any], start_response: Any) -> Any:
@@ -233,7 +233,7 @@ def recording_status(application: Any) -> Any:
     return recording
 
 
-class Listening:
+class ListenerMixin:
     """A mixin for listening sockets: password hashing in its own thread, and slow clients."""
 
     channel_class = Connection
@@ -253,11 +253,11 @@ class Listening:
             connection.check(time.monotonic())
 
 
-class TcpServer(Listening, TcpWSGIServer):
+class TcpServer(ListenerMixin, TcpWSGIServer):
     pass
 
 
-class UnixServer(Listening, UnixWSGIServer):
+class UnixServer(ListenerMixin, UnixWSGIServer):
     pass
 
 

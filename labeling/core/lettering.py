@@ -36,7 +36,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Lettered:
+class LetteredText:
     """A text for templates/labeling/lettered.html. An empty text has no `parts`."""
 
     parts: Sequence[Part] = ()
@@ -71,14 +71,14 @@ class Lettering:
         prompt = "\n".join(str(message["content"]) for message in task.prompt.messages)
         return cls(letters, own_letters(prompt, texts))
 
-    def show(self, text: str, order: Sequence[int] | None, *, limit: int = 0) -> Lettered:
+    def show(self, text: str, order: Sequence[int] | None, *, limit: int = 0) -> LetteredText:
         """Return the text for this page. Its author saw the responses in `order`.
 
         With `limit`, return one line of about that many characters instead of the whole text.
         """
         if not text.strip():
-            return Lettered()
-        plain = Lettered([Part(shortened(text, limit) if limit else visible(text))])
+            return LetteredText()
+        plain = LetteredText([Part(shortened(text, limit) if limit else visible(text))])
         legend = [
             (letter, self.letters.get(response, ""))
             for response, letter in letters_of(order or ()).items()
@@ -88,16 +88,16 @@ class Lettering:
         reading = read(text, len(legend) or len(self.letters), self.own)
         if not legend:
             refers = bool(reading.spans) or (reading.doubt and bool(CANDIDATE.search(text)))
-            return Lettered(plain.parts, unknown=refers)
+            return LetteredText(plain.parts, unknown=refers)
         here = dict(legend)
         if reading.doubt or not all(here.get(text[at]) for at in reading.spans):
-            return Lettered(plain.parts, legend=legend)
+            return LetteredText(plain.parts, legend=legend)
         if not reading.spans:
             return plain
         parts = _cut(text, reading.spans, here)
-        return Lettered(_one_line(parts, limit) if limit else parts, visible(text), legend)
+        return LetteredText(_one_line(parts, limit) if limit else parts, visible(text), legend)
 
-    def show_markdown(self, text: str, order: Sequence[int]) -> tuple[SafeString, Lettered]:
+    def show_markdown(self, text: str, order: Sequence[int]) -> tuple[SafeString, LetteredText]:
         """Return the HTML of a Markdown text for this page, and the legend to show with it."""
         note = self.show(text, order)
         if not note.translated:
@@ -106,7 +106,7 @@ class Lettering:
         spans = read(text, len(here), self.own).spans
         return render_lettered(text, {at: (here[text[at]], text[at]) for at in spans}), note
 
-    def rewritten(self, text: str, order: Sequence[int]) -> str:
+    def with_page_letters(self, text: str, order: Sequence[int]) -> str:
         """Return the text for editing, with the letters of the page; unchanged if in doubt."""
         return "".join(part.text for part in self.show(text, order).parts)
 

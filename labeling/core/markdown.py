@@ -72,7 +72,9 @@ def _is_name(src: str, start: int, end: int) -> bool:
     return not ends or not any(map(str.isspace, words))
 
 
-def _cautious(rule: Callable[[StateInline, bool], bool]) -> Callable[[StateInline, bool], bool]:
+def _only_at_words(
+    rule: Callable[[StateInline, bool], bool],
+) -> Callable[[StateInline, bool], bool]:
     """Restrict the rule of a delimiter run, so that it opens or closes only at the edge of words."""
 
     def tokenize(state: StateInline, silent: bool) -> bool:
@@ -131,7 +133,7 @@ def _formula(state: StateInline, silent: bool) -> bool:
     return True
 
 
-def _keeping_tail(
+def _with_address(
     rule: Callable[[StateInline, bool], bool], label: int, *, nested: bool
 ) -> Callable[[StateInline, bool], bool]:
     """Extend the rule of a link or image to keep the address and title as written."""
@@ -310,11 +312,13 @@ def make_parser() -> MarkdownIt:
     inline, block = parser.inline.ruler, parser.block.ruler
     inline.at("escape", _escape)
     inline.before("escape", "formula", _formula)
-    inline.before("newline", "early_emphasis", _cautious(emphasis))  # the most frequent, so first
+    inline.before(
+        "newline", "early_emphasis", _only_at_words(emphasis)
+    )  # the most frequent, so first
     inline.disable("emphasis")
-    inline.at("strikethrough", _cautious(strikethrough))
-    inline.at("link", _keeping_tail(link, 0, nested=True))
-    inline.at("image", _keeping_tail(image, 1, nested=False))
+    inline.at("strikethrough", _only_at_words(strikethrough))
+    inline.at("link", _with_address(link, 0, nested=True))
+    inline.at("image", _with_address(image, 1, nested=False))
     inline.at("autolink", _autolink)
     ends: RuleOptionsType = {"alt": ["paragraph", "reference", "blockquote", "list"]}
     block.before("table", "formula_block", _formula_block, ends)

@@ -10,7 +10,7 @@ from labeling.models import GuidelineConfirmation, GuidelineVersion, Project
 
 
 @dataclass(frozen=True)
-class Unconfirmed:
+class UnconfirmedVersion:
     """A version to confirm."""
 
     version: GuidelineVersion
@@ -23,7 +23,7 @@ _confirmed: LRUCache[tuple[int, int], bool] = LRUCache(maxsize=10_000)
 _lock = Lock()  # caches of cachetools are not thread-safe
 
 
-def unconfirmed(*, project: Project, reviewer: User) -> Unconfirmed | None:
+def unconfirmed(*, project: Project, reviewer: User) -> UnconfirmedVersion | None:
     """Return the version that the reviewer must confirm before the next task, or None.
 
     Costs no query for a cached confirmation, otherwise one. An unconfirmed version costs three.
@@ -45,7 +45,7 @@ def unconfirmed(*, project: Project, reviewer: User) -> Unconfirmed | None:
     before = GuidelineVersion.objects.filter(
         guideline=current.guideline_id, pk__in=own.values("version")
     )
-    return Unconfirmed(current, before.order_by("-number").first())
+    return UnconfirmedVersion(current, before.order_by("-number").first())
 
 
 def confirm(*, project: Project, reviewer: User, version_id: int) -> bool:

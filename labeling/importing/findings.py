@@ -154,7 +154,7 @@ def release(*, project: Project, task_id: int, by: User) -> bool:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DropResult:
     replaced: int
     """Tasks that continue with the other responses."""
     ended: int
@@ -162,18 +162,18 @@ class Dropped:
 
 
 @transaction.atomic
-def drop(*, project: Project, response_id: int, by: User) -> Dropped:
+def drop(*, project: Project, response_id: int, by: User) -> DropResult:
     """Replace every held task that has the response with one that does not. The response itself stays.
 
     The new task is held too when another of its responses has an open finding.
     """
     if not _close(project, response_id, by, dropped=True):
-        return Dropped(0, 0)
+        return DropResult(0, 0)
     held = _held_with(project, response_id)
     smaller = [new for task in held if (new := _without(task, response_id))]
     add_tasks(project=project, tasks=smaller)
     audit(by, "response dropped", project, response=response_id, tasks=len(held))
-    return Dropped(len(smaller), len(held) - len(smaller))
+    return DropResult(len(smaller), len(held) - len(smaller))
 
 
 def _close(project: Project, response_id: int, by: User, *, dropped: bool) -> int:

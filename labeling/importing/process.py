@@ -33,7 +33,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     from labeling.core.text import storable
     from labeling.importing import mappings, undoing
     from labeling.importing.files.encodings import as_utf8
-    from labeling.importing.reading import BadInput, Unclear, proposed
+    from labeling.importing.reading import BadInput, UnclearColumns, proposal_of
     from labeling.models import FileImport
 
     row = (
@@ -52,7 +52,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
             undoing.undo(row)
     except undoing.CannotUndo as obstacle:
         return str(obstacle)
-    except Unclear as unclear:
+    except UnclearColumns as unclear:
         with as_utf8(row.path, row.encoding) as path:
             _describe(
                 row, path, unclear.proposal, state=FileImport.State.UNCLEAR, heartbeat_at=None
@@ -60,7 +60,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     except BadInput as error:
         # The meaning of its columns may be the cause.
         with suppress(BadInput), as_utf8(row.path, row.encoding) as path:
-            _describe(row, path, proposed(path, mappings.of(row, path)))
+            _describe(row, path, proposal_of(path, mappings.of(row, path)))
         return storable(str(error)).replace(row.path.name, row.name)
     except FileNotFoundError:
         return f"{row.name} is no longer in {row.path.parent}. Send it again."

@@ -26,11 +26,11 @@ from labeling.importing.formats import (
     ultrafeedback,
 )
 from labeling.importing.formats.columns import reader
-from labeling.importing.formats.columns.grouping import Scattered
+from labeling.importing.formats.columns.grouping import ScatteredRows
 from labeling.importing.formats.columns.mapping import Mapping
 from labeling.importing.formats.columns.proposals import Proposal, propose
 from labeling.importing.records import BadInput, PromptRecord, Tally
-from labeling.importing.writer import NEW, Writer, Written
+from labeling.importing.writer import NEW, Writer, WrittenRows
 from labeling.models import Project
 
 ANALYZE_FROM = 1000
@@ -68,17 +68,17 @@ FIRST_ROWS = 50
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     format: Format
     tally: Tally
-    written: Written
+    written: WrittenRows
     mapping: Mapping | None = None
     """The meaning of the columns, for the format "columns"."""
     first: tuple[PromptRecord, ...] = ()
     """The first prompts, for the preview."""
 
 
-class Unclear(BadInput):
+class UnclearColumns(BadInput):
     """The user has to choose the meaning of some columns. `proposal` holds the questions."""
 
     def __init__(self, proposal: Proposal):
@@ -97,10 +97,10 @@ def detect(path: Path) -> Format:
     )
 
 
-def proposed(path: Path, mapping: Mapping | None = None) -> Proposal:
+def proposal_of(path: Path, mapping: Mapping | None = None) -> Proposal:
     """Return the proposed meaning of a file's columns, with the user's mapping. Raises BadInput."""
     proposal = propose(first_rows(path))
-    return proposal.answered(mapping) if mapping else proposal
+    return proposal.with_answers(mapping) if mapping else proposal
 
 
 def first_rows(path: Path) -> list[dict[str, Any]]:
@@ -134,11 +134,11 @@ def import_file(
     any_criteria: bool = False,
     progress: Callable[[int], None] = lambda prompts: None,
     file_import: int | None = None,
-) -> Imported:
+) -> ImportResult:
     """Import all of a file or nothing. Importing it again adds no duplicates.
 
     `mapping` is the user's meaning of the columns. `file_import` is the id of the import's row, by
-    which it can be undone. Raises BadInput, and Unclear when the user has to choose the meaning of
+    which it can be undone. Raises BadInput, and UnclearColumns when the user has to choose the meaning of
     a column.
     """
     if mapping and format is None:
@@ -146,11 +146,11 @@ def import_file(
     format = format or detect(path)
     proposal = None
     if format.read is None:
-        proposal = proposed(path, mapping)
+        proposal = proposal_of(path, mapping)
         if proposal.questions:
-            raise Unclear(proposal)
+            raise UnclearColumns(proposal)
 
-    def imported(scattered: bool) -> Imported:
+    def imported(scattered: bool) -> ImportResult:
         tally = Tally()
         writer = Writer(project, tally, reviewers, any_criteria, progress, file_import)
         if proposal is None:
@@ -163,7 +163,7 @@ def import_file(
         first = list(islice(records, PREVIEWED))
         writer.write(chain(first, records))
         mapping = proposal.mapping if proposal else None
-        return Imported(format, tally, writer.written, mapping, tuple(first))
+        return ImportResult(format, tally, writer.written, mapping, tuple(first))
 
     with connection.cursor() as cursor:
         cursor.execute(
@@ -175,14 +175,14 @@ def import_file(
         try:
             with transaction.atomic():
                 result = imported(scattered=False)
-        except Scattered:
+        except ScatteredRows:
             result = imported(scattered=True)
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED")
         cursor.execute("SET LOCAL enable_seqscan TO DEFAULT")
     return result
 
 
-def refresh_statistics(written: Written) -> None:
+def refresh_statistics(written: WrittenRows) -> None:
     """Update the planner's statistics after the commit of a large import, before autovacuum does."""
     if sum(written.new.values()) < ANALYZE_FROM:
         return

@@ -5,7 +5,7 @@ from typing import Any, TypedDict, cast
 from labeling.importing.cleaning import storable_json
 from labeling.importing.formats.columns.mapping import normal
 from labeling.importing.formats.columns.proposals import Proposal
-from labeling.importing.reading import Imported
+from labeling.importing.reading import ImportResult
 from labeling.importing.records import EXAMPLE, PromptRecord
 
 MAX_SHOWN_LENGTH = 2000
@@ -57,7 +57,7 @@ class Report(TypedDict, total=False):
     reviewers: int
 
 
-def report(imported: Imported) -> Report:
+def report(imported: ImportResult) -> Report:
     """Return the report on an import. `read`, `left_out` and `changed` count in the file's terms."""
     written, tally = imported.written, imported.tally
     account: Report = {

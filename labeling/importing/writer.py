@@ -54,7 +54,7 @@ OTHER_META = "prompts whose metadata differs from that of the same prompt stored
 
 
 @dataclass
-class Written:
+class WrittenRows:
     """The numbers of rows by table: `read` in the file, and `new` among them."""
 
     read: Counter[str] = field(default_factory=Counter)
@@ -91,7 +91,7 @@ class Writer:
         self.tally = tally
         self.reviewers = reviewers
         self.any_criteria = any_criteria
-        self.written = Written()
+        self.written = WrittenRows()
         self.users: dict[str, User] = {}
         self.scales = dict(
             Criterion.objects.filter(version=project.current_version_id).values_list(
@@ -99,7 +99,7 @@ class Writer:
             )
         )
 
-    def write(self, records: Iterable[PromptRecord]) -> Written:
+    def write(self, records: Iterable[PromptRecord]) -> WrittenRows:
         """Store the records. Call it inside a transaction. Raises BadInput."""
         for batch in _batches(self._readable(records)):
             batch = [storable_record(record, self.tally) for record in batch]

@@ -181,7 +181,7 @@ class _Case:
         """Return the note with the letters of this page, or as written if a letter is in doubt."""
         if self.decision is None:
             return ""
-        return self.lettering.rewritten(self.decision.note, self.decision.shown_order)
+        return self.lettering.with_page_letters(self.decision.note, self.decision.shown_order)
 
     def order_of(self, note: str) -> list[int]:
         """Return the order that a note's letters refer to: the author's for an unchanged note."""

@@ -20,7 +20,7 @@ class CannotRaise(ValueError):  # noqa: N818 - reads better without Error
 
 
 @dataclass(frozen=True)
-class Raise:
+class RaiseResult:
     """The result of a request, planned or done."""
 
     wanted: int
@@ -100,7 +100,7 @@ REASONS = {
 }
 
 
-def plan(*, project: Project, wanted: int, task: Task | None = None) -> Raise:
+def plan(*, project: Project, wanted: int, task: Task | None = None) -> RaiseResult:
     """Return the effect of the request on one task, or on all tasks of the project. One query.
 
     Raises CannotRaise for a number that the project does not allow.
@@ -114,7 +114,7 @@ def plan(*, project: Project, wanted: int, task: Task | None = None) -> Raise:
     for reason, _held, tasks, _slots in rows:
         if reason:
             left_out[reason] += tasks
-    return Raise(
+    return RaiseResult(
         wanted=wanted,
         tasks=sum(tasks for _held, tasks, _slots in raised),
         slots=sum(slots for held, _tasks, slots in raised if not held),
@@ -130,7 +130,7 @@ def apply(
     by: User | None,
     task: Task | None = None,
     expected: int | None = None,
-) -> Raise:
+) -> RaiseResult:
     """Add the slots and return the result. Repeating the call adds nothing.
 
     `expected` is the number of slots in the preview. Raises CannotRaise if it has changed since, and
@@ -145,7 +145,7 @@ def apply(
 @transaction.atomic
 def _apply(
     project: Project, wanted: int, by: User | None, task: Task | None, expected: int | None
-) -> Raise:
+) -> RaiseResult:
     with connection.cursor() as cursor:
         cursor.execute(_LOCK, _values(project, wanted, task))
     planned = plan(project=project, wanted=wanted, task=task)
@@ -160,7 +160,7 @@ def _apply(
     if planned.tasks:
         subject = task or project
         audit(by, "rankings raised", subject, wanted=wanted, tasks=planned.tasks, slots=added)
-    return Raise(wanted, planned.tasks, added, planned.later, planned.left_out)
+    return RaiseResult(wanted, planned.tasks, added, planned.later, planned.left_out)
 
 
 def _check(project: Project, wanted: int) -> None:

@@ -9,13 +9,13 @@ from accounts.access import user_of
 from accounts.parameters import local_path, number
 from labeling.core.access import project_for
 from labeling.core.text import render as render_text
-from labeling.guidelines.confirmations import Unconfirmed, confirm
+from labeling.guidelines.confirmations import UnconfirmedVersion, confirm
 from labeling.guidelines.versions import difference
 from labeling.models import Project
 
 
 def confirmation_page(
-    request: HttpRequest, project: Project, unconfirmed: Unconfirmed
+    request: HttpRequest, project: Project, unconfirmed: UnconfirmedVersion
 ) -> HttpResponse:
     """Show the guideline and, to reviewers of an earlier version, the changes since then."""
     context = {

@@ -67,7 +67,7 @@ CACHE_SECONDS = 30
 
 
 @dataclass
-class Counted:
+class CachedProgress:
     """A full count, the number of rankings since then, and the newest of them."""
 
     progress: ReviewerProgress
@@ -76,7 +76,7 @@ class Counted:
 
 
 Key = tuple[int, int, str, date]
-_counts: TTLCache[Key, Counted] = TTLCache(maxsize=2000, ttl=CACHE_SECONDS)
+_counts: TTLCache[Key, CachedProgress] = TTLCache(maxsize=2000, ttl=CACHE_SECONDS)
 _lock = Lock()  # caches of cachetools are not thread-safe
 
 _SINCE = """
@@ -110,7 +110,7 @@ def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> Reviewe
     if counted is None:
         progress = of_reviewer(project, reviewer)
         with _lock:
-            _counts[key] = Counted(progress, 0, ranking.pk)
+            _counts[key] = CachedProgress(progress, 0, ranking.pk)
         return progress
     since, newest = counted.since, counted.newest
     values = {"project": project.pk, "reviewer": reviewer.pk, "newest": Int8(newest)}

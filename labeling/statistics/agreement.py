@@ -22,7 +22,7 @@ import numpy as np
 
 from formatting.numbers import percent, percent_range
 from labeling.statistics.alpha import NOMINAL, ORDINAL, alpha_of, coincidences, either_way
-from labeling.statistics.bootstrap import RESAMPLES, Bootstrap, by_cluster, numbered, ratio
+from labeling.statistics.bootstrap import RESAMPLES, Bootstrap, by_cluster, number_keys, ratio
 from labeling.statistics.intervals import ShareSums
 from labeling.statistics.pairs import Judgment, Pairs, Tiers, expand
 from labeling.statistics.reviewer_pairs import ReviewerPairs, reviewer_pairs
@@ -214,7 +214,7 @@ class Compared:
         self.reviewer_pairs: ReviewerPairs = reviewer_pairs(self.pairs)
         shared = np.unique(self.reviewer_pairs.task)
         keys = [self.pairs.tasks[task] for task in shared]
-        numbers, count = numbered(keys if clusters is None else [clusters[key] for key in keys])
+        numbers, count = number_keys(keys if clusters is None else [clusters[key] for key in keys])
         self.cluster = np.zeros(len(self.pairs.tasks), dtype=np.int64)
         self.cluster[shared] = numbers
         self.bootstrap = Bootstrap(count, resamples=resamples, seed=seed)
@@ -326,7 +326,7 @@ def rating_agreement(
     `pairs` of the result is the number of ratings of responses with two ratings or more.
     """
     all_ratings = list(ratings)
-    unit, units = numbered(rating.unit for rating in all_ratings)
+    unit, units = number_keys(rating.unit for rating in all_ratings)
     several = np.bincount(unit, minlength=units) > 1 if units else np.zeros(0, dtype=bool)
     keep = np.flatnonzero(several[unit]) if units else unit
     if not len(keep):
@@ -335,7 +335,7 @@ def rating_agreement(
     scale, value = np.unique([all_ratings[n].value for n in order], return_inverse=True)
     tables = coincidences(unit[order], value, len(scale))
     heads = order[np.unique(unit[order], return_index=True)[1]]
-    cluster, clusters = numbered(all_ratings[n].cluster for n in heads)
+    cluster, clusters = number_keys(all_ratings[n].cluster for n in heads)
     sums = by_cluster(tables.reshape(len(tables), -1), cluster, clusters)
 
     def of_totals(totals: np.ndarray) -> np.ndarray:

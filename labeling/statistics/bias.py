@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from labeling.statistics.bootstrap import Bootstrap, by_cluster, numbered
+from labeling.statistics.bootstrap import Bootstrap, by_cluster, number_keys
 from labeling.statistics.intervals import Z95, wilson
 from labeling.statistics.pairs import Pairs
 
@@ -231,4 +231,4 @@ def as_shown(
 
 def cluster_numbers(tasks: Sequence[Any], prompts: dict[Any, Any]) -> np.ndarray:
     """Return the number of each task's prompt, from 0."""
-    return numbered(prompts[task] for task in tasks)[0]
+    return number_keys(prompts[task] for task in tasks)[0]

@@ -65,7 +65,7 @@ class Bootstrap:
             yield weights.reshape(rows, self.clusters).astype(float)
 
 
-def numbered(keys: Iterable[Hashable]) -> tuple[np.ndarray, int]:
+def number_keys(keys: Iterable[Hashable]) -> tuple[np.ndarray, int]:
     """Return a number from 0 for each key, equal for equal keys, and the number of distinct keys."""
     number_of: dict[Hashable, int] = {}
     numbers = [number_of.setdefault(key, len(number_of)) for key in keys]

@@ -89,7 +89,7 @@ def verdicts(tasks: list[Any], reviewer_pairs: ReviewerPairs) -> Verdicts:
     for _ in range(ROUNDS if learned else 1):
         rho, usual = _correlations(reviewer_pairs, tested, undisputed, learned)
         p_value = _p_values(tested, rho, rescale=learned)
-        undisputed = ~passing(p_value)
+        undisputed = ~rejected_hypotheses(p_value)
     return Verdicts(
         [tasks[task] for task in tested.number],
         tested.distance,
@@ -101,7 +101,7 @@ def verdicts(tasks: list[Any], reviewer_pairs: ReviewerPairs) -> Verdicts:
     )
 
 
-def passing(p_value: np.ndarray, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
+def rejected_hypotheses(p_value: np.ndarray, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
     """Return whether the Benjamini–Hochberg procedure rejects each hypothesis.  → (T,) bool"""
     order = np.argsort(p_value)
     passes = p_value[order] <= rate * np.arange(1, len(order) + 1) / max(1, len(order))
@@ -236,7 +236,7 @@ def _of_other_tasks(reviewer: np.ndarray, task: np.ndarray, values: np.ndarray) 
 
 
 @lru_cache(maxsize=256)
-def simulated(responses: int, rankings: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+def simulate_statistics(responses: int, rankings: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted distances and gains of simulated tasks with ρ = STEP·step.  (SIMULATED,)"""
     rho = STEP * step
     rng = np.random.default_rng([responses, rankings, step])
@@ -262,7 +262,7 @@ def _tables(tested: _Tasks, rho: np.ndarray) -> list[tuple[np.ndarray, np.ndarra
     step = np.clip(np.round(rho / STEP).astype(int), 0, round(1 / STEP) - 1)
     rankings = np.minimum(tested.rankings, MAX_RANKINGS)
     shapes = zip(tested.responses.tolist(), rankings.tolist(), step.tolist(), strict=True)
-    return [simulated(*shape) for shape in shapes]
+    return [simulate_statistics(*shape) for shape in shapes]
 
 
 def _p_values(tested: _Tasks, rho: np.ndarray, *, rescale: bool) -> np.ndarray:
@@ -273,7 +273,7 @@ def _p_values(tested: _Tasks, rho: np.ndarray, *, rescale: bool) -> np.ndarray:
     camps = _tails(tested.gain, [gains for _, gains in tables])
     p_value = np.where(tested.rankings > 2, np.minimum(1, 2 * np.minimum(apart, camps)), apart)
     spread = _spread(tested.distance, distances) if rescale else 1.0
-    return p_value if spread == 1 else _rescaled(p_value, spread)
+    return p_value if spread == 1 else _rescale(p_value, spread)
 
 
 def _tails(values: np.ndarray, tables: list[np.ndarray], margin: float = -1e-5) -> np.ndarray:
@@ -295,6 +295,6 @@ def _spread(values: np.ndarray, tables: list[np.ndarray]) -> float:
     return max(1.0, NORMAL.inv_cdf(1 - edge) / NORMAL.inv_cdf(BULK))
 
 
-def _rescaled(p_value: np.ndarray, spread: float) -> np.ndarray:
+def _rescale(p_value: np.ndarray, spread: float) -> np.ndarray:
     scores = [NORMAL.inv_cdf(min(p, 1 - 1e-9)) for p in p_value.tolist()]
     return np.array([NORMAL.cdf(score / spread) for score in scores])

@@ -3,7 +3,7 @@ from typing import Any
 from django import template
 
 from accounts.models import User
-from labeling.core.lettering import Lettered, Lettering, letters_of
+from labeling.core.lettering import LetteredText, Lettering, letters_of
 from labeling.disputes.adjudication import causes, guideline_gaps, order_for
 from labeling.models import Adjudication, Project, Task
 from labeling.quality import window
@@ -24,7 +24,7 @@ def why_disputed(context: dict[str, Any], project: Project) -> dict[str, Any]:
     return {"project": project, "causes": cause_counts, "gaps": gaps}
 
 
-def _in_letters(gaps: list[Adjudication], lead: User) -> list[tuple[Adjudication, Lettered]]:
+def _in_letters(gaps: list[Adjudication], lead: User) -> list[tuple[Adjudication, LetteredText]]:
     """Return each decision with its note in the letters of the page that its link opens."""
     tasks = Task.objects.select_related("prompt").in_bulk([gap.task_id for gap in gaps])
     orders = window.orders_of(list(tasks))

@@ -38,7 +38,7 @@ class GpuLease:
 
 
 @contextmanager
-def leased(kind: "RunKind", waiting: Callable[[], None]) -> Iterator[GpuLease]:
+def lease_gpus(kind: "RunKind", waiting: Callable[[], None]) -> Iterator[GpuLease]:
     """Yield the GPUs for a run of this kind, and close this process's locks of them afterwards.
 
     Takes up to `share_of` GPUs. If all are in use, waits until one is free, and calls `waiting`

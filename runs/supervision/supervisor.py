@@ -31,7 +31,7 @@ from runs.models import Run
 from runs.supervision import workspace
 from runs.supervision.child import Child, command_for
 from runs.supervision.events import EventTail, remove_partial_line
-from runs.supervision.gpus import GpuLease, leased
+from runs.supervision.gpus import GpuLease, lease_gpus
 from runs.supervision.slots import Slot
 
 logger = logging.getLogger("tiebreak.runs")
@@ -97,8 +97,8 @@ def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
     with ExitStack() as stack:
         with heartbeats(lease):
             waiting = partial(_check_cancel, lease)
-            lock = stack.enter_context(workspace.locked(run, waiting))
-            run_dir = _explained(run, "Preparing", lambda: workspace.prepare(run, kind))
+            lock = stack.enter_context(workspace.lock_run_dir(run, waiting))
+            run_dir = _run_hook(run, "Preparing", lambda: workspace.prepare(run, kind))
         if lifecycle.cancel_requested(lease):
             return _end(run, lambda: lifecycle.cancel(lease))
         process = RecipeProcess(run, lease, run_dir)
@@ -107,7 +107,7 @@ def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
             return _store_results(run, kind, process)
         try:
             with heartbeats(lease):
-                gpus = stack.enter_context(leased(kind, process.wait_for_gpu))
+                gpus = stack.enter_context(lease_gpus(kind, process.wait_for_gpu))
         except ShuttingDown:
             return _end(run, lambda: lifecycle.requeue(lease, counted=False))
         command = command_for(kind.module, run_dir.path, gpus=len(gpus.names))
@@ -161,7 +161,7 @@ def _succeed(run: Run, lease: Lease, run_dir: RunDir, kind: kinds.RunKind, tail:
 
     def finish(current: Run) -> dict[str, object]:
         try:
-            result = _explained(run, "Storing the results", lambda: kind.finish(current, run_dir))
+            result = _run_hook(run, "Storing the results", lambda: kind.finish(current, run_dir))
         except CannotRun:
             workspace.forget_finished(run_dir)  # so that continuing the run starts its recipe
             raise
@@ -176,7 +176,7 @@ def _end(run: Run, move: Callable[[], None]) -> None:
     logger.info("Run %s (%s): %s. %s", run.pk, run.kind, run.state, run.error)
 
 
-def _explained(run: Run, what: str, work: Callable[[], T]) -> T:
+def _run_hook(run: Run, what: str, work: Callable[[], T]) -> T:
     """Turn an unexpected error in a kind's code into a sentence, with the traceback in the log."""
     try:
         return work()

@@ -67,7 +67,7 @@ def prepare(run: Run, kind: RunKind) -> RunDir:
     spec = {
         "kind": run.kind,
         "run_id": run.pk,
-        "config": located(run, kind),
+        "config": config_with_paths(run, kind),
         "inputs": run.inputs,
         "versions": {"tiebreak": _commit(), **versions()},
     }
@@ -84,7 +84,7 @@ def _write_spec(run_dir: RunDir, spec: dict[str, Any]) -> None:
     write_atomically(run_dir.path / "run.json", json.dumps(spec, indent=2, sort_keys=True) + "\n")
 
 
-def located(run: Run, kind: RunKind) -> dict[str, Any]:
+def config_with_paths(run: Run, kind: RunKind) -> dict[str, Any]:
     """Return the config for the recipe, with absolute folders. Hashes files that runs published.
 
     Raises CannotRun if one is missing or was changed.
@@ -103,7 +103,7 @@ def located(run: Run, kind: RunKind) -> dict[str, Any]:
 def _update_folders(run: Run, kind: RunKind, run_dir: RunDir) -> None:
     """Update the folders in run.json, because var/ may move between two attempts."""
     spec = run_dir.spec()
-    config = located(run, kind)
+    config = config_with_paths(run, kind)
     changed = {name: config[name] for name in kind.folders & config.keys()}
     if any(spec["config"].get(name) != value for name, value in changed.items()):
         _write_spec(run_dir, {**spec, "config": {**spec["config"], **changed}})
@@ -190,7 +190,7 @@ def log_tail(path: Path, size: int, *, after: int = 0) -> str:
 
 
 @contextmanager
-def locked(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
+def lock_run_dir(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Lock the run directory and yield the lock's descriptor.
 
     The lock lasts until all processes that inherit it have ended.

@@ -7,8 +7,8 @@ from labeling.statistics.disputes import (
     USUAL,
     _of_other_tasks,
     gain_of_reversing,
-    passing,
-    simulated,
+    rejected_hypotheses,
+    simulate_statistics,
     verdicts,
 )
 from labeling.statistics.pairs import Judgment, expand
@@ -135,16 +135,21 @@ def test_the_gain_of_reversing_a_camp_matches_an_example_by_hand():
 
 
 def test_the_simulated_rate_of_disagreement_matches_the_correlation():
-    distances, gains = simulated(4, 3, 10)  # ρ = 0.5: arccos(0.5)/π = ⅓
+    distances, gains = simulate_statistics(4, 3, 10)  # ρ = 0.5: arccos(0.5)/π = ⅓
     assert distances.mean() == pytest.approx(1 / 3, abs=0.005)
     assert (np.diff(distances) >= 0).all() and gains.min() == pytest.approx(0, abs=1e-5)
 
 
 def test_benjamini_hochberg_rejects_up_to_the_last_passing_value():
     # At 10 % of four: 0.025, 0.05, 0.075, 0.1. The second fails its own, the third passes.
-    assert passing(np.array([0.9, 0.02, 0.06, 0.07])).tolist() == [False, True, True, True]
-    assert passing(np.array([0.04, 0.2])).tolist() == [True, False]
-    assert passing(np.array([])).tolist() == []
+    assert rejected_hypotheses(np.array([0.9, 0.02, 0.06, 0.07])).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert rejected_hypotheses(np.array([0.04, 0.2])).tolist() == [True, False]
+    assert rejected_hypotheses(np.array([])).tolist() == []
 
 
 def test_tasks_with_one_ranking_are_not_tested():

@@ -86,7 +86,7 @@ def test_a_task_can_be_released_unchanged(project, lead, bring):
 def test_dropping_a_response_keeps_a_task_of_the_others(project, lead, bring):
     old = bring("Fine.", LEAK, "So.")
     dropped = findings.drop(project=project, response_id=response_of(LEAK), by=lead)
-    assert dropped == findings.Dropped(replaced=1, ended=0)
+    assert dropped == findings.DropResult(replaced=1, ended=0)
     new = claimed(project)
     assert new != old and set(new.responses.values_list("text", flat=True)) == {"Fine.", "So."}
     assert Task.objects.get(pk=old.pk).held and findings.counts(project).held == 0
@@ -96,7 +96,7 @@ def test_dropping_a_response_keeps_a_task_of_the_others(project, lead, bring):
 def test_a_pair_that_loses_a_response_is_never_assigned(project, lead, bring):
     bring("Fine.", LEAK)
     dropped = findings.drop(project=project, response_id=response_of(LEAK), by=lead)
-    assert dropped == findings.Dropped(replaced=0, ended=1)
+    assert dropped == findings.DropResult(replaced=0, ended=1)
     assert claimed(project) is None and findings.counts(project).held == 0
 
 
@@ -137,7 +137,7 @@ def test_findings_of_another_project_cannot_be_decided(project, lead, bring):
     bring("Fine.", LEAK)
     other, pk = make_project(), response_of(LEAK)
     assert findings.dismiss(project=other, response_id=pk, by=lead) == 0
-    assert findings.drop(project=other, response_id=pk, by=lead) == findings.Dropped(0, 0)
+    assert findings.drop(project=other, response_id=pk, by=lead) == findings.DropResult(0, 0)
     assert Finding.objects.get().dismissed_at is None
 
 

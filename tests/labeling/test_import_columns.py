@@ -6,9 +6,16 @@ import pytest
 
 from labeling.importing.files.encodings import as_utf8
 from labeling.importing.formats.columns import reader
-from labeling.importing.formats.columns.grouping import Scattered
+from labeling.importing.formats.columns.grouping import ScatteredRows
 from labeling.importing.formats.columns.mapping import Mapping
-from labeling.importing.reading import FORMATS, BadInput, Unclear, detect, import_file, proposed
+from labeling.importing.reading import (
+    FORMATS,
+    BadInput,
+    UnclearColumns,
+    detect,
+    import_file,
+    proposal_of,
+)
 from labeling.importing.records import Tally
 from labeling.models import Prompt, Ranking
 from tests.labeling.import_files import assistant, saved, user, workbook
@@ -19,15 +26,15 @@ from tests.labeling.world import make_project
 def read(path, *pairs):
     """Return prompts as (chat, responses, tiers of texts, line, metadata), and the tally."""
     assert detect(path).name == "columns"
-    proposal = proposed(path, Mapping.parse(pairs) if pairs else None)
+    proposal = proposal_of(path, Mapping.parse(pairs) if pairs else None)
     if proposal.questions:
-        raise Unclear(proposal)
+        raise UnclearColumns(proposal)
     for scattered in (False, True):
         tally = Tally()
         source = reader.read(path, tally, proposal.mapping, proposal.reviewer, scattered=scattered)
         try:
             return [told(record) for record in source], tally
-        except Scattered:
+        except ScatteredRows:
             continue
     raise AssertionError
 
@@ -250,11 +257,11 @@ def test_a_winner_that_is_not_a_response_is_refused(tmp_path):
 
 def test_no_prompt_is_extracted_from_answers(tmp_path):
     rows = row(chosen="No. Water would get into the switch.", rejected="Sure, lamps love rain.")
-    with pytest.raises(Unclear, match="No column holds the prompt"):
+    with pytest.raises(UnclearColumns, match="No column holds the prompt"):
         read(saved(tmp_path, rows))
     alike = row(chosen="The lamp is tall.", rejected="The lamp is red.", topic="lamps")
     path = saved(tmp_path, alike)
-    with pytest.raises(Unclear, match="Choose the column of the prompt"):
+    with pytest.raises(UnclearColumns, match="Choose the column of the prompt"):
         read(path)
     [(chat, _, tiers, _, _)], _ = read(path, "prompt=topic")
     assert chat == [("user", "lamps")] and tiers == [[["The lamp is tall."], ["The lamp is red."]]]
@@ -262,7 +269,7 @@ def test_no_prompt_is_extracted_from_answers(tmp_path):
 
 def test_a_list_of_answers_is_not_read_as_a_ranking(tmp_path):
     path = saved(tmp_path, row(instruction="Q?", input="", output=["x", "y"]))
-    with pytest.raises(Unclear, match="best_first=output"):
+    with pytest.raises(UnclearColumns, match="best_first=output"):
         read(path)
     assert read(path, "best_first=output")[0][0][2] == FIRST_BETTER
     assert read(path, "response=output")[0][0][2] == []
@@ -275,7 +282,7 @@ def test_a_column_that_may_be_a_preference_is_asked_about(tmp_path, name):
         with pytest.raises(BadInput, match="neither one of the responses"):
             read(path)
         return
-    with pytest.raises(Unclear, match="looks like a preference"):
+    with pytest.raises(UnclearColumns, match="looks like a preference"):
         read(path)
     assert read(path, f"metadata={name}")[0][0][4] == {name: "great"}
     records, tally = read(path, f"unused={name}")
@@ -285,7 +292,7 @@ def test_a_column_that_may_be_a_preference_is_asked_about(tmp_path, name):
 def test_a_file_without_a_prompt_asks_for_one(tmp_path):
     text = "sep=;\nFrage;Antwort 1;Antwort 2;Note\nWas?;x;y;z\n"
     (path := tmp_path / "a.csv").write_text(text)
-    with pytest.raises(Unclear, match="'Frage', 'Antwort 1', 'Antwort 2', 'Note'"):
+    with pytest.raises(UnclearColumns, match="'Frage', 'Antwort 1', 'Antwort 2', 'Note'"):
         read(path)
     [(chat, texts, _, _, meta)], _ = read(path, "prompt=Frage", "response=Antwort *")
     assert chat == [("user", "Was?")] and texts == ["x", "y"] and meta == {"Note": "z"}

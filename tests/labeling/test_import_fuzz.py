@@ -6,9 +6,9 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, settings
 
 from labeling.importing.formats.columns import reader
-from labeling.importing.formats.columns.grouping import Scattered
+from labeling.importing.formats.columns.grouping import ScatteredRows
 from labeling.importing.formats.columns.mapping import MEANINGS, Mapping
-from labeling.importing.reading import BadInput, detect, proposed
+from labeling.importing.reading import BadInput, detect, proposal_of
 from labeling.importing.records import Tally
 from tests.labeling.import_files import saved
 from tests.labeling.test_import_columns import read
@@ -86,14 +86,14 @@ def records_of(path, mapping=None):
         try:
             if format.read is not None:
                 return list(format.read(path, tally)), tally, format
-            proposal = proposed(path, mapping)
+            proposal = proposal_of(path, mapping)
             if proposal.questions:
                 raise BadInput("asked")
             result = reader.read(
                 path, tally, proposal.mapping, proposal.reviewer, scattered=scattered
             )
             return list(result), tally, format
-        except Scattered:
+        except ScatteredRows:
             continue
     raise AssertionError
 

@@ -13,7 +13,7 @@ from recipes.gpus import VISIBLE, Gpu
 from runs import lifecycle, services
 from runs.models import Run, State
 from runs.supervision import child, gpus, supervisor
-from runs.supervision.gpus import leased, share_of
+from runs.supervision.gpus import lease_gpus, share_of
 from tests.machines import install_smi
 from tests.runs.kinds import COUNTING
 
@@ -44,7 +44,7 @@ def machine(settings, tmp_path, monkeypatch):
 
 
 def names_of(stack, kind=COUNTING):
-    return stack.enter_context(leased(kind, refuse_to_wait)).names
+    return stack.enter_context(lease_gpus(kind, refuse_to_wait)).names
 
 
 def test_each_run_gets_its_own_gpu_and_a_third_one_waits():
@@ -126,7 +126,7 @@ def test_a_machine_without_gpus_leases_none(monkeypatch, tmp_path):
 def test_the_gpu_stays_leased_until_the_recipe_has_ended(tmp_path, machine):
     machine(gpus=1)
     lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
-    with leased(COUNTING, refuse_to_wait) as lease:
+    with lease_gpus(COUNTING, refuse_to_wait) as lease:
         process = child.Child(["sleep", "60"], log=tmp_path / "log", lock=lock, gpus=lease)
     os.close(lock)
     with ExitStack() as stack:
@@ -151,7 +151,7 @@ def test_several_gpus_are_used_by_one_process_each(tmp_path):
 
 @pytest.mark.django_db
 def test_the_recipe_sees_only_the_gpus_of_its_run(begin, runs_dir):
-    with leased(COUNTING, refuse_to_wait):
+    with lease_gpus(COUNTING, refuse_to_wait):
         run = services.run_now(begin(total=2, send=False).pk)
     assert run.state == State.SUCCEEDED, run.error
     environment = json.loads((runs_dir / str(run.pk) / "environment.json").read_text())
@@ -193,7 +193,7 @@ def test_a_run_cancelled_while_it_waits_for_a_gpu_ends_as_cancelled(
         real(self)
 
     monkeypatch.setattr(supervisor.RecipeProcess, "wait_for_gpu", cancel_then_wait)
-    with leased(COUNTING, refuse_to_wait):
+    with lease_gpus(COUNTING, refuse_to_wait):
         ended = services.run_now(run.pk)
     assert (ended.state, ended.error) == (State.CANCELLED, "")
     assert not (runs_dir / str(run.pk) / "recipe.pid").exists()
@@ -207,7 +207,7 @@ def test_a_worker_that_shuts_down_requeues_a_run_that_waits_for_a_gpu(
     run = begin(total=2, send=False)
     monkeypatch.setattr(supervisor, "SHUTTING_DOWN", threading.Event())
     supervisor.SHUTTING_DOWN.set()
-    with leased(COUNTING, refuse_to_wait):
+    with lease_gpus(COUNTING, refuse_to_wait):
         supervisor.supervise(lifecycle.claim(run.pk, supervisor.owner()))
     run.refresh_from_db()
     assert run.state == State.QUEUED and run.attempt == 0

@@ -242,7 +242,7 @@ def test_results_that_cannot_be_reused_are_computed_again(begin):
 @contextmanager
 def directory_in_use(run: Run) -> Iterator[None]:
     """Hold the lock of the run's directory, as another machine would."""
-    with workspace.locked(run) as lock:
+    with workspace.lock_run_dir(run) as lock:
         os.ftruncate(lock, 0)
         yield
 
@@ -346,12 +346,12 @@ def test_two_attempts_never_write_the_same_directory_concurrently(begin, runs_di
     run = begin(total=1000, delay=0.05, trouble="deaf", send=False)
     folder = runs_dir / str(run.pk)
     workspace.prepare(run, kinds.get("counting"))
-    with workspace.locked(run) as lock:
+    with workspace.lock_run_dir(run) as lock:
         command = child.command_for("tests.runs.counting", folder, gpus=0)
         stale = child.Child(command, log=folder / "log.txt", lock=lock)
         workspace.note_holder(lock, stale.watchdog_pid)
     wait_until(lambda: (folder / "recipe.pid").exists() and (folder / "events.jsonl").exists())
-    with workspace.locked(run):
+    with workspace.lock_run_dir(run):
         size = (folder / "events.jsonl").stat().st_size
         time.sleep(0.2)
         assert (folder / "events.jsonl").stat().st_size == size

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from labeling.importing.files.rows import CHUNK
-from labeling.importing.files.source import opened
+from labeling.importing.files.source import open_file
 from labeling.importing.records import BadInput
 
 UTF8 = "utf-8"
@@ -26,7 +26,7 @@ def as_utf8(path: Path, encoding: str) -> Iterator[Path]:
     with TemporaryDirectory(prefix="tiebreak-import-") as folder:
         copy = Path(folder) / path.name
         try:
-            with opened(path) as source, copy.open("w", encoding=UTF8, newline="") as target:
+            with open_file(path) as source, copy.open("w", encoding=UTF8, newline="") as target:
                 decoder = codecs.getincrementaldecoder(encoding)()
                 while chunk := source.read(CHUNK):
                     target.write(decoder.decode(chunk))

@@ -110,7 +110,7 @@ def rows_and_problems(path: Path) -> Generator[tuple[int, Any], None, None]:
         yield line, value
 
 
-def opened(path: Path) -> IO[bytes]:
+def open_file(path: Path) -> IO[bytes]:
     """Open a file, and unpack it if it is compressed."""
     with path.open("rb") as file:
         compressed = file.read(2) == GZIP
@@ -119,7 +119,7 @@ def opened(path: Path) -> IO[bytes]:
 
 def _head(path: Path) -> bytes:
     """Return the beginning of the file. Unpacks enough of it to check the compression ratio."""
-    with opened(path) as file:
+    with open_file(path) as file:
         head = b"".join(_chunks(file, most=CHUNK))
         if isinstance(file.raw, Unpacking):  # type: ignore[attr-defined]
             for _ in _chunks(file, most=limits.RATIO_FROM):
@@ -152,7 +152,7 @@ def _chunks(file: IO[bytes], most: int | None = None) -> Iterator[bytes]:
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line number, value or BadInput) of each line that is not blank. Raises BadInput."""
-    with opened(path) as file:
+    with open_file(path) as file:
         most = settings.IMPORT_ROWS
         for number, line in _text_lines(file):
             if number > most:
@@ -204,7 +204,7 @@ def _value_or_problem(line: str, number: int) -> Any:
 
 def json_array(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line number, value) of each element of the array in the file. Raises BadInput."""
-    with opened(path) as file:
+    with open_file(path) as file:
         yield from _Array(file).elements()
 
 
@@ -282,11 +282,11 @@ class _Array:
 
 def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line number, {column: cell} or BadInput) of each row. Empty cells are None."""
-    with opened(path) as file:
+    with open_file(path) as file:
         first = next(_text_lines(file), (1, ""))[1]
     separator = SEPARATOR.fullmatch(first)
     csv.field_size_limit(limits.value_bytes())
-    with opened(path) as file:
+    with open_file(path) as file:
         lines = _RowLines(file)
         reader = csv.reader(lines, delimiter=separator[1] if separator else _delimiter(first))
         try:

@@ -125,7 +125,7 @@ def _tiers(
         ):
             if label.strip().lower() in TIES:
                 return [list(indexes.values())], {question}
-            if (best := _labelled(label, indexes)) is not None:
+            if (best := _index_of_label(label, indexes)) is not None:
                 return [[best], [index for index in indexes.values() if index != best]], {question}
     return None, set()
 
@@ -158,7 +158,7 @@ def _ranked(value: list[Any], indexes: dict[str, int], line: int) -> list[list[i
     return [[index for _, index in tied] for _, tied in groupby(ranked, key=lambda pair: pair[0])]
 
 
-def _labelled(label: str, indexes: dict[str, int]) -> int | None:
+def _index_of_label(label: str, indexes: dict[str, int]) -> int | None:
     """Return the index of the only field that a label names, by its name or its number."""
     bare_label = _bare(label)
     exact = [index for key, index in indexes.items() if _bare(key) == bare_label]

@@ -168,7 +168,9 @@ def in_tiers(scores: dict[int, float]) -> list[list[int]]:
     return [list(tied) for _, tied in groupby(ordered, key=lambda index: scores[index])]
 
 
-def signed(first: int, second: int, preference: float) -> tuple[list[list[int]], float | None]:
+def tiers_and_strength(
+    first: int, second: int, preference: float
+) -> tuple[list[list[int]], float | None]:
     """Return tiers and strength of a graded pair: the first is better below 0, the second above 0."""
     if not preference:
         return [[first, second]], None

@@ -15,7 +15,13 @@ from typing import Any
 
 from labeling.importing.files.source import each_row
 from labeling.importing.formats.columns import values
-from labeling.importing.formats.conversations import Draft, account, number, signed, text_of
+from labeling.importing.formats.conversations import (
+    Draft,
+    account,
+    number,
+    text_of,
+    tiers_and_strength,
+)
 from labeling.importing.records import BadInput, PromptRecord, Tally
 
 REVIEWER = "helpsteer"
@@ -55,7 +61,7 @@ def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRec
         for side in ("response1", "response2")
     ]
     for reviewer, score, reasoning in _scores(row, line, tally):
-        tiers, strength = signed(sides[0], sides[1], score)
+        tiers, strength = tiers_and_strength(sides[0], sides[1], score)
         draft.judge(reviewer, tiers, tally, strength=strength, rationale=reasoning)
     yield from draft.records(tally)
 

@@ -83,7 +83,7 @@ def recognises(first: Any) -> bool:
         return isinstance(
             values.parsed(annotations) if isinstance(annotations, str) else annotations, list
         )
-    opened = _opened(first)
+    opened = _with_parsed_cells(first)
     return _is_flat(first) and any(
         _items({name: value}) or _is_result(value) or _is_answer(name, opened)
         for name, value in opened.items()
@@ -95,7 +95,7 @@ def _is_flat(row: dict[str, Any]) -> bool:
     return "id" in row and len({"annotation_id", "annotator", "lead_time"} & row.keys()) > 1
 
 
-def _opened(row: dict[str, Any]) -> dict[str, Any]:
+def _with_parsed_cells(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row with the lists and objects in its cells parsed."""
     return {name: values.structure(row, name) for name in row}
 
@@ -117,7 +117,7 @@ def _records(line: int, task: dict[str, Any], tally: Tally) -> Iterator[PromptRe
     if _is_flat(task) and "data" not in task:
         task = _task_of(task, tally)
     else:
-        task = _opened(task)
+        task = _with_parsed_cells(task)
         if not recognises(task):
             raise BadInput('a task must have "data" and "annotations".', line)
         tally.columns.add(task, TASK)
@@ -127,7 +127,7 @@ def _records(line: int, task: dict[str, Any], tally: Tally) -> Iterator[PromptRe
 
 def _task_of(row: dict[str, Any], tally: Tally) -> dict[str, Any]:
     """Return a row of JSON_MIN or CSV as a task with one annotation."""
-    opened = _opened(row)
+    opened = _with_parsed_cells(row)
     data = {name: value for name, value in opened.items() if name not in FLAT}
     names = {name for name in data if _is_result(data[name]) or _is_answer(name, data)}
     results = {name: data.pop(name) for name in list(data) if name in names}

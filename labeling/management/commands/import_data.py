@@ -14,8 +14,8 @@ from labeling.importing.formats.columns.mapping import MEANINGS, Mapping
 from labeling.importing.reading import (
     FORMATS,
     BadInput,
-    Imported,
-    Unclear,
+    ImportResult,
+    UnclearColumns,
     import_file,
     refresh_statistics,
 )
@@ -86,7 +86,7 @@ class Command(BaseCommand):
                 imported = self._import(path, project, options)
                 if options["dry_run"]:
                     transaction.set_rollback(True)
-        except Unclear as unclear:
+        except UnclearColumns as unclear:
             raise CommandError(_asked(path, unclear)) from None
         except BadInput as error:
             named = "" if str(error).startswith(path.name) else f"{path.name}: "
@@ -95,7 +95,7 @@ class Command(BaseCommand):
             refresh_statistics(imported.written)
         self._report(path, project, imported, options["dry_run"])
 
-    def _import(self, path: Path, project: Project, options: dict[str, Any]) -> Imported:
+    def _import(self, path: Path, project: Project, options: dict[str, Any]) -> ImportResult:
         batch = FileImport.objects.create(
             project=project, name=storable(path.name)[:200], size=path.stat().st_size,
             state=FileImport.State.IMPORTING,
@@ -134,7 +134,7 @@ class Command(BaseCommand):
             )
         return Project.objects.create(slug=slug, name=slug.replace("-", " ").capitalize())
 
-    def _report(self, path: Path, project: Project, imported: Imported, dry_run: bool) -> None:
+    def _report(self, path: Path, project: Project, imported: ImportResult, dry_run: bool) -> None:
         written, tally = imported.written, imported.tally
 
         def say(line: str) -> None:
@@ -162,7 +162,7 @@ class Command(BaseCommand):
             say(f"Import {self.batch}. To undo it: manage.py undo_import {self.batch}")
 
 
-def _asked(path: Path, unclear: Unclear) -> str:
+def _asked(path: Path, unclear: UnclearColumns) -> str:
     """Return the questions, with the meanings that are clear."""
     proposal = unclear.proposal
     questions = "\n".join(f"- {text}" for text in proposal.questions.values())

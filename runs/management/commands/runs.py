@@ -67,7 +67,7 @@ show and watch exit with status 2 if the run failed or was cancelled.
         chosen = {names.get(name, name): value for name, value in exact.items() if value}
         runs = Run.objects.filter(**chosen).select_related("created_by", "project")
         if search:
-            runs = runs.matching(search, kinds=kinds.titled(search))
+            runs = runs.matching(search, kinds=kinds.names_with_title(search))
         runs = runs[: max(0, limit)]
         for run in runs:
             self.say(described(run), line(run))

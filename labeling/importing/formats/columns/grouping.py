@@ -18,14 +18,14 @@ Row = TypeVar("Row")
 Key = Callable[[Any], Any]
 
 
-class Scattered(Exception):  # noqa: N818 - a request to read differently, not an error
-    """Rows of one prompt do not follow each other; read the file again with `gathered`."""
+class ScatteredRows(Exception):  # noqa: N818 - a request to read differently, not an error
+    """Rows of one prompt do not follow each other; read the file again with `all_groups`."""
 
 
-def following(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
+def consecutive_groups(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
     """Group consecutive rows by key. A row with the key None is its own group.
 
-    Raises Scattered when a key returns after other keys, at the end or earlier in a long file. The
+    Raises ScatteredRows when a key returns after other keys, at the end or earlier in a long file. The
     caller discards the groups read so far. Stores 8 to 9 bytes per key.
     """
     hashes = _Hashes()
@@ -44,7 +44,7 @@ class _Hashes:
 
     A million hashes take 8 MB here and 70 MB in a Python set. They are sorted and compared each time
     their number has grown by half, which costs less than looking each of them up. The chance that two
-    of a million keys have the same hash is 1 in 10**7; such a file would be read with `gathered`.
+    of a million keys have the same hash is 1 in 10**7; such a file would be read with `all_groups`.
     """
 
     def __init__(self) -> None:
@@ -52,23 +52,23 @@ class _Hashes:
         self.next_check = FIRST_CHECK
 
     def add(self, value: int) -> None:
-        """Add a hash. Raises Scattered."""
+        """Add a hash. Raises ScatteredRows."""
         self.hashes.append(value)
         if len(self.hashes) >= self.next_check:
             self.check()
 
     def check(self) -> None:
-        """Raise Scattered when a hash was added twice. Sorts the hashes in place."""
+        """Raise ScatteredRows when a hash was added twice. Sorts the hashes in place."""
         if not self.hashes:
             return
         ordered = np.frombuffer(self.hashes, dtype=np.int64)
         ordered.sort()
         if (ordered[1:] == ordered[:-1]).any():
-            raise Scattered
+            raise ScatteredRows
         self.next_check = len(self.hashes) * 3 // 2
 
 
-def gathered(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
+def all_groups(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
     """Group all rows by key, in the order in which the keys first appear.
 
     Rows are sorted into buckets on disk by key, so that memory holds one bucket at a time.

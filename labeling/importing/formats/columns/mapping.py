@@ -75,7 +75,7 @@ class Mapping:
     """The names or patterns of the columns of each meaning."""
 
     columns: Dictionary[str, tuple[str, ...]]
-    resolved: dict[tuple[str, ...], "Resolved"] = field(
+    resolved: dict[tuple[str, ...], "ColumnMeanings"] = field(
         default_factory=dict, compare=False, repr=False
     )
 
@@ -95,7 +95,7 @@ class Mapping:
             columns[meaning] = (*columns.get(meaning, ()), normal(name))
         return cls(columns)
 
-    def over(self, proposed: "Mapping") -> "Mapping":
+    def applied_to(self, proposed: "Mapping") -> "Mapping":
         """Return a proposal overridden by this mapping.
 
         A column named by this mapping loses its proposed meaning. A meaning that this mapping gives
@@ -114,11 +114,11 @@ class Mapping:
             merged[meaning] = (*merged.get(meaning, ()), *names)
         return Mapping(merged)
 
-    def of(self, names: Iterable[str]) -> "Resolved":
+    def of(self, names: Iterable[str]) -> "ColumnMeanings":
         """Return the meaning of each of these columns. Cached by the names."""
         key = tuple(names)
         if key not in self.resolved:
-            self.resolved[key] = Resolved.of(self, key)
+            self.resolved[key] = ColumnMeanings.of(self, key)
         return self.resolved[key]
 
     def to_json(self) -> dict[str, list[str]]:
@@ -130,7 +130,7 @@ class Mapping:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ColumnMeanings:
     """The columns of a row by meaning, in the order of their numbers, and the meaning by column.
 
     `metadata` are the columns stored with the prompt.
@@ -141,7 +141,7 @@ class Resolved:
     metadata: list[str]
 
     @classmethod
-    def of(cls, mapping: Mapping, names: tuple[str, ...]) -> "Resolved":
+    def of(cls, mapping: Mapping, names: tuple[str, ...]) -> "ColumnMeanings":
         plain = {normal(name): name for name in names}
         meaning: dict[str, str] = {}
         by_meaning: dict[str, list[str]] = {role: [] for role in MEANINGS}

@@ -98,7 +98,7 @@ class Proposal:
     reviewer: str
     questions: dict[str, str] = field(default_factory=dict)
 
-    def answered(self, answer: Mapping) -> "Proposal":
+    def with_answers(self, answer: Mapping) -> "Proposal":
         """Return the proposal with the user's mapping, and without the questions that it answers."""
         names = {column for row in answer.columns.values() for column in row}
         unanswered = {
@@ -106,7 +106,7 @@ class Proposal:
             for about, text in self.questions.items()
             if about not in answer.columns and not any(fits(about, name) for name in names)
         }
-        return Proposal(answer.over(self.mapping), self.reviewer, unanswered)
+        return Proposal(answer.applied_to(self.mapping), self.reviewer, unanswered)
 
 
 def propose(rows: Sequence[dict[str, Any]]) -> Proposal:

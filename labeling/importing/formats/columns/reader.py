@@ -26,7 +26,7 @@ from labeling.importing.formats.columns.answers import (
     response_named,
 )
 from labeling.importing.formats.columns.drafts import draft_of
-from labeling.importing.formats.columns.grouping import following, gathered
+from labeling.importing.formats.columns.grouping import all_groups, consecutive_groups
 from labeling.importing.formats.columns.mapping import Mapping
 from labeling.importing.formats.conversations import (
     Messages,
@@ -34,7 +34,7 @@ from labeling.importing.formats.conversations import (
     name_of,
     number,
     same_start,
-    signed,
+    tiers_and_strength,
 )
 from labeling.importing.records import BadInput, PromptRecord, Tally
 
@@ -54,11 +54,11 @@ def read(
 ) -> Iterator[PromptRecord]:
     """Yield the prompts of a file whose columns mean what `mapping` says. Raises BadInput.
 
-    Raises Scattered when rows of one prompt do not follow each other and `scattered` is not set.
+    Raises ScatteredRows when rows of one prompt do not follow each other and `scattered` is not set.
     """
     rows_read = each_row(path, tally, partial(_row, mapping, tally))
-    bring_together = gathered if scattered else following
-    for rows in bring_together(rows_read, _key):
+    group = all_groups if scattered else consecutive_groups
+    for rows in group(rows_read, _key):
         yield from draft_of(rows, reviewer, tally).records(tally)
 
 
@@ -505,7 +505,7 @@ class _Reading:
                 continue
             if (score := number(value)) is None:
                 raise BadInput(f'"{name}" must be a number; got {value!r}.', self.line)
-            tiers, strength = signed(0, 1, score)
+            tiers, strength = tiers_and_strength(0, 1, score)
             return Verdict(tiers, strength=strength)
         if len(self.columns["winner"]) > 1:
             return self._one_hot(answers)
