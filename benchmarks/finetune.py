@@ -214,7 +214,7 @@ def arithmetic_bound(model: Any, groups: Sequence[TokenGroup]) -> float:
 def executed_ratio(model: Any, groups: Sequence[TokenGroup], device: str) -> float:
     """Return the ratio of the operations that TRL and our trainer execute, with attention.
 
-    TRL computes the logits twice; on a CPU, at all positions, as `add_fused_lm_head` says.
+    TRL computes the logits twice, and on a CPU at all positions (see TRL's `add_fused_lm_head`).
     """
     work = policy_work(groups, pairs=True)
     theirs = replace(work, head=work.body) if device == "cpu" else work

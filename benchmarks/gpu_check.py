@@ -39,7 +39,7 @@ from recipes.rundir import versions, write_json
 from recipes.runner import quiet_libraries
 
 FEWEST_SECONDS = 20
-"""A check does not begin with less time left."""
+"""Seconds. A check does not begin if less time is left."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

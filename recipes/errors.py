@@ -6,8 +6,8 @@ class RecipeError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818
-    """The end of a run that was asked to stop and has saved what it needs to resume."""
+    """The end of a run that was asked to stop and has saved a checkpoint."""
 
 
 class RestartRequired(Exception):  # noqa: N818
-    """The end of a run that must be started again to continue. The text explains what will change."""
+    """The end of a run that must be started again to continue. The text explains the change."""

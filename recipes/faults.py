@@ -1,4 +1,4 @@
-"""Messages about full disks, read-only folders and damaged files, and what to do about them.
+"""Messages about full disks, read-only folders and damaged files, each with a remedy.
 
 Libraries report these errors in their own ways (`enforce fail at inline_container.cc`). Pages,
 commands, workers and recipes all use this module to explain them. Needs neither Django nor torch.
@@ -24,7 +24,7 @@ _TORCH_WRITER = re.compile(r"inline_container\.cc|PytorchStreamWriter|file write
 
 
 def storage_problem(error: BaseException, folder: str | Path | None = None) -> str | None:
-    """Return a sentence about a storage problem, its folder and what to do; None for other errors.
+    """Return a sentence about a storage problem, its folder and its remedy; None for other errors.
 
     `folder` is used for errors that name no file. The causes of the error are examined too.
     """
@@ -118,10 +118,9 @@ def _free(folder: Path | None) -> str:
 
 
 def table_errors() -> tuple[type[Exception], ...]:
-    """Return the errors raised by pyarrow for a damaged Parquet file, depending on the wrong byte.
+    """Return the types of errors that pyarrow raises for damaged Parquet files.
 
-    Write `except table_errors()`, which imports pyarrow after an error only. Importing it takes
-    30 MB.
+    Write `except table_errors()`. It imports pyarrow, which takes 30 MB, only after an error.
     """
     import pyarrow as pa
 

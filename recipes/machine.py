@@ -1,4 +1,4 @@
-"""The machine of a run: what it can use, checked at the start, and what it uses, for the report.
+"""The machine of a run: a check of the GPU at the start, and the device in the report.
 
 A run on the CPU takes days instead of minutes, so a GPU that is present but not used is reported.
 Missing parts of Triton or CUDA are reported before the data is read, not in the middle of a run.
@@ -68,7 +68,7 @@ def missing_for_triton() -> tuple[str, ...]:
 
 
 def check(run_dir: RunDir) -> None:
-    """Report what is missing, before the run begins. Raises RecipeError if it would fail."""
+    """Report missing parts before the run begins. Raises RecipeError if the run would fail."""
     machine = examine()
     if problem := problem_of(machine, processes.local_rank()):
         raise RecipeError(problem)

@@ -37,7 +37,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def with_smaller_batches(
     attempt: Callable[[int, int], Any], *, batch_size: int, micro_batch_size: int, run_dir: RunDir
 ) -> Any:
-    """Call `attempt(micro_batch_size, accumulation)`, and again with less if memory runs out.
+    """Call `attempt(micro_batch_size, accumulation)`, and repeat it with less if memory runs out.
 
     The micro-batch is halved and the accumulation doubled, so the effective batch, and the result
     up to rounding, stay the same. Each call starts from the beginning, so `attempt` must load its

@@ -71,7 +71,10 @@ def _is_date(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(ChatSettings):
-    """Base class of training settings. A recipe adds its own, and may redeclare one to change its default."""
+    """Base class of training settings.
+
+    A recipe adds further settings, and may redeclare one to change its default.
+    """
 
     epochs: float = option(
         1.0,

@@ -10,7 +10,7 @@ from reward.preferences.filters import FilterError, SnapshotFilter
 
 
 class OfferIterator(forms.models.ModelChoiceIterator):
-    """The choices, or a single one that says what to create first."""
+    """The choices, or, if there are none, a hint about the object to create first."""
 
     def __iter__(self) -> Iterator[Any]:
         is_empty = True
@@ -23,7 +23,7 @@ class OfferIterator(forms.models.ModelChoiceIterator):
 
 
 class OfferField(forms.ModelChoiceField):
-    """A choice among rows. If there are none, `none_yet` is shown, which names what to create first."""
+    """A choice among rows. Without rows, it shows `none_yet`, a hint about the object to create first."""
 
     iterator = OfferIterator
 

@@ -12,7 +12,7 @@ REPO = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 
 
 class ReferenceProblem(Exception):  # noqa: N818
-    """An invalid reference. The text has the reason and what to enter instead."""
+    """An invalid reference. The text has the reason and a remedy."""
 
 
 def looks_like_folder(reference: str) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from recipes.preferences.tokens import Prepared
 
 
-# The order of the bases matters: SFT has its own default of the learning rate.
+# SFTSettings comes first, because its default of the learning rate applies.
 @dataclass(frozen=True, kw_only=True)
 class BestOfNSettings(SFTSettings, SampledSettings):
     """Settings for supervised fine-tuning on the best of n samples."""

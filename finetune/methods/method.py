@@ -90,7 +90,7 @@ class Method:
         return []
 
     def learned_from(self, prepared: "Prepared") -> str:
-        """Return what the adapter was trained on, as a phrase for the model card."""
+        """Return a description of the training data, as a phrase for the model card."""
         counts = split_counts(prepared.groups)["train"]
         return (
             f"the preferences of reviewers: {counts['pairs']} pairs of {counts['responses']} responses "

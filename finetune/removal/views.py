@@ -96,7 +96,7 @@ def erase_content(request: HttpRequest, slug: str, kind: str, pk: int) -> HttpRe
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def erase_person(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show what a person wrote and created, then erase their identity permanently."""
+    """Show the texts and rows by a person, then erase their identity permanently."""
     person = get_object_or_404(User, pk=pk)
 
     def act() -> str:
@@ -113,7 +113,7 @@ def erase_person(request: HttpRequest, pk: int) -> HttpResponse:
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def delete_project(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show what a project contains, then delete it with all its files."""
+    """Show the contents of a project, then delete it with all its files."""
     project = get_object_or_404(Project, slug=slug)
     form = DeleteProjectForm(request.POST or None, word=project.slug)
 

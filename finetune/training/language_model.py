@@ -141,7 +141,7 @@ def readable_length(config: Any) -> int | None:
 
 @dataclass(frozen=True)
 class Turn:
-    """An answer as the chat template writes it: its text, and what follows until its end token."""
+    """An answer as the chat template writes it: its text, and the text after it up to its end token."""
 
     text: str
     gap: str

@@ -298,7 +298,7 @@ def difference_in_new_process(draft: Path, folder: Path) -> float:
 
 
 def check(difference: float, effect: float, dtype: str) -> None:
-    """Raise RecipeError unless the merged model predicts what base and adapter predict."""
+    """Raise RecipeError unless the merged model makes the same predictions as base and adapter."""
     share = difference / effect
     if share <= LARGEST_SHARE:
         return

@@ -52,7 +52,7 @@ def set_attention(base: Any, device: str) -> None:
     register()
     try:
         base.set_attn_implementation(names[best])
-    except ValueError:  # the family has its own attention
+    except ValueError:  # the family does not use transformers' attention interface
         base.set_attn_implementation("sdpa")
 
 
@@ -69,7 +69,7 @@ def usable(way: str, device: str) -> str:
 def inputs_of(way: str, batch: Batch, dtype: torch.dtype) -> dict[str, Any]:
     """Return the backbone's inputs for a batch of the shared layout: tokens, positions and mask.
 
-    A mask of four dimensions keeps the family from building its own.
+    Given a mask of four dimensions, the family builds no mask itself.
     """
     tokens = {name: batch[name] for name in ("input_ids", "position_ids")}
     segments, groups = batch["segment_ids"], batch["group_ids"]

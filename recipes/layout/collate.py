@@ -281,7 +281,7 @@ def _pad(arrays: Sequence[np.ndarray]) -> torch.Tensor:
 def can_attend(query: tuple, key: tuple) -> torch.Tensor:
     """Return whether tokens may attend to others.
 
-    They see earlier tokens of their group's prompt and of their own response.
+    Tokens attend to earlier tokens of their group's prompt and of their response.
 
     Each argument is (group, segment, position in the row), tensors that broadcast. Padding attends
     to itself, because a softmax over nothing would be NaN, and no token attends to padding.

@@ -1,4 +1,4 @@
-"""Models and what comes with them: loading, chat templates, quantization and references.
+"""Models: loading, chat templates, quantization, adapters and references.
 
 Start with `loading.py`.
 """

@@ -32,7 +32,7 @@ FEWEST_TOKENS = 16
 
 @dataclass(frozen=True)
 class Head:
-    """The last layer of a language model, and what the family does with its output.
+    """The last layer of a language model, with the factor and the cap that the family applies.
 
     logits = softcap · tanh(scale · layer(hidden) / softcap), without a cap if `softcap` is None.
     """

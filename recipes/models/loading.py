@@ -56,7 +56,7 @@ def first_line(error: BaseException) -> str:
 
 
 def why_not_loaded(error: BaseException) -> str:
-    """Return why a model, tokenizer or adapter cannot be loaded, and what to do about access.
+    """Return why a model, tokenizer or adapter cannot be loaded, with advice about access.
 
     Libraries wrap the error of the download in others, so the whole chain of causes is read.
     """

@@ -127,7 +127,7 @@ class Prepared:
             groups[:] = [_reweighted(group, 1 / mean) for group in groups]
 
     def account(self) -> list[LeftOut]:
-        """Return what was left out and why, as rows for the report."""
+        """Return counts of the data left out, by reason, as rows for the report."""
         return [
             {"split": split, "what": what, "why": why, "count": count}
             for (split, what, why), count in sorted(self.left_out.items())

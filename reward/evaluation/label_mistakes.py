@@ -165,7 +165,7 @@ def agreement_of(votes: np.ndarray, others: np.ndarray) -> float | None:
 
 
 def on_one_scale(doubts: Sequence[Doubt]) -> list[Doubt]:
-    """Divide the leads by their root mean square, since each model has its own scale."""
+    """Divide the leads by their root mean square, since models have different scales."""
     size = float(np.sqrt(np.mean([doubt.lead**2 for doubt in doubts]))) if doubts else 0.0
     return [replace(doubt, lead=doubt.lead / size) for doubt in doubts] if size else list(doubts)
 

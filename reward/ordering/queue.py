@@ -41,7 +41,7 @@ RANKING_BATCH_SIZE = 2000
 
 
 class CannotOrder(Exception):  # noqa: N818
-    """A refusal to order the queue. The text has the reason and what to do."""
+    """A refusal to order the queue. The text has the reason and a remedy."""
 
 
 # --- the random stream ---------------------------------------------------------------------------

@@ -58,7 +58,7 @@ COLUMNS = (
 
 
 class SnapshotError(Exception):
-    """Nothing to freeze. The text has the reason and what to do."""
+    """There is nothing to freeze. The text has the reason and a remedy."""
 
 
 @dataclass

@@ -104,7 +104,7 @@ class RewardModel(nn.Module):
 
     @property
     def reads_last_token(self) -> bool:
-        """Return whether this is a decoder. An encoder pools its tokens and has its own kind of head."""
+        """Return whether this is a decoder. An encoder pools its tokens and has another kind of head."""
         return hasattr(self.classifier, "score")
 
     def _shared(self, batch: Batch) -> torch.Tensor:

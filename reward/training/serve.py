@@ -98,7 +98,7 @@ class Request:
 
 
 class Listener:
-    """Reads requests from the socket into a bounded queue, in its own threads."""
+    """Reads requests from the socket into a bounded queue, in separate threads."""
 
     def __init__(self, socket: socket.socket, waiting: int):
         self.socket = socket

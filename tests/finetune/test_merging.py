@@ -9,8 +9,7 @@ from django.core.management import CommandError, call_command
 from django.urls import reverse
 
 from accounts.models import Role
-from finetune import merging
-from finetune.engines import tuning
+from finetune import merging, tuning
 from finetune.engines.sampled_text import read_prompts
 from finetune.evaluation import judges, runs
 from finetune.forms import EvaluateInputs, FinetuneInputs, MergeInputs

@@ -28,7 +28,7 @@ Batch = tuple[Any, list[Row]]
 
 
 class ExportError(Exception):
-    """The reason why nothing was written, and what to do, as a sentence."""
+    """The export wrote nothing. The text has the reason and a remedy."""
 
 
 class Parts:
