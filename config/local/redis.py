@@ -35,7 +35,7 @@ class Redis(Server):
         self.binary = redis_binary()
 
     def prepare(self) -> None:
-        """End an earlier server, so that two never write the same files."""
+        """End an earlier server, so that two servers never write the same files."""
         end(processes_in(self.folder, set(NAMES)), signal.SIGTERM, 5)
         self.socket.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""A local PostgreSQL and Redis, for machines without servers of their own.
+"""A local PostgreSQL and Redis, for installations without DATABASE_URL or REDIS_URL.
 
 Each process that needs them holds a shared lock on `var/local/users.lock` until it exits. One
 keeper process (`python -m config.local.keeper`) runs both servers and exits once it can take that

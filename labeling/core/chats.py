@@ -40,7 +40,7 @@ SPEAKERS = {
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat, rendered, and its exact text where rendering changes it."""
+    """One rendered turn of a chat, with its exact text if rendering changes it."""
 
     role: str
     speaker: str | Promise

@@ -2,7 +2,7 @@
 
 Text of models and reviewers may attack the page or mislead the reader: markup, links with a false
 name, tracking images, direction overrides, zero-width characters. Markdown is rendered without HTML,
-and the result is filtered by an allowlist. The Content-Security-Policy is a second line of defence.
+and the result is filtered by an allowlist. The Content-Security-Policy is an additional protection.
 """
 
 import re

@@ -46,7 +46,7 @@ class Progress:
 # Newest first through the index ranking_history, at most the reviewer's last MAX_LOOKBACK rankings.
 # Leased tasks come before all rankings, and the lease ahead before the current one.
 _SINCE = """
-SELECT had.task_id, had.purpose FROM (
+SELECT recent.task_id, recent.purpose FROM (
     (SELECT slot.task_id, gold.purpose, slot.ahead, NULL::bigint AS ranking
        FROM labeling_slot slot
        LEFT JOIN labeling_gold gold ON gold.task_id = slot.task_id
@@ -60,9 +60,9 @@ SELECT had.task_id, had.purpose FROM (
        LEFT JOIN labeling_gold gold ON gold.task_id = ranking.task_id
       WHERE task.project_id = %(project)s AND ranking.supersedes_id IS NULL
       ORDER BY ranking.id DESC LIMIT %(longest)s)
-) had
-WHERE had.purpose IS NULL OR had.purpose = 'check'
-ORDER BY had.ahead DESC, had.ranking DESC NULLS FIRST
+) recent
+WHERE recent.purpose IS NULL OR recent.purpose = 'check'
+ORDER BY recent.ahead DESC, recent.ranking DESC NULLS FIRST
 """
 
 # Scalar subqueries, as in labeling.queue.claims, so that no plan starts with the reviewer's history.

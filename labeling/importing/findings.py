@@ -2,7 +2,7 @@
 
 A new task that contains a response with a finding is held: no reviewer gets it. A lead can dismiss
 the finding as a false alarm, which releases the task, or drop the response, which replaces the task
-by one of the other responses. A task that would keep only one response stays held. Findings are
+by a task with the other responses. A task that would keep only one response stays held. Findings are
 never deleted, so a decision about a response also applies to later tasks that contain it.
 
 A task imported with rankings is not held, because people have already seen it elsewhere.

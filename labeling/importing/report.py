@@ -13,7 +13,10 @@ TABLES = ("prompts", "responses", "tasks", "rankings")
 
 
 class Line(TypedDict):
-    """Rows of one table: `read` in the file, `known` of them existed before, and `new` did not."""
+    """Numbers of rows of one table: `read` are in the file, `known` of them existed before the import.
+
+    `new` is the number of added rows.
+    """
 
     name: str
     read: int

@@ -55,7 +55,7 @@ OTHER_META = "prompts whose metadata differs from that of the same prompt stored
 
 @dataclass
 class WrittenRows:
-    """The numbers of rows by table: `read` in the file, and `new` among them."""
+    """The numbers of rows by table: `read` are in the file, and `new` of them were added."""
 
     read: Counter[str] = field(default_factory=Counter)
     new: Counter[str] = field(default_factory=Counter)

@@ -38,25 +38,25 @@ class Shortage:
 
 # Compares a task's open slots with the people who have neither ranked nor skipped it.
 _SHORTAGE = """
-WITH wanting AS (
+WITH open_tasks AS (
     SELECT task_id, count(*) AS slots FROM labeling_slot
     WHERE project_id = %(project)s AND ranking_id IS NULL AND priority < %(off_queue)s
     GROUP BY task_id
-), had AS (
+), previous AS (
     SELECT task_id, count(*) AS people FROM (
         SELECT ranking.task_id, ranking.reviewer_id FROM labeling_ranking ranking
-        JOIN wanting ON wanting.task_id = ranking.task_id
+        JOIN open_tasks ON open_tasks.task_id = ranking.task_id
         WHERE ranking.superseded_at IS NULL AND ranking.reviewer_id = ANY(%(able)s::bigint[])
         UNION
         SELECT skip.task_id, skip.reviewer_id FROM labeling_skip skip
-        JOIN wanting ON wanting.task_id = skip.task_id
+        JOIN open_tasks ON open_tasks.task_id = skip.task_id
         WHERE skip.reviewer_id = ANY(%(able)s::bigint[])
-    ) each_once GROUP BY task_id
-), compared AS (
-    SELECT wanting.slots - (cardinality(%(able)s::bigint[]) - coalesce(had.people, 0)) AS missing
-    FROM wanting LEFT JOIN had ON had.task_id = wanting.task_id
+    ) pairs GROUP BY task_id
+), shortfalls AS (
+    SELECT open_tasks.slots - (cardinality(%(able)s::bigint[]) - coalesce(previous.people, 0)) AS missing
+    FROM open_tasks LEFT JOIN previous ON previous.task_id = open_tasks.task_id
 )
-SELECT count(*) FILTER (WHERE missing > 0), coalesce(max(missing), 0), count(*) FROM compared
+SELECT count(*) FILTER (WHERE missing > 0), coalesce(max(missing), 0), count(*) FROM shortfalls
 """
 
 

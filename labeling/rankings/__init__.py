@@ -1,1 +1,1 @@
-"""Rankings: submitted, revised, undone, and collected until a task has enough."""
+"""Rankings: their content, submission, revision and undo, and their number per task."""

@@ -4,9 +4,10 @@ With sequential overlap a task starts with `rankings_per_task` slots. When all a
 probable order of each pair of responses is computed from the rankings. While a pair or the best
 response is unclear, and the task has fewer than `rankings_at_most` slots, it gets one more.
 
-Clear is not the opposite of disputed (labeling.statistics.disputes). A dispute needs more disagreement
-than noise explains, over all tasks of the project, while noise alone can leave an order unclear: two
-opposite rankings of two responses are not a dispute, but a third one is needed to know the order.
+A task can be neither clear nor disputed (labeling.statistics.disputes). A dispute needs more
+disagreement than noise explains, over all tasks of the project, but noise alone can leave an order
+unclear. For example, two opposite rankings of two responses are not a dispute, but a third ranking is
+needed to know the order.
 """
 
 from collections.abc import Collection, Sequence

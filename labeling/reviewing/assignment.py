@@ -82,8 +82,8 @@ def stage_of(slot: Slot) -> Stage | None:
 def current(*, project: Project, reviewer: User) -> Slot | None:
     """Return the slot leased to the reviewer as their current task, or None if there is none.
 
-    A task that they have open stays theirs, even if a qualification ends in the meantime, so that no
-    work is lost.
+    A task that the reviewer has open stays assigned to them, even if a qualification ends in the
+    meantime, so that no work is lost.
     """
     if project.current_version_id is None:
         return None

@@ -1,7 +1,7 @@
 """The review page. This module reads requests and renders pages; other modules make all decisions.
 
-The page works with plain forms. Its script fetches the next sheet while one is read, shows it
-immediately after submission, and receives answers in JSON.
+The page works with plain forms. Its script fetches the next sheet while the reviewer reads the current
+one, shows it immediately after submission, and receives responses in JSON.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,13 +1,14 @@
 """Disputed tasks: those with more disagreement than the usual noise explains. Pure numpy.
 
-A task has two statistics, computed from τ = 1 − 2·distance of each couple of its rankings. The
+A task has two statistics, computed from τ = 1 − 2·distance for every two of its rankings. The
 distance of two rankings is 0 for the same order and 1 for the reverse. A tie against an order counts
 as half a pair.
 
 - The mean distance detects general disagreement.
-- The gain of reversing, for three rankings or more, detects two camps. It is the largest increase of
-  the mean τ when the rankings of a subset of reviewers are reversed. It is 0 without disagreement,
-  small for noise, and larger with each ranking for two camps.
+- The gain of reversing, for three rankings or more, detects two groups of reviewers with opposite
+  orders. It is the largest increase of the mean τ when the rankings of a subset of reviewers are
+  reversed. It is 0 without disagreement and small for noise. For two opposite groups, it increases
+  with each ranking.
 
 The null model is that of Thurstone, "A Law of Comparative Judgment" (Psychological Review 34, 1927):
 each reviewer perceives the worth of each response with independent normal noise, and ranks the

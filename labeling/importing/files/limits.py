@@ -1,6 +1,6 @@
 """Limits on the resources that one file may use, so that a small file cannot exhaust memory.
 
-A file can unpack to far more than its size: gzip stores a thousand equal bytes in one, and Parquet
+A file can unpack to far more than its size: gzip stores a thousand equal bytes in one byte, and Parquet
 stores a column of equal values in a few bytes. Most limits are settings; see docs/settings.md.
 """
 

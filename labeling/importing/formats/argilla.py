@@ -8,8 +8,8 @@ data sets have a column of [{"user_id", "value", "status"}] for each question. T
 have the columns "ranking.responses", "ranking.responses.users" and "ranking.responses.status".
 Records of Argilla's first text classification have "inputs" and an "annotation".
 
-Every user's answer to a RankingQuestion is a ranking; equal ranks are a tie. Without one, a user's
-RatingQuestions, one for each response, become a ranking; equal ratings are a tie. With two
+Every user's answer to a RankingQuestion is a ranking; equal ranks are a tie. Without such an answer, a
+user's RatingQuestions, one for each response, become a ranking; equal ratings are a tie. With two
 responses, a LabelQuestion whose answer names one of them is read too. Reviewers are named
 "argilla-" and the user's id. Discarded answers, drafts and suggestions by models are left out.
 """

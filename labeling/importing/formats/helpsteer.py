@@ -6,7 +6,7 @@
 A score ranges from -3 (response 1 is much better) to 3 (response 2 is much better), with 0 for
 about the same, and becomes the strength of the ranking. Each individual preference is a ranking by
 the reviewer "helpsteer-1", "helpsteer-2", …, with its reasoning as the rationale. In a row without
-them, the overall preference is a ranking by "helpsteer".
+individual preferences, the overall preference is a ranking by "helpsteer".
 """
 
 from collections.abc import Iterator
