@@ -154,7 +154,7 @@ def simulate(loop: Loop) -> int:
     for first in range(0, len(ranked), TASK_BATCH_SIZE):
         with transaction.atomic():
             for number, task in enumerate(ranked[first : first + TASK_BATCH_SIZE], start=first):
-                if task.held:  # because a reply of the tiny model is incomplete, which is expected
+                if task.held:  # some replies of the tiny model are incomplete, which is expected
                     findings.release(project=loop.project, task_id=task.pk, by=loop.trainer)
                 for turn in range(RANKINGS_PER_TASK):
                     simulate_one(loop, task, *crew[(number + turn) % len(crew)])

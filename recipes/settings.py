@@ -168,7 +168,7 @@ def _read(item: Option, value: Any) -> Any:
 
 
 def _read_object(value: Any) -> dict[str, Any]:
-    """Return a JSON object, given as one or as its text."""
+    """Return a JSON object. The value is a dict or JSON text."""
     try:
         read = json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError:

@@ -108,7 +108,7 @@ class World:
 
 @dataclass(frozen=True)
 class Check:
-    """A check, and the seconds that it usually takes on one H200, which are an estimate."""
+    """A check, and an estimate of the seconds that it takes on one H200."""
 
     name: str
     about: str

@@ -17,7 +17,7 @@ after the last complete file, and gives the same weights as an uninterrupted one
 Left out, and why:
 - several GPUs: sampling uses one
 - updates of the sampling model within a round: more rounds of fewer prompts have the same effect
-- the sampled tokens themselves: the text is read again as it would be served
+- training on the sampled tokens: the text is tokenized again, as for serving
 
 Legend: K responses of a prompt.
 """

@@ -5,7 +5,7 @@ The seed gives one uniform number per token, and the token is the one at which t
 distribution reaches that number (inverse transform sampling). So a response depends on its own
 seed, not on the other rows of its batch. The exception is rounding: the model's arithmetic depends
 on the shape of a batch, so with another batch size a few responses may differ. With the same
-settings the output is identical to the byte, also after a restart.
+settings the output is the same byte for byte, even after a restart.
 
 Legend: B rows, T tokens. Tensors carry their shape as a suffix: tokens_BT.
 """
@@ -195,8 +195,8 @@ def _sample_batch(
 ) -> list[Sampled]:
     """Sample in stages of doubling length, and drop finished rows between stages.
 
-    Most responses are much shorter than the limit. Reading the text so far again costs little
-    compared with keeping finished rows in the batch.
+    Most responses are much shorter than the limit. Reading the text so far again costs less
+    than keeping finished rows in the batch.
     """
     rows = [Row(request, config.max_new_tokens) for request in requests]
     running, upto = rows, FIRST_STAGE

@@ -34,7 +34,7 @@ def _best(group: Group, min_margin: float) -> np.ndarray:  # → (K,) bool
 def margins(group: Group) -> np.ndarray:
     """Return net wins as a share of the comparisons of each response, (K,) from -1 to 1.
 
-    1: won all, 0: won as many as it lost, or only ties. 0 without comparisons.
+    1 if it won all, and 0 if it won and lost the same number or has no comparisons.
     """
     compared = wins(group)  # (K, K)
     won, lost = compared.sum(axis=1), compared.sum(axis=0)  # (K,)

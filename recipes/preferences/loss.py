@@ -4,7 +4,7 @@ With r the scores of one prompt's responses and w_ij the weight of the evidence 
 
     loss = Σ_ij w_ij · -log P(i beats j)  /  Σ_ij w_ij
 
-so that a prompt with nine responses and thirty-six pairs weighs as much as one with two responses.
+so that a prompt with nine responses and thirty-six pairs has the same weight as one with two responses.
 
 Legend: G groups, K responses in the largest of them. Responses that a smaller group lacks have no
 wins, so their scores have no influence. Scores may have leading dimensions, such as one for heads.

@@ -14,7 +14,7 @@ from reward.evaluation.report import FEW_PAIRS, FEW_PROMPTS, Evidence, Scored, e
 from reward.evaluation.schema import Temperature
 
 COLDEST, HOTTEST = 0.02, 50.0
-"""Bounds in units of the typical gap in score, which is tiny after little training."""
+"""Bounds in units of the typical gap in score. The gap is small after little training."""
 FOLDS = 5
 
 

@@ -129,7 +129,7 @@ def test_an_erased_prompt_is_in_no_table_or_file(
     assert entry.details["snapshots"] == [everywhere.pk]
 
 
-def test_a_snapshot_keeps_its_other_rows_and_says_that_it_changed(
+def test_a_snapshot_keeps_its_other_rows_and_records_the_erasure(
     project, task, others, everywhere, admin, commits
 ):
     old, hash_before = everywhere.file, everywhere.content_hash

@@ -108,7 +108,7 @@ def run_command(*arguments):
     return out.getvalue()
 
 
-def test_the_command_shows_first_and_erases_on_request(task, admin):
+def test_the_command_shows_the_content_and_erases_only_on_request(task, admin):
     prompt = ["erase", "--prompt", str(task.prompt_id), "--by", admin.username]
     assert "Nothing was erased." in run_command(*prompt, "--dry-run")
     assert Prompt.objects.get(pk=task.prompt_id).erased_at is None

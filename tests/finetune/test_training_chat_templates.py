@@ -164,7 +164,7 @@ def test_thoughts_are_trained_as_the_model_writes_them(name):
     assert chat.prompt_ids([question]).count(think) == chat.prompt_ids([USER]).count(think)
 
 
-def test_an_earlier_thought_is_dropped_as_the_server_drops_it():
+def test_an_earlier_thought_is_removed_as_when_served():
     chat = PolicyChat(family("Qwen3").tokenizer)
     thought = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nParis."}
     ids = chat.prompt_ids([USER, thought, USER])

@@ -332,7 +332,7 @@ def test_a_chat_template_is_not_needed(tmp_path):
     assert "User: Question g" in report_of(run_dir)["first_batch"]
 
 
-def test_without_held_out_prompts_the_report_says_so(tmp_path, model):
+def test_without_held_out_prompts_the_report_has_no_accuracy(tmp_path, model):
     groups = [g for g in groups_that_like_b(12) if g.split == "train"]
     run_dir = dpo_run(tmp_path, model, groups)
     train(run_dir, StopSignal())

@@ -65,7 +65,7 @@ def prepared_of(groups, **settings):
 # --- data -------------------------------------------------------------------------------------------
 
 
-def test_most_reviewers_lines_label_a_response():
+def test_the_majority_of_lines_labels_a_response():
     """Check that 0 is above both lines, 1 is even, 2 is below by weight, and 3 was not placed."""
     rankings = [
         Judgment("r", [[0], [1], [2]], cut=2, weight=0.5),

@@ -191,13 +191,13 @@ def run(monkeypatch, tmp_path):
     return start
 
 
-def test_every_run_says_which_device_and_number_format_it_uses(run):
+def test_every_run_reports_its_device_and_number_format(run):
     status, run_dir = run(dtype="bfloat16")
     assert status == 0
     assert messages(run_dir) == ["Device: CPU. Number format: bfloat16."]
 
 
-def test_a_run_that_leaves_the_gpu_unused_says_so(run, monkeypatch, tmp_path):
+def test_a_run_reports_an_unused_gpu(run, monkeypatch, tmp_path):
     install_smi(monkeypatch, tmp_path)
     status, run_dir = run()
     assert status == 0

@@ -261,7 +261,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, model, reward_model,
     assert ours["rounds"] == theirs["rounds"] and ours["score_change"] == theirs["score_change"]
 
 
-def test_a_damaged_file_of_samples_is_made_again(tmp_path, model, reward_model, finished):
+def test_a_damaged_file_of_samples_is_sampled_again(tmp_path, model, reward_model, finished):
     run_dir = online_run(tmp_path / "run", model, reward_model)
     process = start("finetune.training.online", run_dir)
     samples = run_dir.path / "parts" / "round-1" / "checkpoints" / "samples.parquet"

@@ -268,7 +268,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens(tmp_path, model):
     assert step == 1 and loss == pytest.approx(nll / tokens, abs=1e-5)
 
 
-def test_the_card_says_what_the_adapter_was_trained_on(finished):
+def test_the_card_describes_the_training_data(finished):
     card = (finished.output / "README.md").read_text()
     assert "fine-tuned on 30 best or only responses to 30 prompts, by supervised" in card
     assert "nats of negative log-likelihood per token" in card

@@ -144,7 +144,7 @@ def test_a_request_needs_a_token_and_a_session_does_not_count(warm, caller):
     refused(answer, 401, "The request has none.")
 
 
-def test_leads_may_use_their_projects_models_and_reviewers_none(warm, models):
+def test_leads_can_use_models_of_their_projects_and_reviewers_cannot(warm, models):
     lead, reviewer = Caller(make_user(Role.LEAD)), Caller(make_user())
     join(warm, reviewer.token.user)
     for stranger in (lead, reviewer):
@@ -196,7 +196,7 @@ def test_an_invalid_request_is_refused_with_the_position_of_the_error(
     assert caller.token.spent == 0, "it costs nothing"
 
 
-def test_a_body_that_is_not_json_or_too_large_is_a_problem_too(caller, settings):
+def test_a_body_that_is_too_large_or_not_json_gets_an_error(caller, settings):
     refused(caller.post("score", "{"), 400, "not valid JSON")
     refused(caller.post("nowhere", {}), 404, "no such address")
     answer = caller.client.get("/api/v1/score")
@@ -298,9 +298,7 @@ def test_only_the_log_names_the_folder_of_an_unusable_model(warm, caller, caplog
 
 
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EACCES, 503)])
-def test_a_fault_of_the_storage_is_a_problem_with_a_sentence(
-    caller, monkeypatch, settings, number, status
-):
+def test_a_storage_fault_is_explained_in_a_sentence(caller, monkeypatch, settings, number, status):
     settings.SCORER_SOCKET = settings.VAR_DIR / "no.sock"
 
     def fail(*_):

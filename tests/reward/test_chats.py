@@ -62,7 +62,7 @@ def test_chats_are_left_out_by_default(project, chats):
     assert (both.counts["prompts"], both.counts["chats"], both.rankings) == (9, 8, 1)
 
 
-def test_a_project_without_rankings_and_chats_says_so(project):
+def test_a_project_without_rankings_and_chats_is_refused_with_a_sentence(project):
     with pytest.raises(SnapshotError, match="neither rankings nor imported prompts"):
         freeze(project=project, filter=CHATS, by=None)
 

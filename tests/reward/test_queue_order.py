@@ -254,7 +254,7 @@ def test_the_run_orders_the_queue_after_scoring(project, model):
     assert QueueOrder.objects.get().pk == result["order"] and result["ordered"] > 0
 
 
-def test_a_run_that_cannot_order_keeps_its_scores_and_gives_the_reason(project, model):
+def test_a_run_that_cannot_order_the_queue_keeps_its_scores_and_gives_the_reason(project, model):
     task = make_task(project, responses=2)
     run = make_score_run(model, order=True)
     pk = task.responses.first().pk

@@ -227,7 +227,7 @@ def test_a_hanging_scorer_is_detected_before_the_time_limit(running, models, set
     assert "verdicts" in running.ask(models[0], [[PROMPT, ["a"]]])
 
 
-def test_a_busy_scorer_answers_a_ping_and_is_waited_for(tmp_path, settings, monkeypatch):
+def test_a_busy_scorer_answers_a_ping_and_the_client_waits(tmp_path, settings, monkeypatch):
     """Nobody takes the request from the queue until the client has pinged twice."""
     monkeypatch.setattr(client, "SILENT_SECONDS", 0.05)
     settings.SCORER_SOCKET, settings.SCORER_SECONDS = tmp_path / "socket", 60

@@ -63,7 +63,7 @@ def refusals(address, cache, **environment):
     return errors
 
 
-def test_a_gated_model_says_how_to_get_access(hub, tmp_path):
+def test_the_error_of_a_gated_model_explains_access(hub, tmp_path):
     answer, address = hub
     answer |= {"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}
     for text in refusals(address, tmp_path):
@@ -79,7 +79,7 @@ def test_a_refused_token_is_mentioned(hub, tmp_path):
         assert "hf_old" not in text
 
 
-def test_another_failure_says_nothing_about_access(hub, tmp_path):
+def test_other_errors_have_no_advice_about_access(hub, tmp_path):
     answer, address = hub
     answer |= {"status": 404, "headers": {"X-Error-Code": "EntryNotFound"}}
     for text in refusals(address, tmp_path):

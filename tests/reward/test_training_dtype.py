@@ -76,7 +76,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run():
         )
 
 
-def test_in_float16_only_a_row_of_overflows_ends_the_run():
+def test_in_float16_only_repeated_overflows_end_the_run():
     args, state = SimpleNamespace(fp16=True), SimpleNamespace(global_step=0)
     callback, model = RefuseNonFinite(), overflowing_model()
     for _ in range(2):

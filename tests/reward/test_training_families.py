@@ -202,7 +202,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
         untrained(path)
 
 
-def test_a_base_that_classifies_something_else_gets_a_fresh_head(tmp_path):
+def test_a_base_with_other_labels_gets_a_new_head(tmp_path):
     config = tiny_config(num_labels=5)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)

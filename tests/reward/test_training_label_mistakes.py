@@ -169,7 +169,7 @@ def test_at_least_seven_of_ten_listed_rankings_were_flipped():
     assert sum(one["flipped_listed"] for one in result) / listed >= 0.7
 
 
-def test_the_ranking_that_contradicts_the_model_most_is_listed_however_sure_the_model_is():
+def test_the_largest_contradiction_is_listed_even_with_a_confident_model():
     items = [item(n, [[[0], [1]]], [1.0 + n / 1500, 0.0]) for n in range(599)]
     items.append(item(599, [[[1], [0]]], [40.0, 0.0]))
     mistakes = label_mistakes([items], checked="all")

@@ -242,7 +242,7 @@ def test_packed_groups_need_no_padding():
     assert apart["input_ids"].numel() > batch["input_ids"].numel()
 
 
-def test_the_first_batch_can_be_read_by_a_person():
+def test_the_first_batch_is_described_as_text():
     tokenizer = make_tokenizer()
     prompt, responses = ChatFormat(tokenizer).encode(
         [{"role": "user", "content": "Hi"}], ["Yes", "No"]

@@ -35,7 +35,7 @@ def loading_calls():
                     )
 
 
-def test_every_loading_says_that_it_runs_no_code_and_reads_no_pickles():
+def test_every_load_disallows_code_and_pickles():
     calls = list(loading_calls())
     assert len(calls) >= 6
     for position, name, options in calls:

@@ -73,7 +73,7 @@ def card_report(**changes):
     return {**report, **changes}
 
 
-def test_hubs_read_the_figures_and_people_the_temperature():
+def test_the_card_has_figures_for_hubs_and_a_sentence_about_the_temperature():
     text = model_card(card_report())
     front = yaml.safe_load(text.split("---")[1])
     [result] = front["model-index"][0]["results"]

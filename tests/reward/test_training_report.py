@@ -137,7 +137,7 @@ def test_a_limit_is_reported_only_where_it_applies():
     assert limit_to_show({"accuracy_limit": {"interval": None}}) is None
 
 
-def test_a_bootstrap_in_pieces_is_the_same_bootstrap(monkeypatch):
+def test_a_bootstrap_in_blocks_gives_the_same_result(monkeypatch):
     whole = np.concatenate(list(intervals.resamples(50, 3, 20)))
     monkeypatch.setattr(intervals, "MAX_BATCH_RESAMPLES", 150)
     pieces = list(intervals.resamples(50, 3, 20))

@@ -256,7 +256,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_result(tmp_path, lla
 # --- scoring --------------------------------------------------------------------------------------
 
 
-def test_a_fresh_process_gives_the_same_scores(finished, tmp_path):
+def test_a_new_process_gives_the_same_score_of_each_response(finished, tmp_path):
     source = finished.data / "preferences.parquet"
     command = [sys.executable, "-m", "reward.training.score", str(finished.output), str(source)]
     target = tmp_path / "scored.parquet"
