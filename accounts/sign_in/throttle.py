@@ -135,7 +135,7 @@ def client_address(request: HttpRequest | None) -> str:
     """Return the address that the request came from.
 
     Each proxy appends its client's address to X-Forwarded-For. Only the last TIEBREAK_PROXIES
-    entries come from the operator's own proxies; clients can forge the earlier ones.
+    entries come from the operator's proxies; clients can forge the earlier entries.
     """
     if request is None:
         return ""

@@ -116,7 +116,7 @@ def _too_large_response(request: HttpRequest, limit: int = SMALL) -> HttpRespons
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    """Handle requests that Django refuses, such as a form larger than its own limit."""
+    """Handle requests that Django refuses, such as a form larger than Django's limit."""
     if isinstance(exception, RequestDataTooBig):
         return _too_large_response(request, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
     return defaults.bad_request(request, exception)

@@ -1,8 +1,8 @@
 """Quick 503 responses while the database is unavailable.
 
 A web request waits about two seconds at most for a database that does not answer. After one request
-has timed out, the next ones first probe the server, which takes milliseconds when it refuses the
-connection and half a second when it hangs.
+has timed out, later requests first probe the server. The probe takes milliseconds when the server
+refuses the connection and half a second when it hangs.
 """
 
 import logging

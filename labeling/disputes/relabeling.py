@@ -43,7 +43,7 @@ class CannotRelabel(ValueError):  # noqa: N818 - reads better without Error
 def versions_to_compare(
     project: Project, before: int | None = None, after: int | None = None
 ) -> tuple[GuidelineVersion, GuidelineVersion]:
-    """Return the versions with these numbers, by default the current one and the one before it.
+    """Return the versions with these numbers, by default the current version and the previous one.
 
     New rankings are made under the current guideline, so `after` can only be that version. Raises
     CannotRelabel.

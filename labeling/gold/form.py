@@ -53,7 +53,7 @@ class ConstraintRow(forms.Form):
 
 
 class Rows(forms.BaseFormSet):
-    """The rows of the form, as many as it was submitted with."""
+    """The rows of the form, with the number of rows that was submitted."""
 
     def constraints(self) -> list[dict[str, Any]]:
         return [rule for form in self.forms if (rule := form.constraint())]
@@ -75,7 +75,7 @@ class GoldForm(forms.Form):
 
 
 def rows_of(constraints: Sequence[Constraint], letters: Letters, data: Any = None) -> Rows:
-    """Return the submitted rows, or rows for these constraints and some empty ones."""
+    """Return the submitted rows, or rows for these constraints and some empty rows."""
     return ConstraintRows(  # type: ignore[return-value]
         data,
         initial=None if data else [dict(constraint) for constraint in constraints],

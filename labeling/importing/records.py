@@ -98,7 +98,7 @@ EXAMPLE = 80
 """The length of the example value of a column, in characters."""
 
 NESTED = "nested"
-"""The meaning of a value whose keys have meanings of their own."""
+"""The meaning of a value whose keys have separate meanings."""
 
 Meaning = Mapping[str, Any]
 """The meaning of each key of an object: a word, or another Meaning for nested objects.

@@ -121,7 +121,7 @@ class Quality:
     usual: float
     """The usual rate at which two reviewers disagree on a pair. A tie against an order counts half."""
     learned: bool
-    """Whether the project has enough tasks to estimate its own usual rate."""
+    """Whether the project has enough tasks to estimate `usual` from them."""
 
     @property
     def disputes(self) -> Sequence[Disagreement]:

@@ -66,7 +66,7 @@ class Bytes(Func):
 class Window:
     """Rankings in the order in which they were made. With `capped`, older tasks are left out.
 
-    Gold tasks are excluded, as their answers are known and many reviewers rank the same ones.
+    Gold tasks are excluded, because their answers are known and many reviewers rank the same tasks.
     """
 
     rows: Sequence[Row]

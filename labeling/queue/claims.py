@@ -169,7 +169,7 @@ def claim_leases(
 
     Of two concurrent claims of one reviewer, a constraint or the deadlock detector aborts one, which
     retries and returns the winner's slot. A claim waits for a transaction that fills one of the
-    reviewer's leases. Never call it in such a transaction, as two of them could deadlock.
+    reviewer's leases. Never call it in a transaction that fills a slot, because two such transactions could deadlock.
     """
     parameters = parameters_of(
         project, reviewer, ahead=ahead, promote=promote, shown_slot=shown_slot

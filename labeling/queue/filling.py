@@ -36,9 +36,9 @@ class SlotToAnswer:
 def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> SlotToAnswer | None:
     """Return the slot that the reviewer answers.
 
-    Return None for a slot that the reviewer neither holds nor held. A refused answer shows its sheet
-    again, so other slots would give access to tasks that the reviewer has not been assigned, gold
-    included. One query.
+    Return None for a slot that was never leased to the reviewer. A refused answer shows its sheet
+    again, so other slots would give access to tasks that the reviewer has not been assigned, including
+    gold. One query.
     """
     rows = fetch(
         _SLOT,

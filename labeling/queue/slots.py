@@ -124,7 +124,7 @@ def claim_ahead(*, project: Project, reviewer: User) -> Slot | None:
 def advance(
     *, project: Project, reviewer: User, shown_slot: int
 ) -> tuple[Slot | None, Slot | None]:
-    """Return the current lease and the one ahead, for a page that shows the slot with the id `shown_slot`.
+    """Return the current lease and the lease ahead for a page that shows the slot `shown_slot`.
 
     Combines `claim`, `mark_shown` (if `shown_slot` is now the current slot) and `claim_ahead`. One
     statement if the reviewer holds a lease of either kind, as after each submission.
@@ -403,7 +403,7 @@ def reopen(
 
 
 def _make_room(project: Project, reviewer: User) -> None:
-    """Turn the reviewer's current lease into the one ahead, as they can hold one of each only."""
+    """Turn the reviewer's current lease into the lease ahead, because they can hold only one of each."""
     leases = Slot.objects.select_for_update().filter(
         project=project, reviewer=reviewer, leased_until__isnull=False
     )

@@ -42,7 +42,7 @@ class Rating:
 class Card:
     """One response as shown to the reviewer, without the model's name.
 
-    `name` identifies the response on the page; its id must not appear there.
+    `name` identifies the response on the page; the response's id must not appear there.
     """
 
     id: int

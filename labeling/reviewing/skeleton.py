@@ -75,7 +75,7 @@ class Placeholders:
         numbers = "|".join(str(n) for n in (self.slot, self.reviewer, *self.responses))
         texts = "|".join(
             (self.exact_message, self.exact_response, self.message, self.response)
-        )  # the longer placeholders first, because they end with the shorter ones
+        )  # longer placeholders first, because each ends with a shorter placeholder
         return re.compile(rf"({numbers}|{self.key}|{self.csrf}|(?:{texts})\d+_)")
 
 

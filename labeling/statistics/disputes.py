@@ -38,7 +38,7 @@ from labeling.statistics.reviewer_pairs import ReviewerPairs
 FALSE_DISCOVERIES = 0.1
 """Expected share of noise among the disputed tasks."""
 USUAL = 0.27
-"""The rate of disagreement assumed until a project has its own estimate: the labelers of Ouyang et al.,
+"""The rate of disagreement assumed until a project has an estimate: the labelers of Ouyang et al.,
 "Training language models to follow instructions with human feedback" (2022), agreed on 73%."""
 LEARNED_FROM = 30
 """Minimum number of tasks with two rankings to estimate a project's own rate."""
@@ -56,7 +56,7 @@ STEP = 0.05
 BULK = 0.8
 """Share of the tasks, those with the smallest distances, whose spread is compared with the model's."""
 ROUNDS = 2
-"""The usual rate is estimated from all tasks, and then again without the disputed ones."""
+"""The usual rate is estimated from all tasks, and then again without the disputed tasks."""
 NORMAL = NormalDist()
 
 

@@ -209,7 +209,7 @@ def json_array(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 class _Array:
-    """An array of which only the current element and later ones are in memory."""
+    """An array read in chunks. Memory holds no element before the current one."""
 
     def __init__(self, file: IO[bytes]):
         self.source = _chunks(file)

@@ -15,7 +15,7 @@ SIDES = {"left": 0, "first": 0, "right": 1, "second": 1}
 
 @dataclass
 class Answer:
-    """A response with the values of its own columns."""
+    """A response with the values of the columns that describe it."""
 
     text: str
     column: str

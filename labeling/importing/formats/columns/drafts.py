@@ -50,7 +50,7 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
 
 
 def _loses_id(row: Row, first: Row) -> bool:
-    """Return whether the row's id is kept neither by its prompt nor by its task or responses."""
+    """Return whether the row's id is stored in none of its prompt, task and responses."""
     if row.task_id not in ("", first.task_id):
         return True
     if row.external_id in ("", first.external_id):

@@ -1,4 +1,4 @@
-"""Grouping the rows of one prompt, wherever they are in the file, in bounded memory."""
+"""Grouping the rows of each prompt, at any position in the file, in bounded memory."""
 
 import heapq
 import pickle
@@ -23,7 +23,7 @@ class ScatteredRows(Exception):  # noqa: N818 - a request to read differently, n
 
 
 def consecutive_groups(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
-    """Group consecutive rows by key. A row with the key None is its own group.
+    """Group consecutive rows by key. Each row with the key None is a separate group.
 
     Raises ScatteredRows when a key returns after other keys, at the end or earlier in a long file. The
     caller discards the groups read so far. Stores 8 to 9 bytes per key.

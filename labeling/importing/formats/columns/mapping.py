@@ -99,7 +99,7 @@ class Mapping:
         """Return a proposal overridden by this mapping.
 
         A column named by this mapping loses its proposed meaning. A meaning that this mapping gives
-        to other columns is removed from the proposed ones.
+        to other columns is removed from the columns that had it in the proposal.
         """
         named = [name for names in self.columns.values() for name in names]
         remaining = {

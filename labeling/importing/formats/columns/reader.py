@@ -1,6 +1,6 @@
 """Reading rows by the meaning of their columns.
 
-Rows with one response each belong together when they have the same prompt, wherever they are in the
+Rows with one response each belong together when they have the same prompt, at any position in the
 file. A row with several responses, or a preference between them, is a separate task.
 """
 
@@ -320,7 +320,7 @@ class _Reading:
         return self._needed(prompt), answers, verdict
 
     def _turns(self, cells: Cells) -> list[tuple[str, Messages]]:
-        """Return chats from cells that hold a list of prompts and lists of as many answers."""
+        """Return chats from cells that hold a list of prompts and equally long lists of answers."""
         if len(self.columns["prompt"]) != 1:
             return []
         questions = values.structure(cells, self.columns["prompt"][0])
@@ -441,7 +441,7 @@ class _Reading:
                 answer.model = single[0][1]
 
     def _ids(self, answers: list[Answer]) -> None:
-        """Give each response its id, from a column of its own or a list in the same order."""
+        """Set the id of each response, from a separate column or a list in the same order."""
         for name in self.columns["response_id"]:
             value = values.structure(self.source, name)
             owners = [a for a in answers if belongs(name, a.column)]
