@@ -38,7 +38,7 @@ from recipes import gpus
 from recipes.rundir import versions, write_json
 from recipes.runner import quiet_libraries
 
-FEWEST_SECONDS = 20
+MIN_SECONDS = 20
 """Seconds. A check does not begin if less time is left."""
 
 
@@ -119,7 +119,7 @@ def passed_before(file: Path, measured: str | None) -> dict[str, Any] | None:
 
 def in_time(check: Check, deadline: float, options: argparse.Namespace) -> dict[str, Any]:
     seconds = deadline - time.monotonic()
-    if seconds < FEWEST_SECONDS:
+    if seconds < MIN_SECONDS:
         return {"ok": None, "error": "There was no time left. Run the same command again."}
     say(f"{check.name}: {check.about} ({seconds:.0f} s left)")
     return in_own_process(check, World(options.folder, tiny=options.tiny), seconds)

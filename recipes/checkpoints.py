@@ -80,7 +80,7 @@ def step_of(path: Path) -> int | None:
 
 
 def newest_good(run_dir: RunDir, pattern: str) -> Path | None:
-    """Return the newest checkpoint that matches its manifest, or None. Reads every byte of it.
+    """Return the newest checkpoint that matches its manifest, or None. Reads the whole checkpoint.
 
     Damaged checkpoints are set aside, with a warning for each.
     """
@@ -100,7 +100,7 @@ def newest_good(run_dir: RunDir, pattern: str) -> Path | None:
 def delete_if_damaged(run_dir: RunDir, path: Path) -> None:
     """Delete a single-file checkpoint that differs from its manifest, with a warning.
 
-    Afterwards, a file at `path` is a good checkpoint. Reads every byte of it.
+    Afterwards, a file at `path` is a good checkpoint. Reads the whole file.
     """
     if not path.exists() or (problem := problem_of(path)) is None:
         return

@@ -14,8 +14,8 @@ from pathlib import Path
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
-NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
-BROKEN = (errno.EIO,)
+MISSING = (errno.ENOENT, errno.ENOTDIR)
+DISK_ERRORS = (errno.EIO,)
 FULL_BYTES = 16 << 20
 
 _OS_ERROR = re.compile(r"os error (\d+)")
@@ -95,9 +95,9 @@ def _sentence(number: int, folder: Path | None) -> str | None:
             f"{where} cannot be written or read: {os.strerror(number).lower()}. Change its owner or "
             "permissions, then try again."
         )
-    if number in NOT_THERE and folder and not folder.is_dir():
+    if number in MISSING and folder and not folder.is_dir():
         return missing_folder(folder)
-    if number in BROKEN:
+    if number in DISK_ERRORS:
         return f"The disk of {where} reports an error. Look at the system's log, then try again."
     return None
 

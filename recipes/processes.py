@@ -127,7 +127,7 @@ def ending_file(run_dir: RunDir, launcher: int) -> Path:
 def report_ending(run_dir: RunDir, status: int, sentence: str, level: str) -> None:
     """Report why this process ends early, unless another process ended first.
 
-    The other processes end only because the first one is gone, so their reasons are not reported.
+    The other processes end only because the first one has ended, so their reasons are not reported.
     """
     if count() == 1:
         run_dir.message(sentence, level=level)

@@ -22,7 +22,7 @@ CHECKPOINTS = f"{PREFIX_CHECKPOINT_DIR}-*"
 
 
 def newest_checkpoint(run_dir: RunDir) -> Path | None:
-    """Return the checkpoint to resume from, the same in all processes. Reads every byte of it.
+    """Return the checkpoint to resume from, the same in all processes. Reads the whole checkpoint.
 
     Damaged checkpoints are set aside with a warning.
     """

@@ -170,7 +170,7 @@ class Rounds:
             self.policy.to(device())
 
     def train(self) -> tuple[Fitted, Prepared]:
-        """Do all rounds that are not complete, and return the last one's training and data.
+        """Run all incomplete rounds, and return the training and the data of the last round.
 
         The last round has no file of weights: its training resumes from its own last checkpoint.
         """
@@ -338,7 +338,7 @@ class Rounds:
         return json.loads((part.checkpoints / "figures.json").read_text())
 
     def log_ratios(self, part: Part, samples: Samples) -> dict[str, list[tuple[float, int]]]:
-        """Return log π - log π_ref of each different sample and its number, by prompt.
+        """Return log π - log π_ref and the number of copies of each different sample, by prompt.
 
         π is the policy now. Samples that are too long with their prompt are left out.
         """

@@ -21,7 +21,7 @@ from finetune.training.language_model import existing, turn_off_dropout
 from recipes.errors import RecipeError
 from recipes.layout import attention
 from recipes.layout.collate import Batch, Collator
-from recipes.layout.families import ALIKE, precision
+from recipes.layout.families import MAX_LAYOUT_DIFFERENCE, precision
 from recipes.layout.forward import evaluating, inputs_of
 from recipes.memory import is_out_of_memory
 from recipes.models import quantization
@@ -226,7 +226,9 @@ def check_head(policy: PolicyModel, groups: Sequence[TokenGroup], pad_id: int) -
         problem = f"its head cannot be called alone ({type(error).__name__}: {str(error)[:200]})"
     else:
         difference = ((ours - own).abs().max() / own.abs().max().clamp(min=1.0)).item()
-        if difference <= ALIKE.get(precision(policy), ALIKE[torch.bfloat16]):
+        if difference <= MAX_LAYOUT_DIFFERENCE.get(
+            precision(policy), MAX_LAYOUT_DIFFERENCE[torch.bfloat16]
+        ):
             return None
         problem = f"its log-probabilities differ by {difference:.2%} from those of its logits"
     policy.head = None

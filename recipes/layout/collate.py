@@ -89,7 +89,7 @@ class StepCollator:
     max_tokens: int | None = None
 
     def __call__(self, groups: Sequence[TokenGroup]) -> dict[str, Any]:
-        """Return the parts, and labels (G,), one per group, for Trainer to count.
+        """Return the parts, and labels (G,), one per group, which Trainer counts.
 
         If groups have mismatched responses, `mismatched` holds parts with those.
         """

@@ -29,14 +29,14 @@ LOOKING_BACK = frozenset({"sliding_attention", "chunked_attention", "local", "lo
 RECURRENT = ("mamba", "ssm", "rwkv", "recurrent", "deltanet", "shortconv", "retention")
 """Parts of the class names of layers with a state, for families that do not list layer types."""
 
-ALIKE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+MAX_LAYOUT_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest relative difference of features between the layouts. Rounding causes 1e-6 in float32, and
 up to 1e-2 in bfloat16 after many layers."""
-UNMOVED = {torch.float32: 1e-5, torch.bfloat16: 1e-3, torch.float16: 1e-3}
+MAX_CROSS_EFFECT = {torch.float32: 1e-5, torch.bfloat16: 1e-3, torch.float16: 1e-3}
 """Largest relative change of features when another response changes. It should be zero: only the
 order of summation may differ."""
 
-COMPARED = (64, 48)
+COMPARED_TOKENS = (64, 48)
 """Tokens of a prompt and of each response whose gradients are compared."""
 
 
@@ -65,8 +65,8 @@ def check_gradients(
     change weights or the random state, and clears the gradients.
     """
     smallest = min(groups, key=TokenGroup.size)
-    beginnings = [response[: COMPARED[1]] for response in smallest.responses]
-    group = [replace(smallest, prompt=smallest.prompt[: COMPARED[0]], responses=beginnings)]
+    beginnings = [response[: COMPARED_TOKENS[1]] for response in smallest.responses]
+    group = [replace(smallest, prompt=smallest.prompt[: COMPARED_TOKENS[0]], responses=beginnings)]
     plain = _gradients(model, group, _collator(model, pad_id, "plain"), dtype)
     return _or_dense(model, partial(_gradient_problem, model, group, pad_id, dtype, plain))
 
@@ -101,7 +101,9 @@ def _gradient_problem(
             raise
         return f"its backward pass fails ({type(error).__name__}: {str(error)[:200]})"
     difference = ((shared - plain).norm() / plain.norm().clamp(min=1e-30)).item()
-    if not difference <= 2 * ALIKE.get(dtype, ALIKE[torch.bfloat16]):
+    if not difference <= 2 * MAX_LAYOUT_DIFFERENCE.get(
+        dtype, MAX_LAYOUT_DIFFERENCE[torch.bfloat16]
+    ):
         return f"its gradients differ by {difference:.2%} between the two layouts"
     return None
 
@@ -172,11 +174,11 @@ def _feature_problem(
         return f"it fails in the shared layout ({type(error).__name__}: {str(error)[:200]})"
     present = _response_mask(groups)
     difference = _distance(shared, plain, present)
-    if not difference <= ALIKE.get(kind, ALIKE[torch.bfloat16]):
+    if not difference <= MAX_LAYOUT_DIFFERENCE.get(kind, MAX_LAYOUT_DIFFERENCE[torch.bfloat16]):
         return f"its last layer differs by {difference:.2%} between the two layouts"
-    moved = _distance(next_to_another, shared, present & (torch.arange(present.shape[1]) > 0))
-    if not moved <= UNMOVED.get(kind, UNMOVED[torch.bfloat16]):
-        return f"its last layer changes by {moved:.2%} when another response changes"
+    change = _distance(next_to_another, shared, present & (torch.arange(present.shape[1]) > 0))
+    if not change <= MAX_CROSS_EFFECT.get(kind, MAX_CROSS_EFFECT[torch.bfloat16]):
+        return f"its last layer changes by {change:.2%} when another response changes"
     return None
 
 

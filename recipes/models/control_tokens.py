@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 MARKS = range(0xE000, 0xF900)
 """Characters for private use. The first that no text contains is the mark."""
 ANCHORS = ("\n", "0", ".")
-"""Texts put before the rest of a text, so that no space is put before it. The first that is not
-joined to it is used."""
+"""Candidates for a prefix that keeps the tokenizer from adding a space before a text. The first one
+that is not merged with the text is used."""
 
 
 class ControlTokens:

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 CHUNK_NUMBERS = {"cpu": 2**24, "cuda": 2**27}
 """Logits of a chunk, C·V. 64 MB in float32 stay near the caches of a CPU; a GPU needs more rows."""
-FEWEST_TOKENS = 16
+MIN_CHUNK_TOKENS = 16
 """A chunk has at least this many tokens, because products of few rows are slow."""
 
 
@@ -84,7 +84,7 @@ def gathered_logps(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 def chunk_tokens(vocabulary: int, like: torch.Tensor) -> int:
     """Return the number of tokens of a chunk, C."""
     numbers = CHUNK_NUMBERS.get(like.device.type, CHUNK_NUMBERS["cuda"])
-    return max(FEWEST_TOKENS, numbers // vocabulary)
+    return max(MIN_CHUNK_TOKENS, numbers // vocabulary)
 
 
 class _FrozenLogps(torch.autograd.Function):

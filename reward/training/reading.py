@@ -6,7 +6,7 @@ import torch
 
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator
-from recipes.layout.families import ALIKE, precision
+from recipes.layout.families import MAX_LAYOUT_DIFFERENCE, precision
 from recipes.layout.forward import evaluating, inputs_of, outputs_of
 from recipes.preferences.tokens import TokenGroup
 from reward.training.model import RewardModel
@@ -26,7 +26,7 @@ def check_reading(model: RewardModel, groups: Sequence[TokenGroup], pad_id: int)
     ).nan_to_num()  # values that are not finite are refused later
     own = own_outputs(model, few, collator).nan_to_num()
     difference = (plain - own).abs().max().item()
-    allowed = ALIKE.get(precision(model), ALIKE[torch.bfloat16])
+    allowed = MAX_LAYOUT_DIFFERENCE.get(precision(model), MAX_LAYOUT_DIFFERENCE[torch.bfloat16])
     if not difference <= allowed * max(1.0, own.abs().max().item()):
         raise RecipeError(
             f"Models of the family {model.config.model_type} cannot be trained here: their classifier "
