@@ -10,7 +10,7 @@ from labeling.models import Membership, Ranking, Task
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from tests.browser.test_pages import faults_in_both_themes
-from tests.labeling.file_imports import work
+from tests.labeling.importing.file_imports import work
 from tests.labeling.world import make_user, one_each
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -18,7 +18,7 @@ from tests.finetune.factory import (
     model_folder,
 )
 from tests.reward.factory import make_project
-from tests.reward.test_pages import LOOKING, TRAINING, statuses
+from tests.reward.pages.test_pages import LOOKING, TRAINING, statuses
 
 pytestmark = pytest.mark.django_db
 

@@ -27,7 +27,7 @@ from tests.finetune.factory import (
     make_reward_model,
     make_snapshot,
 )
-from tests.labeling.gold_world import make_gold
+from tests.labeling.gold.gold_world import make_gold
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>|\(\?P<(\w+)>[^)]*\)")

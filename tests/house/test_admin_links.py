@@ -10,7 +10,7 @@ from django.urls import reverse
 from accounts.models import Role
 from labeling.models import Project
 from tests.clients import signed_in
-from tests.labeling.test_pages_project import make_lead
+from tests.labeling.pages.test_pages_project import make_lead
 from tests.labeling.world import make_member, make_project, make_user
 
 TEMPLATES = Path(settings.BASE_DIR) / "templates"

@@ -15,7 +15,7 @@ from labeling.statistics import agreement
 from labeling.templatetags import numbers
 from runs.models import Run
 from tests import messages
-from tests.labeling.test_pages_review import Desk
+from tests.labeling.pages.test_pages_review import Desk
 from tests.labeling.world import ids, make_member, make_task, make_user
 
 pytestmark = pytest.mark.django_db

@@ -13,7 +13,7 @@ from config.env import BASE_DIR
 from labeling.models import Membership, Prompt
 from runs.models import Run
 from tests import messages
-from tests.labeling.gold_world import make_gold
+from tests.labeling.gold.gold_world import make_gold
 from tests.labeling.world import make_member, make_project, make_user
 
 FILES = [(domain, language) for domain in messages.SOURCES for language in messages.LANGUAGES]

@@ -12,7 +12,7 @@ from accounts.models import Role, User
 from labeling.models import FileImport, Membership, Project
 from reward.models import Snapshot
 from tests.reward.factory import join, make_project, make_prompt, make_task, make_user, rank
-from tests.reward.test_pages import form
+from tests.reward.pages.test_pages import form
 from tests.runs.test_faults import files_limited_to
 
 READ_ONLY = Path("/sys/tiebreak")

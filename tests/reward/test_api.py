@@ -20,7 +20,7 @@ from reward.training.score import Scorer
 from tests.finetune.factory import make_reward_model, make_snapshot
 from tests.reward.factory import join, make_project, make_user
 from tests.reward.scored import make_scorer_folder
-from tests.reward.test_scorer import Running
+from tests.reward.scoring.test_scorer import Running
 
 pytestmark = pytest.mark.django_db
 

@@ -9,7 +9,7 @@ from labeling.importing.reading import import_file
 from labeling.models import Gold
 from labeling.queue import slots
 from reward.preferences.snapshots import SnapshotError, SnapshotFilter, freeze, survey
-from tests.labeling.gold_world import answer, make_gold
+from tests.labeling.gold.gold_world import answer, make_gold
 from tests.labeling.world import ids, make_member, make_project, make_task
 from tests.reward.test_commands import exported
 

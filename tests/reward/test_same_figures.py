@@ -18,7 +18,7 @@ from reward.evaluation.figures import SHARES, main_figures
 from reward.evaluation.report import reviewer_agreement
 from reward.preferences.snapshots import SnapshotFilter, freeze
 from tests.finetune.factory import REPORT, make_reward_model
-from tests.labeling.simulated import HONEST, SPAMMER, simulate, store
+from tests.labeling.statistics.simulated import HONEST, SPAMMER, simulate, store
 from tests.labeling.world import make_project, make_user
 
 pytestmark = pytest.mark.django_db

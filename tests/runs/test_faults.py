@@ -23,7 +23,7 @@ from recipes.faults import storage_problem
 from recipes.preferences.groups import PreferenceError, read_groups, write_groups
 from runs import services
 from runs.models import State
-from tests.finetune.training_runs import groups_that_like_b
+from tests.finetune.training.training_runs import groups_that_like_b
 
 
 @contextmanager
