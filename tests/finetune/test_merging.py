@@ -172,7 +172,7 @@ def test_the_page_of_a_merged_model_shows_its_lineage_and_offers_its_files(clien
 
 @pytest.mark.torch
 def test_a_merge_run_creates_a_model_that_can_be_fine_tuned_and_merged_again(tmp_path):
-    from tests.finetune import training_runs
+    from tests.finetune.training import training_runs
     from tests.tiny import make_model
 
     project, trainer = make_project(), make_user(Role.TRAINER)
