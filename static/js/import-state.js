@@ -1,11 +1,11 @@
 // Poll the state of a file that a worker is checking or importing, and reload the page when it changes.
-import { data, find } from "./dom.js";
+import { data } from "./dom.js";
 
 const FIRST_PAUSE = 500, MAX_PAUSE = 5000;
 
 /** @param {HTMLElement} part */
 function follow(part) {
-  const prompts = find(part, "[data-import-prompts]");
+  const prompts = part.querySelector("[data-import-prompts]"); // absent while an import is undone
   let pause = FIRST_PAUSE;
 
   async function ask() {
@@ -21,7 +21,7 @@ function follow(part) {
           location.reload();
           return;
         }
-        prompts.textContent = file.prompts.toLocaleString("en");
+        if (prompts) prompts.textContent = file.prompts.toLocaleString("en");
         pause = Math.min(MAX_PAUSE, pause * 1.2);
       } catch {
         pause = MAX_PAUSE;

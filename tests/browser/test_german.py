@@ -183,7 +183,7 @@ def test_errors_without_scripts_are_in_german(visit, world):
     page = visit(world.review, world.reviewer, java_script_enabled=False, **GERMAN)
     page.get_by_label("Rang der Antwort A").select_option("1")
     page.get_by_role("button", name="Absenden und weiter").click()
-    expect(page.locator("#errors")).to_contain_text("haben noch keinen Platz")
+    expect(page.locator("#errors")).to_contain_text("Noch ohne Rang: B, C, D.")
     page.get_by_label("Etwas anderes").check()
     page.get_by_role("button", name="Aufgabe überspringen").click()
     expect(page.get_by_role("heading", name="keine Aufgaben mehr für Sie offen")).to_be_visible()
