@@ -60,7 +60,7 @@ def test_a_trainer_launches_a_reward_model_and_a_fine_tune_and_watches_both_end(
     expect(page.get_by_role("heading", level=1)).to_contain_text(reward_model.name)
 
     page.goto("/runs/new/")
-    page.get_by_role("link", name=re.compile("DPO")).click()
+    page.get_by_role("link", name=re.compile(r"LoRA fine-tune \(DPO\)")).click()
     fill_small(page)
     start(page)
     adapter = Model.objects.exclude(adapter="").get()
