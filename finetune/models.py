@@ -56,7 +56,9 @@ class Model(Promotable):
         if evaluation is None and self.is_merged and self.parent:
             return self.parent.doubts()
         if evaluation is None:
-            return ["It was never evaluated, so nobody knows whether it is better than its base."]
+            return [
+                "It has never been evaluated, so it is unknown whether it is better than its base."
+            ]
         return evaluation.doubts()
 
     @property

@@ -1,12 +1,12 @@
 """log π_ref of responses: one pass before training, kept on disk for other runs.
 
-The reference is the model before training. With a new adapter, which changes nothing yet, that is
-the base model. A run that continues from an adapter stays close to that adapter.
+The reference is the model before training. A new adapter does not change the model yet, so its
+reference is the base model. A run that continues from an adapter has that adapter as its reference.
 
-A file of the cache belongs to one model: to the content of its files, or its commit on the hub, and
-to a number format. It holds a digest of the tokens of each response and its log-probability, and no
-text. So a retry, a resumed run, and any later run on some of the same rankings compute only the
-missing ones. The folder `.reference` next to the run directories may be deleted at any time.
+Each cache file is keyed by the model (a hash of its files, or its commit on the hub) and the number
+format. It holds a digest of the tokens of each response and its log-probability, and no
+text. So a retry, a resumed run and a later run on some of the same rankings compute only the missing
+log-probabilities. The folder `.reference` next to the run directories may be deleted at any time.
 
 Legend: K responses of a group, M responses in the cache.
 """

@@ -1,6 +1,6 @@
 """Translation of response letters in a text to the letters of the page that shows it.
 
-The order of a task's responses, and so their letters, differ between reviewers and between pages.
+The order of a task's responses, and therefore their letters, differs between reviewers and between pages.
 Text that refers to responses by letter is stored as written, with the order that its author saw. A
 page replaces the letters in the text by its own letters and marks them. If a letter could mean
 something other than a response, the page shows the text as written, with a legend of the letters.

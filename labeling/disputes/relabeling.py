@@ -108,8 +108,8 @@ def draw(
     counts = candidates(project, earlier)
     if not counts:
         raise CannotRelabel(
-            f"No task has two rankings under version {earlier.number} and has not been relabelled "
-            "yet, so there is nothing to compare."
+            "There is nothing to compare: every task with two or more rankings under version "
+            f"{earlier.number} has already been relabelled, or there are no such tasks."
         )
     chosen = sorted(random.Random(seed).sample(sorted(counts), min(size, len(counts))))
     sample = RelabelSample.objects.create(

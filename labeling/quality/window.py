@@ -1,4 +1,4 @@
-"""The sample of a quality page: the rankings of the tasks ranked last."""
+"""The sample of a quality page: all rankings of the most recently ranked tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ class Window:
 def _filled_slots(project: Project) -> QuerySet[Slot]:
     """Return the filled slots, the newest ranking first, in the order of an index.
 
-    Extras, the rare rankings without a slot, are loaded with the others of their task.
+    Extra rankings, which have no slot, are loaded together with the task's other rankings.
     """
     return Slot.objects.filter(project=project, ranking__isnull=False).order_by("-ranking_id")
 
@@ -104,7 +104,7 @@ Mark = tuple[int, int, datetime | None] | None
 def mark(project: Project) -> Mark:
     """Return the state on which results depend: the newest ranking, and the withdrawn responses.
 
-    Return None without rankings. One query.
+    Return None if there are no rankings. Runs one query.
     """
     withdrawn = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
     grouped = withdrawn.order_by().values("prompt__project")

@@ -115,8 +115,8 @@ def after_ranking(task: Task) -> Slot | None:
     """Add a slot if the task is unclear, and return it, or remove unused slots if it is clear.
 
     Call it in the transaction that wrote the ranking and locked the task's slots, as the locks
-    serialise the rankings of a task. No query with fixed overlap. Otherwise one, and a few more when
-    all slots are filled.
+    serialise the rankings of a task. Runs no queries with fixed overlap; otherwise one, plus a few
+    more when all slots are filled.
     """
     project = task.project
     if not is_adaptive(task):

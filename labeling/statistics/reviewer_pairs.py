@@ -1,7 +1,7 @@
 """Pairs of reviewers of one task, each with a 3×3 table of their judgments of its responses.
 
-Every measure of agreement is a sum over such tables, so that a part (a reviewer, a week) is a
-selection of rows.
+Every measure of agreement is a sum over such tables, so a breakdown by reviewer or week selects
+rows.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ class ReviewerPairs:
 def reviewer_pairs(pairs: Pairs) -> ReviewerPairs:
     """Return all pairs of reviewers with a common task.
 
-    The cost is linear in the number of pairs of responses times the pairs of reviewers of each.
+    The cost is linear in the number of response pairs times the reviewer pairs per response pair.
     """
     first, second = index_pairs(pairs.pair)
     judged = np.bincount(pairs.pair, minlength=len(pairs))[pairs.pair[first]]

@@ -54,7 +54,7 @@ def tile_mask(segment_ids: torch.Tensor, group_ids: torch.Tensor) -> BlockMask:
 
 
 def _tile_indices(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the number of set tiles per line, and the indices of all, set ones first, as int32."""
+    """Return the number of set tiles per line, and the indices of all tiles, set tiles first, as int32."""
     order = torch.argsort(tiles.int(), dim=-1, descending=True, stable=True)
     return tiles.sum(dim=-1, dtype=torch.int32), order.int()
 
@@ -70,7 +70,7 @@ def count_in_tiles(segment_ids: torch.Tensor, group_ids: torch.Tensor) -> torch.
     in_prompt = segment_ids == PROMPT  # (B, T)
     group_start = _starts(group_ids, positions)  # (B, T)
     own_start = torch.maximum(group_start, _starts(segment_ids, positions))  # (B, T)
-    prompts = in_prompt.cumsum(dim=1)  # (B, T): prompt tokens up to and with each position
+    prompts = in_prompt.cumsum(dim=1)  # (B, T): prompt tokens up to and including each position
     before = prompts.gather(1, group_start) - in_prompt.gather(1, group_start).int()
     prompt_end = group_start + prompts - before
     own_start = torch.where(in_prompt, positions + 1, own_start)  # prompt tokens: counted already

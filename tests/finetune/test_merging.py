@@ -298,7 +298,7 @@ def test_a_merged_model_can_be_fine_tuned_but_is_not_the_default_base(adapter, s
 
 def test_the_doubts_about_a_merged_model_are_those_of_its_adapter(adapter):
     model = merged(adapter)
-    assert "never evaluated" in model.doubts()[0]
+    assert "never been evaluated" in model.doubts()[0]
     make_evaluation(adapter, interval=(0.6, 0.8))
     assert model.doubts() == []
     make_evaluation(model, interval=(0.1, 0.4))

@@ -126,7 +126,7 @@ def test_models_are_added_listed_promoted_and_archived(capsys, project, tmp_path
 
 
 def test_a_doubtful_model_is_promoted_only_on_request(adapter):
-    with pytest.raises(CommandError, match="never evaluated"):
+    with pytest.raises(CommandError, match="never been evaluated"):
         call_command("models", "promote", str(adapter.pk))
     call_command("models", "promote", str(adapter.pk), "--allow-doubts")
     call_command("models", "list")

@@ -69,9 +69,9 @@ def test_a_model_links_to_its_run_snapshot_rankings_and_base(client, people, ada
 def test_promoting_a_doubtful_model_asks_first(client, people, adapter):
     address = reverse("move-model", args=[adapter.pk])
     client.force_login(people["trainer"])
-    assert "It was never evaluated" in client.get(reverse("model", args=[adapter.pk])).text
+    assert "It has never been evaluated" in client.get(reverse("model", args=[adapter.pk])).text
     refused = client.post(address, {"to": "promote"}, follow=True)
-    assert "It was never evaluated" in refused.text
+    assert "It has never been evaluated" in refused.text
     adapter.refresh_from_db()
     assert adapter.state == "candidate"
     client.post(address, {"to": "promote", "allow_doubts": "on"})

@@ -54,7 +54,7 @@ def test_one_model_of_a_project_is_promoted_at_a_time(base, adapter):
 @pytest.mark.parametrize(
     ("interval", "sentence"),
     [
-        (None, "never evaluated"),
+        (None, "never been evaluated"),
         ((0.1, 0.4), "found it worse than"),
         ((0.45, 0.6), "is inconclusive"),
     ],
