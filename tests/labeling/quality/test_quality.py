@@ -315,8 +315,8 @@ def test_the_models_of_the_responses_are_ranked(project):
         rank(task, make_member(project), one_each(task) if n % 4 else one_each(task)[::-1])
     page = page_of(project, "models")
     rows = page.context["rows"]
-    assert [row["one"].name for row in rows] == ["model-0", "model-1", "model-2"]
-    assert rows[0]["one"].score == 0.75 and rows[0]["one"].comparisons == 24
+    assert [row["standing"].name for row in rows] == ["model-0", "model-1", "model-2"]
+    assert rows[0]["standing"].score == 0.75 and rows[0]["standing"].comparisons == 24
     assert rows[0]["cells"][1]["met"] == 12
     html = page.content.decode()
     assert "model-0" in html and "Pairwise win rates" in html
