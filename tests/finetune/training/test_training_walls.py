@@ -62,7 +62,7 @@ def test_every_setting_has_help_and_a_legal_default(config):
     for item in config.options():
         assert len(item.help) > 20, item.name
     required = {item.name: "x" for item in config.options() if item.required}
-    assert set(required) <= {"model", "adapter"}
+    assert set(required) <= {"model", "adapter", "reward_model"}
     config.from_dict(required)
 
 
