@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from labeling.models import Prompt, Response
+from labeling.models import Project, Prompt, Response
 from labeling.queue.tasks import add_task
 from tests.browser.conftest import World
 from tests.browser.test_pages import faults_in_both_themes
@@ -94,6 +94,7 @@ def test_wide_code_and_tables_scroll_in_their_own_box(visit, world):
     code = "```\n" + "x = " + "call(argument) + " * 80 + "\n```"
     table = "| " + " | ".join(f"column {n}" for n in range(40)) + " |\n" + "|---" * 40 + "|\n"
     table += "| " + " | ".join("value-without-a-break" for _ in range(40)) + " |"
+    Project.objects.update(name="project-1799")  # two lines on a phone
     world.add_task(code, table, prompt=code)
     for width in (1440, 390):
         page = visit(world.review, world.reviewer, viewport={"width": width, "height": 844})
