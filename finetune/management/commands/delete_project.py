@@ -24,7 +24,9 @@ class Command(BaseCommand):
         parser.add_argument(
             "--allow-promoted", action="store_true", help="delete promoted models too"
         )
-        parser.add_argument("--dry-run", action="store_true", help="count without deleting anything")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="count without deleting anything"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = project_named(options["slug"])
