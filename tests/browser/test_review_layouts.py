@@ -82,6 +82,8 @@ def test_z_reopens_the_last_ranking_when_no_task_is_left(visit, world):
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d", "Enter")
     expect(page.get_by_text("No tasks left")).to_be_visible()
+    expect(page.get_by_role("button", name="Undo last")).to_be_visible()
+    page.wait_for_load_state("networkidle")
     strike(page, ("я", "KeyZ"))
     expect(page.locator("#ranking-form")).to_be_visible()
 
