@@ -5,12 +5,9 @@ it. A page therefore names a response by a keyed hash of its task and id, which 
 without SECRET_KEY.
 """
 
-import hashlib
-import hmac
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 
-from django.conf import settings
+from django.utils.crypto import salted_hmac
 
 IN_FIELDS = ("rank", "flag", "rating")
 """Fields named after a response: rank-NAME, flag-NAME, rating-NAME-CRITERION."""
@@ -18,17 +15,10 @@ IN_FIELDS = ("rank", "flag", "rating")
 
 def page_names(task_id: int, response_ids: Iterable[int]) -> dict[int, str]:
     """Return the name of each response on pages that show this task."""
-    key = _hash_key(settings.SECRET_KEY)
     return {
-        pk: "r" + hmac.digest(key, f"{task_id}:{pk}".encode(), "sha1").hex()[:16]
+        pk: "r" + salted_hmac("labeling.response", f"{task_id}:{pk}").hexdigest()[:16]
         for pk in response_ids
     }
-
-
-@lru_cache(maxsize=8)
-def _hash_key(secret_key: str) -> bytes:
-    """Return the key that Django's salted_hmac would derive again for each name."""
-    return hashlib.sha1(b"labeling.response" + secret_key.encode()).digest()  # noqa: S324 - a key
 
 
 def fields_by_id(fields: Mapping[str, list[str]], names: Mapping[int, str]) -> dict[str, list[str]]:
