@@ -1,24 +1,16 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from accounts.models import Role, User
 from finetune.models import Model
-from labeling.models import Membership, Project
+from labeling.models import Project
 from tests.finetune.factory import make_adapter, make_base, make_snapshot
-from tests.reward.factory import join, make_project, make_user
+from tests.reward.conftest import folders, people, project
+from tests.reward.factory import make_user
 from tests.tiny import make_model
 
-
-@pytest.fixture(autouse=True)
-def folders(request: Any, tmp_path: Path) -> None:
-    """Store snapshots and runs in the test's folder; recipes alone need no settings."""
-    if request.node.get_closest_marker("django_db") is None:
-        return
-    settings = request.getfixturevalue("settings")
-    settings.SNAPSHOTS_DIR = tmp_path / "snapshots"
-    settings.RUNS_DIR = tmp_path / "runs"
+__all__ = ["folders", "people", "project"]
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +25,6 @@ def one_thread() -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a tiny llama, which tests must not change."""
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
-
-
-@pytest.fixture
-def people(project: Project) -> dict[str, User]:
-    """Return people with different access to the project, by name."""
-    people = {
-        "trainer": make_user(Role.TRAINER),
-        "lead": make_user(Role.LEAD),
-        "lead_elsewhere": make_user(Role.LEAD),
-        "reviewer": make_user(),
-    }
-    join(project, people["lead"], Membership.Role.LEAD)
-    join(project, people["reviewer"])
-    return people
 
 
 @pytest.fixture
