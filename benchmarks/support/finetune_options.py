@@ -5,7 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.support.reward_training_options import RATIOS, SIZES, shape
+from benchmarks.support.reward_training_options import (
+    RATIOS,
+    SIZES,
+    add_machine_options,
+    shape,
+)
 
 QUICK = [(4, 32, 32)]
 HEAD_SHARE = 0.3804
@@ -53,15 +58,7 @@ def parse(argv: Sequence[str] | None, about: str = "") -> argparse.Namespace:
         help="smaller vocabulary of the memory part, which compares it with twice as many words "
         "(default 75968, half of Qwen2.5's; 65536 with --quick)",
     )
-    parser.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's)")
-    parser.add_argument(
-        "--clock",
-        choices=("wall", "cpu"),
-        default="wall",
-        help="cpu counts this process's CPU time, for busy machines; use it with --threads 1, "
-        "because waiting threads spin",
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
+    add_machine_options(parser)
     options = parser.parse_args(argv)
     complete(options)
     return options

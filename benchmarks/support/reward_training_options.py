@@ -66,6 +66,13 @@ def parse(argv: Sequence[str] | None, about: str = "") -> argparse.Namespace:
         default=[],
         help="further contenders: ours with one prompt per row, or with a dense mask",
     )
+    add_machine_options(parser)
+    options = parser.parse_args(argv)
+    complete(options)
+    return options
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's)")
     parser.add_argument(
         "--clock",
@@ -75,9 +82,6 @@ def parse(argv: Sequence[str] | None, about: str = "") -> argparse.Namespace:
         "because waiting threads spin",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
-    options = parser.parse_args(argv)
-    complete(options)
-    return options
 
 
 def complete(options: argparse.Namespace) -> None:
