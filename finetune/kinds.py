@@ -13,6 +13,7 @@ from finetune.forms import (
     RewardedInputs,
 )
 from finetune.methods.method import Method, all_methods
+from finetune.registry import links_to_model
 from finetune.settings import EvaluateConfig, GenerateConfig, MergeConfig
 from reward.evaluation.figures import SHARES
 from reward.run_files import snapshot_of
@@ -67,7 +68,7 @@ def kind_of(method: type[Method]) -> RunKind:
             "mean_token_accuracy",
             "distinct",
         },
-        links=tuning.links,
+        links=links_to_model,
         multi_gpu=method.multi_gpu,
     )
 
@@ -87,7 +88,7 @@ MERGE = RunKind(
     folders=frozenset({"model", "adapter"}),
     figure=merging.figure,
     shares=frozenset({"share"}),
-    links=merging.links,
+    links=links_to_model,
     uses_gpu=False,
 )
 

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from django.urls import reverse
-
 from finetune.engines.generation import model_of
 from finetune.models import Model
 from formatting.numbers import percent
@@ -68,8 +66,3 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 def figure(result: dict[str, Any]) -> str:
     share = result.get("share")
     return "" if share is None else f"{percent(share)} of the adapter's effect lost"
-
-
-def links(run: Run) -> list[tuple[str, str]]:
-    model = Model.objects.filter(run=run).first()
-    return [(f"The model {model}", reverse("model", args=[model.pk]))] if model else []

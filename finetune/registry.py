@@ -8,12 +8,14 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F
+from django.urls import reverse
 
 from accounts.models import User, audit
 from finetune.models import Model
 from labeling.models import Project
 from reward.references import ReferenceProblem, checked_reference, config_of, short_name
 from runs import storage
+from runs.models import Run
 
 ENCODERS = frozenset(
     {
@@ -109,3 +111,9 @@ def bases_of(project: Project) -> Any:
     """Return the project's models to fine-tune that are not archived: bases, then merged models."""
     models = Model.objects.filter(project=project, adapter="").exclude(state=Model.State.ARCHIVED)
     return models.order_by(F("parent").asc(nulls_first=True), "id")
+
+
+def links_to_model(run: Run) -> list[tuple[str, str]]:
+    """Return the label and URL of the model that the run created, if any."""
+    model = Model.objects.filter(run=run).first()
+    return [(f"The model {model}", reverse("model", args=[model.pk]))] if model else []

@@ -137,38 +137,11 @@ class FinetuneSettings(TrainingSettings):
         label="LoRA layers",
         advanced=True,
     )
-    quantize: str = option(
-        "none",
-        "Precision of the frozen weights. nf4 uses four bits (QLoRA), which fits a model four times as "
-        "large on the GPU but is slower. Needs CUDA and the package bitsandbytes.",
-        choices=("none", "nf4"),
-        advanced=True,
-    )
     gradient_checkpointing: str = option(
         "auto",
         "Recompute activations in the backward pass: less memory, about a third more time. auto: for "
         "models of at least a billion weights.",
         choices=("auto", "on", "off"),
-        advanced=True,
-    )
-    layout: str = option(
-        "auto",
-        "shared forwards the prompt once for all its responses; plain gives each response its own "
-        "copy. auto uses shared if both agree on the first step.",
-        choices=("auto", "plain"),
-        advanced=True,
-    )
-    packing: str = option(
-        "auto",
-        "Pack the prompts of a forward pass into one row without padding. auto: on the CPU and with "
-        "FlexAttention, which skip masked positions; otherwise a long row costs more than padding.",
-        choices=("auto", "always", "never"),
-        advanced=True,
-    )
-    compile: bool = option(
-        False,
-        "Compile the model's layers with torch.compile. Takes about a minute, and is faster in longer "
-        "runs on a GPU.",
         advanced=True,
     )
     evaluations: int = option(
@@ -186,6 +159,19 @@ class FinetuneSettings(TrainingSettings):
         if not [name for name in self.lora_targets.split(",") if name.strip()]:
             return {"lora_targets": "Name at least one layer, or enter all-linear."}
         return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSettings(FinetuneSettings):
+    """Settings of methods that compare the model with its reference."""
+
+    beta: float = option(
+        0.1,
+        "Strength of the pull towards the original model. Higher values stay closer to it.",
+        min=0.001,
+        max=10.0,
+        label="Beta (β)",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

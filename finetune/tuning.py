@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from django.urls import reverse
-
 from finetune.engines.generation import model_of
 from finetune.lineage import trained_on, without_trained
 from finetune.models import Model
@@ -112,8 +110,3 @@ def figure(result: dict[str, Any]) -> str:
         return f"{percent(value)} of held-out pairs"
     change = (result.get("nll_change") or {}).get("value")
     return "" if change is None else f"{change:+.3f} nats per token"
-
-
-def links(run: Run) -> list[tuple[str, str]]:
-    model = Model.objects.filter(run=run).first()
-    return [(f"The model {model}", reverse("model", args=[model.pk]))] if model else []

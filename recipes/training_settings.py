@@ -151,6 +151,42 @@ class TrainingSettings(ChatSettings):
         max=1_000_000,
         advanced=True,
     )
+    tokens_at_once: int | None = option(
+        None,
+        "Maximum tokens per forward pass, in addition to the limit on prompts. The prompts of a step are "
+        "sorted by length and divided into passes that fit; a longer prompt gets its own pass. Changes "
+        "memory and speed only. Empty: no limit.",
+        label="Tokens per forward pass",
+        min=1,
+        advanced=True,
+    )
+    layout: str = option(
+        "auto",
+        "shared forwards the prompt once for all its responses; plain gives each response its own "
+        "copy. auto uses shared if both agree on the first step.",
+        choices=("auto", "plain"),
+        advanced=True,
+    )
+    packing: str = option(
+        "auto",
+        "Pack the prompts of a forward pass into one row without padding. auto: on the CPU and with "
+        "FlexAttention, which skip masked positions; otherwise a long row costs more than padding.",
+        choices=("auto", "always", "never"),
+        advanced=True,
+    )
+    quantize: str = option(
+        "none",
+        "Precision of the frozen weights. nf4 uses four bits (QLoRA), which fits a model four times as "
+        "large on the GPU but is slower. Needs CUDA and the package bitsandbytes.",
+        choices=("none", "nf4"),
+        advanced=True,
+    )
+    compile: bool = option(
+        False,
+        "Compile the model's layers with torch.compile. Takes about a minute, and is faster in longer "
+        "runs on a GPU.",
+        advanced=True,
+    )
 
     def conflicts(self) -> dict[str, str]:
         if conflicts := super().conflicts():

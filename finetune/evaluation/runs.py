@@ -12,7 +12,8 @@ from finetune.engines.sampled_text import Prompt as PromptToAnswer
 from finetune.engines.sampled_text import SampledTextError, read_rows, write_prompts
 from finetune.evaluation import judges
 from finetune.evaluation.judges import Judge, UnknownJudge
-from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
+from finetune.evaluation.means import mean_difference
+from finetune.evaluation.win_rate import outcome, win_rate
 from finetune.lineage import train_ids, trained_on
 from finetune.models import Evaluation, EvaluationItem, Model
 from formatting.numbers import percent

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from labeling.statistics.intervals import ratio_interval, share_interval
+from finetune.evaluation.means import sums_by_prompt
+from labeling.statistics.intervals import share_interval
 
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
 
@@ -44,39 +45,7 @@ def win_rate(outcomes: Iterable[tuple[Hashable, float]], *, seed: int = 0) -> di
     if not rows:
         nothing = {"value": None, "interval": None, "method": None, "prompts": 0}
         return {**nothing, **counts, "reason": "No answers to compare."}
-    won, answers = _by_prompt([prompt for prompt, _ in rows], values)
+    won, answers = sums_by_prompt([prompt for prompt, _ in rows], values)
     interval, method = share_interval(won, answers, seed)
     estimate = {"value": float(values.mean()), "interval": interval, "method": method}
     return {**estimate, "prompts": len(answers), **counts, "reason": None}
-
-
-def mean_difference(
-    rows: Iterable[tuple[Hashable, float, float]], *, seed: int = 0
-) -> dict[str, Any]:
-    """Return the mean of candidate minus baseline, for example of lengths.
-
-    `rows` holds (prompt, candidate, baseline).
-
-    Keys: value, interval (95%, a bootstrap over prompts; None for a single prompt), candidate and
-    baseline (their means) and prompts. All are None without rows.
-    """
-    rows = list(rows)
-    if not rows:
-        return {"value": None, "interval": None, "candidate": None, "baseline": None, "prompts": 0}
-    ours = np.array([row[1] for row in rows], dtype=float)
-    theirs = np.array([row[2] for row in rows], dtype=float)
-    total, answers = _by_prompt([row[0] for row in rows], ours - theirs)
-    return {
-        "value": float((ours - theirs).mean()),
-        "interval": ratio_interval(total, answers, seed),
-        "candidate": float(ours.mean()),
-        "baseline": float(theirs.mean()),
-        "prompts": len(answers),
-    }
-
-
-def _by_prompt(prompts: list[Hashable], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sum and the number of the values of each prompt, (prompts,) each."""
-    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-    index = np.array([numbers[prompt] for prompt in prompts])  # (answers,)
-    return np.bincount(index, weights=values), np.bincount(index).astype(float)

@@ -11,6 +11,7 @@ It is one round of `finetune/training/online.py`, with another loss.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from finetune.methods.method import SampledMethod
 from finetune.methods.sft import SFT, SFTSettings
 from finetune.settings import SampledSettings
 from recipes.settings import option
@@ -34,17 +35,13 @@ class BestOfNSettings(SFTSettings, SampledSettings):
     )
 
 
-class BestOfN(SFT):
+class BestOfN(SampledMethod, SFT):
     name = "best_of_n"
     title = "LoRA fine-tune (best of n)"
     description = "Fine-tunes a model on the best of its own samples, chosen by a reward model."
     paper = "best-of-n distillation (rejection sampling, Touvron et al. 2023, arXiv:2307.09288)"
     settings = BestOfNSettings
     config: BestOfNSettings
-    program = "finetune.training.online"
-    multi_gpu = False
-    reward_model = True
-    lacking = "two different samples with scores"
 
     def learned_from(self, prepared: "Prepared") -> str:
         train = prepared.tokens["train"]

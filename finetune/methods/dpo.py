@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from finetune.methods.method import Batch, Loss, Method, PolicyOutputs
-from finetune.settings import FinetuneSettings
+from finetune.settings import ReferenceSettings
 from recipes.preferences.best import best_responses
 from recipes.preferences.evidence import Evidence, evidence
 from recipes.preferences.groups import Group
@@ -41,16 +41,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(PreferenceSettings, FinetuneSettings):
+class DPOSettings(PreferenceSettings, ReferenceSettings):
     """Settings for fine-tuning a LoRA adapter by Direct Preference Optimization."""
 
-    beta: float = option(
-        0.1,
-        "Strength of the pull towards the original model. Higher values stay closer to it.",
-        min=0.001,
-        max=10.0,
-        label="Beta (β)",
-    )
     length_normalised: bool = option(
         False,
         "Divide the log-probabilities of a response by its number of tokens, so that long responses do "

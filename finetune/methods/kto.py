@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.methods.method import Batch, Loss, Method, PolicyOutputs
-from finetune.settings import FinetuneSettings
+from finetune.settings import ReferenceSettings
 from recipes.errors import RecipeError
 from recipes.preferences.evidence import Evidence, plain_evidence
 from recipes.preferences.groups import Group, line
@@ -52,16 +52,9 @@ PARTNERS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class KTOSettings(FinetuneSettings):
+class KTOSettings(ReferenceSettings):
     """Settings for fine-tuning a LoRA adapter by KTO."""
 
-    beta: float = option(
-        0.1,
-        "Strength of the pull towards the original model. Higher values stay closer to it.",
-        min=0.001,
-        max=10.0,
-        label="Beta (β)",
-    )
     desirable_weight: float = option(
         1.0,
         "Weight of acceptable responses. Weight times number of the acceptable responses should be 1 to "

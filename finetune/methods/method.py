@@ -114,6 +114,15 @@ class Method:
         return logps - reference
 
 
+class SampledMethod(Method):
+    """Base class of methods that learn from the model's own samples, scored by a reward model."""
+
+    program = "finetune.training.online"
+    multi_gpu = False
+    reward_model = True
+    lacking = "two different samples with scores"
+
+
 def all_methods() -> list[type[Method]]:
     """Return the methods by name. DPO comes first."""
     modules = (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finetune.methods.dpo import DPO, DPOSettings
+from finetune.methods.method import SampledMethod
 from finetune.settings import SampledSettings
 from recipes.settings import option
 
@@ -36,17 +37,13 @@ class OnlineSettings(SampledSettings, DPOSettings):
         return self.rounds
 
 
-class Online(DPO):
+class Online(SampledMethod, DPO):
     name = "online"
     title = "LoRA fine-tune (on-policy DPO)"
     description = "Fine-tunes a model on its own samples, which a reward model ranks, in rounds."
     paper = "semi-online Direct Preference Optimization (Lanchantin et al. 2025, arXiv:2506.21495)"
     settings = OnlineSettings
     config: OnlineSettings
-    program = "finetune.training.online"
-    multi_gpu = False
-    reward_model = True
-    lacking = "two different samples with scores"
 
     def learned_from(self, prepared: "Prepared") -> str:
         config, prompts = self.config, len(prepared.groups["train"])

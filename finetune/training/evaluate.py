@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from finetune.engines.sampled_text import answers_schema, write_rows
-from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
+from finetune.evaluation.means import mean_difference
+from finetune.evaluation.win_rate import outcome, win_rate
 from finetune.settings import EvaluateConfig
 from finetune.training.distribution import Distribution
 from finetune.training.language_model import load_policy, load_tokenizer

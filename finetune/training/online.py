@@ -25,8 +25,7 @@ Legend: K responses of a prompt.
 import json
 import shutil
 import sys
-import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,26 +36,27 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig, set_seed
+from transformers import GenerationConfig
 
 from finetune.engines.sampled_text import Prompt, read_rows, write_rows
-from finetune.evaluation.win_rate import mean_difference
-from finetune.methods.method import Method
+from finetune.evaluation.rounds import (
+    Samples,
+    by_prompt,
+    curve_point,
+    round_figures,
+    score_change,
+    sentence,
+)
 from finetune.report import RoundFigures, SampledReport
 from finetune.settings import SampledSettings
-from finetune.training.card import model_card
 from finetune.training.fitting import Fitted, fit
 from finetune.training.language_model import (
-    PolicyChat,
-    check_vocabulary,
     device,
-    load_tokenizer,
 )
-from finetune.training.policy import PolicyModel, make_policy
+from finetune.training.policy import PolicyModel
 from finetune.training.reference import ReferenceCache, cache_key, reference_logps
 from finetune.training.sampling import plan, report_plan, sample_all
-from finetune.training.train import method_of, readable, report_data, report_of
-from labeling.statistics.intervals import ratio_interval
+from finetune.training.train import Setup, publish_run, report_data, report_of, set_up
 from recipes import checkpoints, processes
 from recipes.errors import RecipeError
 from recipes.layout import attention
@@ -66,7 +66,6 @@ from recipes.layout.forward import score_all
 from recipes.memory import free_memory
 from recipes.models import quantization
 from recipes.models.adapter import restore, trained_weights
-from recipes.models.chat_options import freeze
 from recipes.parts import Part
 from recipes.preferences.groups import (
     RESPONSES_CUT_OFF,
@@ -76,11 +75,9 @@ from recipes.preferences.groups import (
     read_folder,
 )
 from recipes.preferences.tokens import Prepared, TokenGroup, no_training_data, prepare
-from recipes.publishing import publish
 from recipes.rundir import RunDir
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
-from reward.evaluation.figures import main_figures
 from reward.evaluation.schema import Figure
 from reward.training.score import Scorer
 
@@ -100,39 +97,23 @@ SAMPLES = pa.schema(
 )
 """A sample per row. `score` is null for a response that is too long for the reward model."""
 
-Samples = list[dict[str, Any]]
-
 
 def online(run_dir: RunDir, stop: StopSignal) -> None:
-    started = time.monotonic()
     if processes.count() > 1:
         raise RecipeError("Sampling uses one GPU. Start this run in one process.")
-    method = method_of(run_dir)
-    config = cast(SampledSettings, method.config)
-    tokenizer = load_tokenizer(config.model)
-    run_dir.stage("Loading the model")
-    set_seed(config.seed)
-    policy = make_policy(config)
-    check_vocabulary(policy.inner, tokenizer, config.model)
-    record = freeze(run_dir, config, tokenizer, sources=(config.adapter, config.model))
-    chat = PolicyChat(tokenizer, policy.inner.generation_config, record.options)
-    limit = readable(policy, config)
+    setup = set_up(run_dir)
     run_dir.stage("Reading the data")
     prompts, held_out = read_data(run_dir)
-    rounds = Rounds(run_dir, method, policy, tokenizer, chat, limit, prompts, held_out, stop)
+    rounds = Rounds(run_dir, setup, prompts, held_out, stop)
     fitted, prepared = rounds.train()
     after, change = rounds.measure()
-    run_dir.stage(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report")
     report: SampledReport = {
-        **report_of(run_dir, method, fitted, prepared, limit, chat, record, started),
+        **report_of(run_dir, setup, fitted, prepared),
         "rounds": rounds.figures,
         "after": after,
         "score_change": change,
     }
-    publish(run_dir, policy.ordinary, tokenizer, report, model_card(report), record)
-    names = ("pairs", "prompts", "held_out", "likelihood", "score_change")
-    result = {name: cast(dict[str, Any], report)[name] for name in names}
-    run_dir.emit("result", result={**main_figures(report), **result})
+    publish_run(run_dir, setup, report, "score_change")
 
 
 def read_data(run_dir: RunDir) -> tuple[list[Prompt], list[Group]]:
@@ -152,18 +133,16 @@ class Rounds:
     """The rounds of a run. `figures` has one entry per round that has begun."""
 
     run_dir: RunDir
-    method: Method
-    policy: PolicyModel
-    tokenizer: Any
-    chat: PolicyChat
-    limit: int
+    setup: Setup
     prompts: list[Prompt]
     held_out: list[Group]
     stop: StopSignal
     figures: list[RoundFigures] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.method, self.policy, self.chat = self.setup.method, self.setup.policy, self.setup.chat
         self.config = cast(SampledSettings, self.method.config)
+        self.messages = {prompt.prompt_id: prompt.messages for prompt in self.prompts}
         self.reference = trained_weights(self.policy)
         self.sent: set[str] = set()
         if not quantization.is_quantized(self.policy.inner):
@@ -209,10 +188,10 @@ class Rounds:
             metrics=curve_point(figures),
         )
         prepared = self.prepare(part, samples)
-        report_data(part, self.method, prepared, self.limit)
+        report_data(part, self.method, prepared, self.setup.limit)
         method, policy, config = self.method, self.policy, self.config
         fitted = fit(
-            part, config, method, policy, self.tokenizer, prepared, self.stop, self.reference
+            part, config, method, policy, self.setup.tokenizer, prepared, self.stop, self.reference
         )
         return fitted, prepared
 
@@ -263,7 +242,6 @@ class Rounds:
     def score(self, part: Part, samples: Samples) -> Samples:
         """Return the samples with the reward model's scores, which are equal for equal texts."""
         part.stage("Scoring the responses with the reward model")
-        messages = {prompt.prompt_id: prompt.messages for prompt in self.prompts}
         texts = [
             (prompt, list(dict.fromkeys(row["response"] for row in rows)))
             for prompt, rows in by_prompt(samples).items()
@@ -273,7 +251,9 @@ class Rounds:
         for start in range(0, len(texts), PROMPTS_AT_ONCE):
             self.stop.check()
             some = texts[start : start + PROMPTS_AT_ONCE]
-            values = scorer.score([(messages[prompt], responses) for prompt, responses in some])
+            values = scorer.score(
+                [(self.messages[prompt], responses) for prompt, responses in some]
+            )
             for (prompt, responses), row in zip(some, values, strict=True):
                 pairs = zip(responses, row, strict=True)
                 scores |= {(prompt, text): float(v) for text, v in pairs if not np.isnan(v)}
@@ -287,14 +267,17 @@ class Rounds:
 
     def prepare(self, part: Part, samples: Samples) -> Prepared:
         """Return the ranked samples as the train split, and the held-out prompts of the run."""
-        messages = {prompt.prompt_id: prompt.messages for prompt in self.prompts}
         groups = [
-            rank_group(prompt, messages[prompt], rows, self.config.tie_margin)
+            rank_group(prompt, self.messages[prompt], rows, self.config.tie_margin)
             for prompt, rows in by_prompt(samples).items()
         ]
         method = self.method
         prepared = prepare(
-            chain(groups, self.held_out), self.chat, self.limit, method.evidence, method.objection
+            chain(groups, self.held_out),
+            self.chat,
+            self.setup.limit,
+            method.evidence,
+            method.objection,
         )
         if not prepared.tokens["train"]:
             raise no_training_data(part, prepared, method.lacking)
@@ -343,16 +326,15 @@ class Rounds:
         π is the policy now. Samples that are too long with their prompt are left out.
         """
         part.stage("Comparing the model with the reference")
-        messages = {prompt.prompt_id: prompt.messages for prompt in self.prompts}
         prompts, groups, counts = [], [], []
         for prompt, rows in by_prompt(samples).items():
             number = Counter(row["response"] for row in rows)
             cut_off = {row["response"]: row["truncated"] for row in rows}
-            encoded = self.chat.read(messages[prompt], list(number), list(cut_off.values()))
+            encoded = self.chat.read(self.messages[prompt], list(number), list(cut_off.values()))
             fitting = [
                 (ids, count)
                 for ids, count in zip(encoded.responses, number.values(), strict=True)
-                if 0 < len(ids) <= self.limit - len(encoded.prompt)
+                if 0 < len(ids) <= self.setup.limit - len(encoded.prompt)
             ]
             if fitting:
                 responses = [ids for ids, _ in fitting]
@@ -371,7 +353,7 @@ class Rounds:
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return log π and log π_ref of the groups' responses, (K,) each. π is the policy now."""
         policy, config = self.policy, self.config
-        collator = Collator(self.tokenizer.pad_token_id, "plain", targets=True)
+        collator = Collator(self.setup.tokenizer.pad_token_id, "plain", targets=True)
         key = cache_key(policy, config.adapter, str(policy.inner.dtype))
         kind = precision(policy)
         current = trained_weights(policy)
@@ -421,13 +403,6 @@ def prompts_of_round(
     return [prompts[order[(start + index) % len(prompts)]] for index in range(count)]
 
 
-def by_prompt(samples: Samples) -> dict[str, Samples]:
-    rows: dict[str, Samples] = defaultdict(list)
-    for row in samples:
-        rows[row["prompt_id"]].append(row)
-    return dict(rows)
-
-
 def rank_group(
     prompt_id: str, messages: list[dict[str, str]], rows: Samples, margin: float
 ) -> Group:
@@ -460,81 +435,6 @@ def tiers_of(scores: Sequence[float], margin: float) -> list[list[int]]:
         else:
             tiers.append([index])
     return tiers
-
-
-# --- figures --------------------------------------------------------------------------------------
-
-
-def round_figures(
-    samples: Samples, ratios: dict[str, list[tuple[float, int]]], seed: int
-) -> RoundFigures:
-    """Return the figures of a round. `ratios` has (log π - log π_ref, number of samples)."""
-    rows = by_prompt(samples)
-    scores = [[(s["score"], 1) for s in some if s["score"] is not None] for some in rows.values()]
-    different = sum(len({row["response"] for row in some}) for some in rows.values())
-    return {
-        "prompts": len(rows),
-        "samples": len(samples),
-        "unscored": sum(row["score"] is None for row in samples),
-        "score": mean_figure(scores, seed, "No sample has a score."),
-        "distinct": different / len(samples),
-        "kl": mean_figure(list(ratios.values()), seed, "No sample fits with its prompt."),
-        "truncated": sum(row["truncated"] for row in samples) / len(samples),
-        "mean_tokens": sum(row["tokens"] for row in samples) / len(samples),
-    }
-
-
-def mean_figure(clusters: Sequence[Sequence[tuple[float, int]]], seed: int, nothing: str) -> Figure:
-    """Return the mean of (value, number) in clusters, with an interval bootstrapped by cluster."""
-    filled = [cluster for cluster in clusters if cluster]
-    sums = np.array([sum(value * n for value, n in cluster) for cluster in filled])
-    sizes = np.array([float(sum(n for _, n in cluster)) for cluster in filled])
-    if not filled:
-        return {"value": None, "interval": None, "reason": nothing}
-    interval = ratio_interval(sums, sizes, seed)
-    return {
-        "value": float(sums.sum() / sizes.sum()),
-        "interval": cast(Any, interval),
-        "reason": None if interval else "An interval needs two prompts.",
-    }
-
-
-def score_change(before: Samples, after: Samples, seed: int) -> Figure:
-    """Return the mean change of the score over prompts and sample numbers in both."""
-    earlier = {(row["prompt_id"], row["sample"]): row["score"] for row in before}
-    rows = [
-        (row["prompt_id"], row["score"], old)
-        for row in after
-        if row["score"] is not None
-        and (old := earlier.get((row["prompt_id"], row["sample"]))) is not None
-    ]
-    change = mean_difference(rows, seed=seed)
-    reason = None if rows else "No sample has a score before and after."
-    return {"value": change["value"], "interval": change["interval"], "reason": reason}
-
-
-def sentence(figures: RoundFigures) -> str:
-    """Return the figures of a round for the log of the run."""
-    score, kl = figures["score"], figures["kl"]
-    text = f"{figures['samples']} samples of {figures['prompts']} prompts"
-    if score["value"] is not None:
-        text += f", mean score {score['value']:.3f}"
-        if score["interval"]:
-            text += f" (95% interval {score['interval'][0]:.3f} to {score['interval'][1]:.3f})"
-    if kl["value"] is not None:
-        text += f", KL to the original model {kl['value']:.3f} nats per response"
-    return f"{text}, {figures['distinct']:.0%} different."
-
-
-def curve_point(figures: RoundFigures) -> dict[str, float]:
-    """Return the figures of a round as points of curves by round."""
-    values = {
-        "reward_score": figures["score"]["value"],
-        "kl": figures["kl"]["value"],
-        "distinct": figures["distinct"],
-        "mean_tokens": figures["mean_tokens"],
-    }
-    return {name: value for name, value in values.items() if value is not None}
 
 
 if __name__ == "__main__":

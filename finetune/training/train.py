@@ -23,13 +23,14 @@ report.json and model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTERM
 
 import sys
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 from transformers import set_seed
 
 from finetune.methods.method import Method, method_named
 from finetune.report import FinetuneReport
-from finetune.settings import FinetuneSettings, without_retired
+from finetune.settings import without_retired
 from finetune.training.card import model_card
 from finetune.training.fitting import Fitted, fit
 from finetune.training.language_model import (
@@ -52,7 +53,33 @@ from reward.evaluation import report as reports
 from reward.evaluation.figures import main_figures
 
 
+@dataclass(frozen=True)
+class Setup:
+    """The loaded model of a run, and the way it reads text. `limit` is its longest sequence in tokens."""
+
+    method: Method
+    tokenizer: Any
+    policy: PolicyModel
+    record: ChatRecord
+    chat: PolicyChat
+    limit: int
+    started: float
+
+
 def train(run_dir: RunDir, stop: StopSignal) -> None:
+    setup = set_up(run_dir)
+    method = setup.method
+    run_dir.stage("Reading the data")
+    prepared = read_data(run_dir, method, setup.chat, setup.limit)
+    report_data(run_dir, method, prepared, setup.limit)
+    fitted = fit(run_dir, method.config, method, setup.policy, setup.tokenizer, prepared, stop)
+    if processes.rank():
+        return
+    publish_run(run_dir, setup, report_of(run_dir, setup, fitted, prepared))
+
+
+def set_up(run_dir: RunDir) -> Setup:
+    """Load the model, and freeze its chat template for the run. Raises RecipeError."""
     started = time.monotonic()
     method = method_of(run_dir)
     config = method.config
@@ -63,17 +90,16 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     check_vocabulary(policy.inner, tokenizer, config.model)
     record = freeze(run_dir, config, tokenizer, sources=(config.adapter, config.model))
     chat = PolicyChat(tokenizer, policy.inner.generation_config, record.options)
-    limit = readable(policy, config)
-    run_dir.stage("Reading the data")
-    prepared = read_data(run_dir, method, chat, limit)
-    report_data(run_dir, method, prepared, limit)
-    fitted = fit(run_dir, config, method, policy, tokenizer, prepared, stop)
-    if processes.rank():
-        return
-    run_dir.stage(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report")
-    report = report_of(run_dir, method, fitted, prepared, limit, chat, record, started)
-    publish(run_dir, policy.ordinary, tokenizer, report, model_card(report), record)
-    result = {name: report[name] for name in ("pairs", "prompts", "held_out", "likelihood")}
+    limit = min(config.max_length, readable_length(policy.config) or config.max_length)
+    return Setup(method, tokenizer, policy, record, chat, limit, started)
+
+
+def publish_run(run_dir: RunDir, setup: Setup, report: FinetuneReport, *extra: str) -> None:
+    """Write the output, and emit the result: its main figures, and the `extra` ones by name."""
+    card = model_card(report)
+    publish(run_dir, setup.policy.ordinary, setup.tokenizer, report, card, setup.record)
+    names = ("pairs", "prompts", "held_out", "likelihood", *extra)
+    result = {name: cast(dict[str, Any], report)[name] for name in names}
     run_dir.emit("result", result={**main_figures(report), **result})
 
 
@@ -94,11 +120,6 @@ def method_of(run_dir: RunDir) -> Method:
             level="warning",
         )
     return method(method.settings.from_dict(values))
-
-
-def readable(policy: PolicyModel, config: FinetuneSettings) -> int:
-    """Return the longest sequence of the run in tokens."""
-    return min(config.max_length, readable_length(policy.config) or config.max_length)
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -127,20 +148,13 @@ def report_data(run_dir: RunDir, method: Method, prepared: Prepared, limit: int)
 # --- the report -----------------------------------------------------------------------------------
 
 
-def report_of(
-    run_dir: RunDir,
-    method: Method,
-    fitted: Fitted,
-    prepared: Prepared,
-    limit: int,
-    chat: PolicyChat,
-    record: ChatRecord,
-    started: float,
-) -> FinetuneReport:
+def report_of(run_dir: RunDir, setup: Setup, fitted: Fitted, prepared: Prepared) -> FinetuneReport:
+    """Return the report of a trained model. Scores the held-out prompts."""
+    run_dir.stage(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report")
+    method, policy = setup.method, setup.policy
     config, trainer, collator = method.config, fitted.trainer, fitted.collator
     quality, held_out, likelihood = fitted.held_out.report(config.seed)
     data = reports.split_counts(prepared.groups)
-    policy: Any = trainer.model
     return {
         "kind": method.name,
         "model": config.model,
@@ -149,13 +163,13 @@ def report_of(
         "prompts": {split: counts["prompts"] for split, counts in data.items()},
         "data": data,
         "left_out": prepared.account(),
-        "chat": {**record.to_dict(), "notes": prepared.text_notes()},
+        "chat": {**setup.record.to_dict(), "notes": prepared.text_notes()},
         **quality,
         "held_out": held_out,
         "likelihood": likelihood,
         "learned_from": method.learned_from(prepared),
         "training": {
-            **training_figures(trainer, limit),
+            **training_figures(trainer, setup.limit),
             "processes": processes.count(),
             "layout": collator.layout,
             "layout_reason": fitted.layout_reason,
@@ -165,10 +179,10 @@ def report_of(
             "head_reason": fitted.head_reason,
             "recomputes": bool(getattr(policy.inner, "is_activation_checkpointing", False)),
             "reference_computed": fitted.reference_computed,
-            "text_format": chat.name,
+            "text_format": setup.chat.name,
         },
         "first_batch": fitted.first,
-        **provenance(run_dir, config, started=started),
+        **provenance(run_dir, config, started=setup.started),
     }
 
 

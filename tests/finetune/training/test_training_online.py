@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune.engines.sampled_text import Prompt, read_rows
+from finetune.evaluation.rounds import round_figures, score_change
 from finetune.methods.best_of_n import BestOfN, BestOfNSettings
 from finetune.methods.online import OnlineSettings
 from finetune.report import SampledReport
@@ -18,8 +19,6 @@ from finetune.training.online import (
     online,
     prompts_of_round,
     rank_group,
-    round_figures,
-    score_change,
     tiers_of,
 )
 from finetune.training.reference import ReferenceCache

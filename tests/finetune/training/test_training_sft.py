@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.evaluation.likelihood import likelihood
 from finetune.methods.sft import SFT, SFTSettings
 from finetune.training.language_model import PolicyChat, load_model
-from finetune.training.likelihood import likelihood
 from finetune.training.train import train
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator, StepCollator, for_model

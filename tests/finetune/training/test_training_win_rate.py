@@ -2,7 +2,8 @@
 
 import pytest
 
-from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
+from finetune.evaluation.means import mean_difference
+from finetune.evaluation.win_rate import outcome, win_rate
 
 
 def test_a_tie_is_half_a_win():

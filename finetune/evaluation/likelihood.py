@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from finetune.evaluation.means import mean_figure
 from finetune.report import Likelihood
-from labeling.statistics.intervals import ratio_interval
 from recipes.preferences.best import best_responses
 from recipes.preferences.groups import Group
-from reward.evaluation.schema import Figure
+
+NO_BEST = "No held-out prompt has a best acceptable response."
 
 Rows = Sequence[tuple[Group, np.ndarray, np.ndarray, np.ndarray]]
 """Group, log π before training, log π after it, and number of tokens of each prompt, (K,) each."""
@@ -27,9 +28,9 @@ def likelihood(rows: Rows, seed: int) -> Likelihood:
     sums = sums[sums[:, 3] > 0]
     before, after, responses, tokens = sums.T  # (prompts,) each
     return {
-        "before": _mean(before, tokens, seed),
-        "after": _mean(after, tokens, seed),
-        "change": _mean(after - before, tokens, seed),
+        "before": mean_figure(before, tokens, seed, missing=NO_BEST),
+        "after": mean_figure(after, tokens, seed, missing=NO_BEST),
+        "change": mean_figure(after - before, tokens, seed, missing=NO_BEST),
         "prompts": len(sums),
         "responses": int(responses.sum()),
     }
@@ -42,12 +43,3 @@ def _of_best(
     best = best_responses(group).astype(float)  # (K,)
     nll_before, nll_after, tokens = (float(best @ v) for v in (-before, -after, lengths))
     return nll_before, nll_after, int(np.count_nonzero(best)), tokens
-
-
-def _mean(sums: np.ndarray, tokens: np.ndarray, seed: int) -> Figure:
-    if not len(tokens):
-        none = "No held-out prompt has a best acceptable response."
-        return {"value": None, "interval": None, "reason": none}
-    interval = ratio_interval(sums, tokens, seed)
-    reason = None if interval else "A single prompt has no interval."
-    return {"value": float(sums.sum() / tokens.sum()), "interval": interval, "reason": reason}
