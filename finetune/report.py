@@ -7,7 +7,7 @@ from reward.evaluation.schema import Figure, Quality, SplitCounts
 
 
 class HeldOutFigures(TypedDict, total=False):
-    """Means over the held-out pairs with a winner. Absent if there is no such pair.
+    """Means over the held-out pairs with a winner. Absent if there are no such pairs.
 
     `chosen`, `rejected`  implicit reward of the better and of the worse response
     `margins`             their difference

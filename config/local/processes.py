@@ -42,7 +42,7 @@ class Service:
     started_at: float = 0.0
     pipe: int = -1
     recipe: bool = False
-    """Whether the process is a recipe, which needs no database and does not get its URL."""
+    """True for a recipe, which needs no database and does not get its URL."""
     output: IO[bytes] | None = None
     """The file for its output; None to share this process's output."""
     restarts: Restarts = field(default_factory=Restarts)

@@ -37,8 +37,8 @@ def suggestions_for(
 ) -> dict[int, Suggestion]:
     """Return the suggestions that the user may see, by response id.
 
-    Costs the queries of the policy and, if the user may see the scores, of each source. While a task
-    is judged there is no query, unless everyone may always see the scores.
+    Costs the queries of the policy and, if the user may see the scores, of each source. It runs no
+    queries while a task is judged, unless everyone may always see the scores.
     """
     project = task.project
     if judging and project.sees_suggestions != Project.Sees.ALWAYS:
