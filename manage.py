@@ -20,7 +20,7 @@ def main() -> None:
     except OSError as error:
         from django.conf import settings
 
-        from recipes.faults import storage_problem
+        from recipes.machine.faults import storage_problem
 
         sentence = storage_problem(error, settings.VAR_DIR)
         if sentence is None:

@@ -85,8 +85,8 @@ from benchmarks.support.accelerator import commit, hardware, peak_mb, reset_peak
 from benchmarks.support.finetune_options import matching_vocabulary, parse
 from benchmarks.support.flops import PolicyWork, peak, policy_flops, policy_work
 from finetune.methods.dpo import DPO, DPOSettings
-from finetune.training.fitting import PolicyTrainer, with_reference
-from finetune.training.policy import PolicyModel
+from finetune.training.fitting.trainer import PolicyTrainer, with_reference
+from finetune.training.models.policy import PolicyModel
 from recipes.layout import attention
 from recipes.layout.collate import Collator, StepCollator, for_model
 from recipes.layout.forward import score_all

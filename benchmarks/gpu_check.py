@@ -34,7 +34,7 @@ import torch
 
 from benchmarks.support.accelerator import ROOT, commit, hardware
 from benchmarks.support.gpu_checks import CHECKS, Check, CheckFailed, World
-from recipes import gpus
+from recipes.machine import gpus
 from recipes.rundir import versions, write_json
 from recipes.runner import quiet_libraries
 

@@ -62,8 +62,8 @@ from recipes.preferences.loss import bradley_terry
 from recipes.preferences.tokens import TokenGroup
 from recipes.rundir import versions
 from recipes.runner import quiet_libraries
-from recipes.trainer import GroupTrainer
-from reward.training.model import RewardModel
+from recipes.training.trainer import GroupTrainer
+from reward.training.models.reward_model import RewardModel
 
 VOCABULARY = 2048
 PAD = 0

@@ -1,16 +1,18 @@
 """Parts of training programs that need neither Django, Celery nor a database.
 
 A run directory (`rundir.py`) is all the input a recipe needs. To read the code, start with a
-recipe, `finetune/training/train.py` or `reward/training/train.py`. Its parts are here:
+recipe, `finetune/training/train.py` or `reward/training/train.py`. Its parts are here, the upper
+layers first:
 
-  settings, training_settings   the options of a recipe, for JSON, command line and web form
-  preferences/                  groups of ranked responses, their tokens, and the losses
-  layout/                       batches in which responses share their prompt, and their attention
-  models/                       loading of models, tokenizers, chat templates and adapters
-  trainer, trainer_callbacks    transformers.Trainer with our loss, checkpoints and progress
   runner, stopping, errors      the command-line entry point, SIGTERM and exit statuses
-  checkpoints, publishing       files that are verified before they are used or published
-  memory, processes, faults     out of memory, several GPUs, full disks
+  publishing/                   files that are read back before they are published, model cards
+  training/                     transformers.Trainer with our loss, its progress and checkpoints
+  layout/                       batches in which responses share their prompt, and their attention
+  preferences/                  groups of ranked responses, their tokens, and the losses
+  machine/                      GPUs, memory, processes, full disks
+  models/                       loading of models, tokenizers, chat templates and adapters
+  settings, training_settings   the options of a recipe, for JSON, command line and web form
+  rundir, report                the files of a run
 """
 
 import os

@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-from recipes import faults, machine, processes
 from recipes.errors import RecipeError, RestartRequired, Stopped
+from recipes.machine import checks, faults, processes
 from recipes.report import Provenance
 from recipes.rundir import RESTART, STOPPED, TRAINER_FOLDER, RunDir, RunDirError, versions
 from recipes.settings import ConfigError, RecipeConfig
@@ -64,11 +64,11 @@ def run_recipe(
 def begin(run_dir: RunDir, *, uses_gpu: bool) -> None:
     """Report the device and problems with it. Raises RecipeError if the run would fail."""
     if uses_gpu:
-        machine.check(run_dir)
+        checks.check(run_dir)
     with suppress(RunDirError):  # the recipe reports a missing run.json
         dtype = run_dir.spec().get("config", {}).get("dtype", "auto")
         if dtype in DTYPES:  # the recipe refuses others, with the name of the setting
-            run_dir.message(machine.sentence_about(machine.device_of(dtype)))
+            run_dir.message(checks.sentence_about(checks.device_of(dtype)))
     run_dir.stage("Reading the data")
 
 
@@ -103,7 +103,7 @@ def provenance(run_dir: RunDir, config: RecipeConfig, *, started: float) -> Prov
         "config": config.to_dict(),
         "inputs": run_dir.spec().get("inputs", {}),
         "versions": versions(),
-        "device": machine.device_of(getattr(config, "dtype", "auto")),
+        "device": checks.device_of(getattr(config, "dtype", "auto")),
         "seconds": round(time.monotonic() - started, 2),
     }
 

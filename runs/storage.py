@@ -14,8 +14,8 @@ from pathlib import Path
 
 from django.conf import settings
 
-from recipes.checkpoints import sha256
-from recipes.faults import missing_folder
+from recipes.machine.faults import missing_folder
+from recipes.training.checkpoints import sha256
 from runs.models import Artifact
 
 OUTPUT = re.compile(r"runs:(\d+)/output")

@@ -31,9 +31,9 @@ from benchmarks.support.flops import peak, shared_work, step_flops
 from benchmarks.support.reward_training_options import parse
 from finetune.engines.sampled_text import Prompt, write_prompts
 from finetune.training import generate, merge, train
-from finetune.training.language_model import PolicyChat, load_tokenizer
-from recipes import machine
-from recipes.memory import free_memory, peak_memory_mb
+from finetune.training.models.language_model import PolicyChat, load_tokenizer
+from recipes.machine import checks
+from recipes.machine.memory import free_memory, peak_memory_mb
 from recipes.models.references import torch_dtype
 from recipes.preferences.groups import Group, Judgment, write_groups
 from recipes.preferences.loss import bradley_terry
@@ -223,11 +223,11 @@ def new_run(world: World, name: str, kind: str, config: dict[str, Any]) -> Watch
 
 def check_machine(world: World) -> dict[str, Any]:
     """Check that a run would start here: a GPU with memory, a driver and a C compiler."""
-    facts = machine.examine()
+    facts = checks.examine()
     figures = {
-        "device": machine.device_of("auto"),
-        "problem": machine.problem_of(facts),
-        "warnings": machine.warnings_of(facts),
+        "device": checks.device_of("auto"),
+        "problem": checks.problem_of(facts),
+        "warnings": checks.warnings_of(facts),
         "toolkit": facts.toolkit,
         "driver": facts.driver,
         "missing_for_triton": list(facts.lacking),

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from recipes.faults import is_no_space, storage_problem
+from recipes.machine.faults import is_no_space, storage_problem
 
 logger = logging.getLogger("tiebreak.storage")
 

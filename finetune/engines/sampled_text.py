@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes import faults
+from recipes.machine import faults
 from recipes.preferences.groups import messages_type
 from recipes.rundir import atomically
 

@@ -9,7 +9,7 @@ To add a method, write `finetune/methods/NAME.py`:
 4. A test of the loss against numbers worked out by hand, and of a run.
 
 A method whose data changes while it trains, such as rounds of sampling, names its own `program`,
-which may use `fit` of finetune/training/fitting.py.
+which may use `fit` of finetune/training/fitting/trainer.py.
 
 Legend: G groups, K responses in the largest group.
 """

@@ -1,10 +1,10 @@
 """Recipes that sample from, train and compare language models.
 
-Each runs as `python -m finetune.training.NAME RUN_DIR`.
-
-Start with `train.py`, DPO from a run directory to an adapter. `generate.py` samples responses,
-`evaluate.py` compares two models, `merge.py` merges an adapter into its base, and `tiny_model.py`
-trains the demo's model.
+Each module here runs as `python -m finetune.training.NAME RUN_DIR`. Start with `train.py`, which
+leads from a run directory to an adapter. `generate.py` samples responses, `evaluate.py` compares
+two models, `online.py` trains in rounds on the model's own samples, `merge.py` merges an adapter
+into its base, and `tiny_model.py` trains the demo's model. The folders have the parts they share:
+`models/`, `sampling/` and `fitting/`.
 """
 
 import os

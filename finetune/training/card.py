@@ -4,7 +4,7 @@ from typing import Any
 
 from finetune.methods.method import method_named
 from finetune.report import FinetuneReport, Likelihood
-from recipes.card import chats, front_matter, held_out_table, loading
+from recipes.publishing.card import chats, front_matter, held_out_table, loading
 
 LOADING = """```python
 from peft import PeftModel

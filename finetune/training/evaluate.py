@@ -22,9 +22,8 @@ from finetune.engines.sampled_text import answers_schema, write_rows
 from finetune.evaluation.means import mean_difference
 from finetune.evaluation.win_rate import outcome, win_rate
 from finetune.settings import EvaluateConfig
-from finetune.training.distribution import Distribution
-from finetune.training.language_model import load_policy, load_tokenizer
-from finetune.training.sampling import (
+from finetune.training.models.language_model import load_policy, load_tokenizer
+from finetune.training.sampling.batches import (
     Answers,
     Request,
     left_out_figures,
@@ -35,8 +34,9 @@ from finetune.training.sampling import (
     report_plan,
     sample_all,
 )
+from finetune.training.sampling.distribution import Distribution
 from recipes.errors import RecipeError
-from recipes.memory import free_memory
+from recipes.machine.memory import free_memory
 from recipes.models.chat_options import freeze
 from recipes.rundir import RunDir, write_json
 from recipes.runner import provenance, run_recipe

@@ -23,9 +23,8 @@ from typing import Any
 
 from finetune.engines.sampled_text import responses_schema, write_rows
 from finetune.settings import GenerateConfig
-from finetune.training.distribution import Distribution
-from finetune.training.language_model import load_policy, load_tokenizer
-from finetune.training.sampling import (
+from finetune.training.models.language_model import load_policy, load_tokenizer
+from finetune.training.sampling.batches import (
     Answers,
     Request,
     left_out_figures,
@@ -37,7 +36,8 @@ from finetune.training.sampling import (
     report_plan,
     sample_all,
 )
-from recipes.machine import device_of
+from finetune.training.sampling.distribution import Distribution
+from recipes.machine.checks import device_of
 from recipes.models.chat_options import freeze
 from recipes.rundir import RunDir, versions, write_json
 from recipes.runner import run_recipe

@@ -40,7 +40,8 @@ from safetensors.torch import save_file
 from finetune.engines.sampled_text import Prompt
 from finetune.settings import MergeConfig, SamplingConfig
 from finetune.training.card import merged_card
-from finetune.training.language_model import (
+from finetune.training.merge_check import distance, log_probabilities
+from finetune.training.models.language_model import (
     PolicyChat,
     add_adapter,
     check_vocabulary,
@@ -48,9 +49,8 @@ from finetune.training.language_model import (
     load_model,
     load_tokenizer,
 )
-from finetune.training.merge_check import distance, log_probabilities
-from finetune.training.merged_weights import with_merged_weights
-from finetune.training.sampling import Request, sample_batch, sample_seed
+from finetune.training.models.merged_weights import with_merged_weights
+from finetune.training.sampling.batches import Request, sample_batch, sample_seed
 from recipes.errors import RecipeError
 from recipes.models.chat_options import ChatRecord, read_options
 from recipes.models.loading import read_config

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from finetune.training.language_model import check_vocabulary, load_model, load_tokenizer
+from finetune.training.models.language_model import check_vocabulary, load_model, load_tokenizer
 from recipes.errors import RecipeError
 from recipes.runner import quiet_libraries
 

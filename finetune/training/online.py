@@ -49,24 +49,21 @@ from finetune.evaluation.rounds import (
 )
 from finetune.report import RoundFigures, SampledReport
 from finetune.settings import SampledSettings
-from finetune.training.fitting import Fitted, fit
-from finetune.training.language_model import (
-    device,
-)
-from finetune.training.policy import PolicyModel
-from finetune.training.reference import ReferenceCache, cache_key, reference_logps
-from finetune.training.sampling import plan, report_plan, sample_all
+from finetune.training.fitting.reference import ReferenceCache, cache_key, reference_logps
+from finetune.training.fitting.trainer import Fitted, fit
+from finetune.training.models.language_model import device
+from finetune.training.models.policy import PolicyModel
+from finetune.training.sampling.batches import plan, report_plan, sample_all
 from finetune.training.train import Setup, publish_run, report_data, report_of, set_up
-from recipes import checkpoints, processes
 from recipes.errors import RecipeError
 from recipes.layout import attention
 from recipes.layout.collate import Collator
 from recipes.layout.families import precision
 from recipes.layout.forward import score_all
-from recipes.memory import free_memory
+from recipes.machine import processes
+from recipes.machine.memory import free_memory
 from recipes.models import quantization
 from recipes.models.adapter import restore, trained_weights
-from recipes.parts import Part
 from recipes.preferences.groups import (
     RESPONSES_CUT_OFF,
     Group,
@@ -78,6 +75,8 @@ from recipes.preferences.tokens import Prepared, TokenGroup, no_training_data, p
 from recipes.rundir import RunDir
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
+from recipes.training import checkpoints
+from recipes.training.parts import Part
 from reward.evaluation.schema import Figure
 from reward.training.score import Scorer
 

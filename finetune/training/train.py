@@ -32,23 +32,23 @@ from finetune.methods.method import Method, method_named
 from finetune.report import FinetuneReport
 from finetune.settings import without_retired
 from finetune.training.card import model_card
-from finetune.training.fitting import Fitted, fit
-from finetune.training.language_model import (
+from finetune.training.fitting.trainer import Fitted, fit
+from finetune.training.models.language_model import (
     PolicyChat,
     check_vocabulary,
     load_tokenizer,
     readable_length,
 )
-from finetune.training.policy import PolicyModel, make_policy
-from recipes import processes
+from finetune.training.models.policy import PolicyModel, make_policy
 from recipes.errors import RecipeError
+from recipes.machine import processes
 from recipes.models.chat_options import ChatRecord, freeze
 from recipes.preferences.tokens import Prepared, no_training_data, read_prepared
-from recipes.publishing import publish
+from recipes.publishing.output import publish
 from recipes.rundir import RunDir
 from recipes.runner import provenance, run_recipe
 from recipes.stopping import StopSignal
-from recipes.trainer import training_figures
+from recipes.training.trainer import training_figures
 from reward.evaluation import report as reports
 from reward.evaluation.figures import main_figures
 

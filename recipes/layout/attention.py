@@ -26,7 +26,7 @@ from transformers.masking_utils import sdpa_mask
 
 from recipes.layout import flex
 from recipes.layout.collate import PADDING, Batch, block_mask
-from recipes.machine import require_triton
+from recipes.machine.checks import require_triton
 
 NAME = "tiebreak_pieces"
 PIECES, TILES, DENSE = "pieces", "tiles", "dense"

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from recipes import processes
 from recipes.layout import attention
 from recipes.layout.collate import Collator
 from recipes.layout.families import check_gradients, check_shared
 from recipes.layout.forward import SharedPromptModel
+from recipes.machine import processes
 from recipes.models.references import torch_dtype
 from recipes.preferences.tokens import Prepared, TokenGroup
 from recipes.rundir import RunDir

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from recipes import processes
+from recipes.machine import processes
 from recipes.preferences.tokens import TokenGroup
 
 PROMPT, PADDING = 0, -1

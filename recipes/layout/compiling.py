@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipes.machine import require_triton
+from recipes.machine.checks import require_triton
 
 
 def compile_layers(model: nn.Module, **options: Any) -> int:

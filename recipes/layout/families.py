@@ -19,7 +19,7 @@ from torch import nn
 from recipes.layout import attention
 from recipes.layout.collate import Collator
 from recipes.layout.forward import SharedPromptModel, evaluating, features_of, inputs_of
-from recipes.memory import is_out_of_memory
+from recipes.machine.memory import is_out_of_memory
 from recipes.models.quantization import is_quantized
 from recipes.preferences.tokens import TokenGroup
 

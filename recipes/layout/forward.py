@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from recipes.layout.collate import Batch, Collator, cut, for_model
-from recipes.memory import free_memory, is_out_of_memory
+from recipes.machine.memory import free_memory, is_out_of_memory
 from recipes.preferences.tokens import TokenGroup
 from recipes.stopping import StopSignal
 

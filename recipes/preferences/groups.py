@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recipes import faults
+from recipes.machine import faults
 from recipes.rundir import atomically
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from labeling.statistics.agreement import pairwise_json, pairwise_of, strict_cou
 from labeling.statistics.intervals import ShareSums
 from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit
-from recipes import faults
+from recipes.machine import faults
 from recipes.preferences.groups import (
     RESPONSES_CUT_OFF,
     Group,

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from recipes import faults
+from recipes.machine import faults
 
 ROW_BATCH_SIZE = 256
 MAX_PROBLEMS = 10

@@ -11,7 +11,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.urls import reverse
 
 from labeling.models import Response
-from recipes import faults
+from recipes.machine import faults
 from recipes.preferences.groups import messages_type
 from recipes.rundir import RunDir, atomically
 from reward.forms import ScoreInputs
@@ -187,7 +187,7 @@ SCORE = RunKind(
     description="Scores every response of a project with its reward model, and can order the waiting tasks "
     "by expected information.",
     config_class=ScoreConfig,
-    module="reward.training.scoring",
+    module="reward.training.score_project",
     prepare=prepare,
     finish=finish,
     project_of=lambda inputs: model_of(inputs).project_id,

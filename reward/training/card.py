@@ -6,7 +6,7 @@ The card of an adapter (finetune/training/card.py) uses the same parts.
 from typing import Any
 
 from formatting.numbers import percent, percent_range
-from recipes.card import chats, front_matter, held_out_table, loading
+from recipes.publishing.card import chats, front_matter, held_out_table, loading
 from reward.evaluation.figures import limit_to_show, no_better_than_length
 from reward.evaluation.schema import RewardReport
 

@@ -18,7 +18,7 @@ from recipes.errors import RecipeError
 from recipes.layout.collate import Collator
 from recipes.layout.forward import outputs_of
 from recipes.preferences.tokens import TokenGroup
-from reward.training.model import RewardModel
+from reward.training.models.reward_model import RewardModel
 from reward.training.score import Scorer, Verdict
 
 

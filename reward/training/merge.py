@@ -21,12 +21,12 @@ from transformers import AutoModelForSequenceClassification
 
 from recipes.errors import RecipeError
 from recipes.models.chat_options import ChatRecord
-from recipes.publishing import whole_folder
+from recipes.publishing.output import whole_folder
 from recipes.rundir import write_json
 from recipes.runner import quiet_libraries
 from reward.evaluation.schema import RewardReport
 from reward.training.card import model_card
-from reward.training.model import load_reward_model, load_tokenizer
+from reward.training.models.reward_model import load_reward_model, load_tokenizer
 from reward.training.score import output_folder, read_report
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from formatting.numbers import percent
-from recipes import checkpoints, processes
-from recipes.memory import free_memory
-from recipes.parts import Part
+from recipes.machine import processes
+from recipes.machine.memory import free_memory
 from recipes.preferences.tokens import Prepared
 from recipes.rundir import RunDir
+from recipes.training import checkpoints
+from recipes.training.parts import Part
 from reward.evaluation.label_mistakes import folds_of, label_mistakes
 from reward.evaluation.learning_curve import (
     Point,

@@ -22,18 +22,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from recipes import faults
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator, cut
 from recipes.layout.families import check_shared, window_problem
 from recipes.layout.forward import outputs_of
+from recipes.machine import faults
 from recipes.models.chat_format import ChatFormat
 from recipes.models.chat_options import read_options
 from recipes.preferences.tokens import TokenGroup
 from recipes.rundir import atomically
 from recipes.runner import quiet_libraries
 from reward.scoring.rows import ScoreRow
-from reward.training.model import load_reward_model, load_tokenizer
+from reward.training.models.reward_model import load_reward_model, load_tokenizer
 
 Conversation = tuple[list[dict[str, str]], list[str]]
 """A prompt as messages, and responses to it."""

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from reward.scoring.wire import address, receive, send
-from reward.training.server_process import log
+from reward.training.serving.process import log
 
 READ_SECONDS = 10
 READERS = 64
@@ -201,7 +201,7 @@ def serve(listener: Listener, *, idle: float, memory: int, models: int) -> None:
             log(f"No request for {idle:g} seconds; the models are unloaded.")
             break
         if cache is None and is_live(request):
-            from reward.training.served import ModelCache
+            from reward.training.serving.cache import ModelCache
 
             cache = ModelCache(models, memory_mb=memory)
         if not answer(cache, request):

@@ -27,13 +27,13 @@ from functools import partial
 
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from recipes import processes
 from recipes.errors import RecipeError
 from recipes.layout.choice import choose_layout
 from recipes.layout.collate import Collator, StepCollator, describe, step_collator
 from recipes.layout.compiling import compile_layers
 from recipes.layout.forward import score_all
-from recipes.memory import with_smaller_batches
+from recipes.machine import processes
+from recipes.machine.memory import with_smaller_batches
 from recipes.models.chat_format import ChatFormat
 from recipes.models.chat_options import freeze
 from recipes.preferences.evidence import evidence
@@ -44,11 +44,12 @@ from recipes.preferences.tokens import (
     no_training_data,
     read_prepared,
 )
-from recipes.publishing import publish
+from recipes.publishing.output import publish
 from recipes.rundir import RunDir
 from recipes.runner import provenance, run_recipe
 from recipes.stopping import StopSignal
-from recipes.trainer import (
+from recipes.training.callbacks import ProgressEvents
+from recipes.training.trainer import (
     GroupTrainer,
     WatchHeldOut,
     common_arguments,
@@ -57,7 +58,6 @@ from recipes.trainer import (
     train_to_the_end,
     training_figures,
 )
-from recipes.trainer_callbacks import ProgressEvents
 from reward.evaluation import report as reports
 from reward.evaluation.calibration import temperature
 from reward.evaluation.confident_mistakes import worst_mistakes
@@ -67,7 +67,8 @@ from reward.evaluation.slices import length_slices, slices
 from reward.evaluation.uncertainty import disagreement
 from reward.settings import RewardConfig
 from reward.training.card import model_card
-from reward.training.model import (
+from reward.training.models.reading import check_reading
+from reward.training.models.reward_model import (
     UNLIMITED,
     RewardModel,
     load_tokenizer,
@@ -75,7 +76,6 @@ from reward.training.model import (
     readable_tokens,
 )
 from reward.training.parts import Parts
-from reward.training.reading import check_reading
 
 WATCHED_GROUPS = 200
 """Held-out groups scored after each epoch. The final report uses all."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from recipes.gpus import VISIBLE
+from recipes.machine.gpus import VISIBLE
 from runs.supervision.environment import for_recipe
 from runs.supervision.gpus import GpuLease
 

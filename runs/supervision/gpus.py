@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from recipes import gpus
-from recipes.gpus import Gpu
+from recipes.machine import gpus
+from recipes.machine.gpus import Gpu
 
 if TYPE_CHECKING:  # its models need Django, which benchmarks start later
     from runs.kinds import RunKind

@@ -22,7 +22,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.db.models import Max
 
-from recipes import faults
+from recipes.machine import faults
 from recipes.rundir import RESTART, STOPPED, RunDir
 from runs import kinds, lifecycle
 from runs.kinds import CannotRun

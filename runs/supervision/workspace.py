@@ -15,8 +15,8 @@ from typing import Any
 
 from django.conf import settings
 
-from recipes import checkpoints
 from recipes.rundir import ENDED, RunDir, versions, write_atomically
+from recipes.training import checkpoints
 from runs import storage
 from runs.kinds import CannotRun, RunKind
 from runs.models import Artifact, Run

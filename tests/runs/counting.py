@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from recipes import checkpoints
 from recipes.rundir import ENDED, RESTART, STOPPED, RunDir
+from recipes.training import checkpoints
 
 stopping = False
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes import checkpoints
 from recipes.rundir import RunDir
+from recipes.training import checkpoints
 from runs.supervision import workspace
 
 NAMES = "checkpoint-*"

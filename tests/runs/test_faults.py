@@ -18,8 +18,8 @@ from finetune.engines.sampled_text import (
     read_prompts,
     write_prompts,
 )
-from recipes import faults
-from recipes.faults import storage_problem
+from recipes.machine import faults
+from recipes.machine.faults import storage_problem
 from recipes.preferences.groups import PreferenceError, read_groups, write_groups
 from runs import services
 from runs.models import State

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from django.db.models.functions import Now
 
-from recipes.gpus import VISIBLE, Gpu
+from recipes.machine.gpus import VISIBLE, Gpu
 from runs import lifecycle, services
 from runs.models import Run, State
 from runs.supervision import child, gpus, supervisor

@@ -17,7 +17,7 @@ import pytest
 from django.db import connection
 from django.db.models.functions import Now
 
-from recipes import checkpoints
+from recipes.training import checkpoints
 from runs import kinds, lifecycle, services
 from runs.models import Run, State
 from runs.supervision import child, workspace

@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from finetune.training.language_model import PolicyChat
+from finetune.training.models.language_model import PolicyChat
 from recipes.errors import RecipeError
 from recipes.models.chat_options import ChatOptions, fingerprint, refuse_unused
 from tests.finetune.training.chat_templates import CHATML, FAMILIES, IM, Family, family

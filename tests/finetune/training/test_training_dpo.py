@@ -12,14 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune.training import fitting as recipe
-from finetune.training.language_model import PolicyChat, add_adapter, load_model, load_tokenizer
+from finetune.training.fitting import trainer as recipe
+from finetune.training.models.language_model import (
+    PolicyChat,
+    add_adapter,
+    load_model,
+    load_tokenizer,
+)
 from finetune.training.train import train
 from recipes.errors import RecipeError
 from recipes.rundir import STOPPED
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
-from recipes.trainer_callbacks import newest_checkpoint
+from recipes.training.callbacks import newest_checkpoint
 from tests.finetune.training.training_runs import (
     dpo_run,
     groups_that_like_b,

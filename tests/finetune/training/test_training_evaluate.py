@@ -8,11 +8,11 @@ import pytest
 
 from finetune.engines.sampled_text import Prompt
 from finetune.training import evaluate as recipe
-from finetune.training import sampling
 from finetune.training.evaluate import evaluate
-from finetune.training.language_model import add_adapter, load_model, load_tokenizer
-from finetune.training.merged_weights import with_merged_weights
-from finetune.training.sampling import sample_seed
+from finetune.training.models.language_model import add_adapter, load_model, load_tokenizer
+from finetune.training.models.merged_weights import with_merged_weights
+from finetune.training.sampling import batches
+from finetune.training.sampling.batches import sample_seed
 from recipes.errors import RecipeError
 from recipes.stopping import StopSignal
 from tests.finetune.training.training_runs import (
@@ -199,7 +199,7 @@ def test_a_resumed_evaluation_gives_the_same_result(tmp_path, model, adapter, mo
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sampling, "emit_progress", lose_power)
+        patch.setattr(batches, "emit_progress", lose_power)
         evaluate(halved, StopSignal())
     shards = [path for path in halved.checkpoints.iterdir() if not path.name.startswith(".")]
     assert sorted(path.stem for path in shards) == [

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from finetune.methods.dpo import DPO, DPOSettings
-from finetune.training.held_out import HeldOut
-from finetune.training.language_model import PolicyChat, load_tokenizer
+from finetune.training.fitting.held_out import HeldOut
+from finetune.training.models.language_model import PolicyChat, load_tokenizer
 from finetune.training.train import read_data
 from recipes.preferences.groups import read_groups
 from recipes.stopping import StopSignal

@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 
 from finetune.methods.dpo import DPOSettings
 from finetune.report import FinetuneReport
-from finetune.training import fitting, policy, reference
-from finetune.training.fitting import PolicyTrainer, with_token_limit
-from finetune.training.policy import PolicyModel, recomputes
+from finetune.training.fitting import reference, trainer
+from finetune.training.fitting.trainer import PolicyTrainer, with_token_limit
+from finetune.training.models import policy
+from finetune.training.models.policy import PolicyModel, recomputes
 from finetune.training.train import train
-from recipes.checkpoints import problem_of
 from recipes.errors import RecipeError
 from recipes.preferences.groups import Group, Judgment
 from recipes.stopping import StopSignal
+from recipes.training.checkpoints import problem_of
 from runs.supervision import child
 from tests.finetune.training.training_runs import (
     dpo_run,
@@ -190,9 +191,9 @@ def test_out_of_memory_neither_loads_the_model_nor_computes_the_reference_again(
     tmp_path, model, monkeypatch, whole
 ):
     loads, passes = [], []
-    real_load, real_pass = policy._read_base, fitting.reference_logps
+    real_load, real_pass = policy._read_base, trainer.reference_logps
     monkeypatch.setattr(policy, "_read_base", lambda *a: loads.append(1) or real_load(*a))
-    monkeypatch.setattr(fitting, "reference_logps", lambda *a: passes.append(1) or real_pass(*a))
+    monkeypatch.setattr(trainer, "reference_logps", lambda *a: passes.append(1) or real_pass(*a))
     real = PolicyTrainer.training_step
 
     def small_memory(self, *args, **kwargs):

@@ -11,7 +11,7 @@ from finetune.methods.dpo import DPOSettings
 from finetune.settings import GenerateConfig
 from finetune.training.evaluate import evaluate
 from finetune.training.generate import generate
-from finetune.training.language_model import PolicyChat, load_tokenizer
+from finetune.training.models.language_model import PolicyChat, load_tokenizer
 from finetune.training.train import train
 from recipes.errors import RecipeError, Stopped
 from recipes.models.chat_format import ChatFormat

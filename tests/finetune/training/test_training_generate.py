@@ -12,11 +12,15 @@ import torch
 
 from finetune.engines.sampled_text import Prompt, SampledTextError, read_prompts, write_prompts
 from finetune.settings import GenerateConfig
-from finetune.training import sampling
-from finetune.training.distribution import draw
 from finetune.training.generate import generate
-from finetune.training.language_model import PolicyChat, load_for_sampling, load_tokenizer
-from finetune.training.sampling import plan, sample_batch, sample_seed
+from finetune.training.models.language_model import (
+    PolicyChat,
+    load_for_sampling,
+    load_tokenizer,
+)
+from finetune.training.sampling import batches
+from finetune.training.sampling.batches import plan, sample_batch, sample_seed
+from finetune.training.sampling.distribution import draw
 from recipes.errors import RecipeError, Stopped
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
@@ -123,7 +127,7 @@ def test_finished_responses_leave_the_batch_without_changing_others(model, monke
     chat = PolicyChat(load_tokenizer(str(model)), policy.generation_config)
     config = GenerateConfig(model=str(model), max_new_tokens=50, samples_per_prompt=8, seed=3)
     requests, _ = plan(prompts(4), chat, policy.config, config)
-    monkeypatch.setattr(sampling, "FIRST_STAGE", 64)
+    monkeypatch.setattr(batches, "FIRST_STAGE", 64)
     at_once = sample_batch(policy, chat, requests, config)
     real, sizes = policy.generate, []
 
@@ -132,7 +136,7 @@ def test_finished_responses_leave_the_batch_without_changing_others(model, monke
         return real(**inputs)
 
     monkeypatch.setattr(policy, "generate", count_rows)
-    monkeypatch.setattr(sampling, "FIRST_STAGE", 8)
+    monkeypatch.setattr(batches, "FIRST_STAGE", 8)
     assert sample_batch(policy, chat, requests, config) == at_once
     longer_than = [
         sum(s.tokens > n or (s.truncated and n < 50) for s in at_once) for n in (0, 8, 16, 32)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from finetune.methods.kto import KTO, KTOSettings, counts
-from finetune.training.fitting import with_reference
-from finetune.training.language_model import PolicyChat
+from finetune.training.fitting.trainer import with_reference
+from finetune.training.models.language_model import PolicyChat
 from finetune.training.train import train
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator, StepCollator, for_model

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recipes import gpus, machine
 from recipes.errors import RecipeError
-from recipes.gpus import Gpu
 from recipes.layout import attention
 from recipes.layout.compiling import compile_layers
-from recipes.machine import Machine, examine, problem_of, warnings_of
+from recipes.machine import checks, gpus
+from recipes.machine.checks import Machine, examine, problem_of, warnings_of
+from recipes.machine.gpus import Gpu
 from recipes.rundir import RunDir
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
@@ -72,7 +72,7 @@ def test_a_machine_that_is_ready_causes_no_message():
     assert problem_of(without) is None and warnings_of(without) == []
 
 
-@pytest.mark.parametrize("free", [0, machine.LEAST_FREE_MB - 1])
+@pytest.mark.parametrize("free", [0, checks.LEAST_FREE_MB - 1])
 def test_a_gpu_without_memory_is_refused_with_its_free_memory(free):
     full = replace(READY, installed=(replace(H200, free_mb=free),))
     problem = problem_of(full)
@@ -132,20 +132,20 @@ def test_a_missing_compiler_is_reported_at_the_start():
 def test_the_compiler_of_the_path_or_of_cc_is_found(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    assert machine.missing_for_triton()[0].startswith("a C compiler")
+    assert checks.missing_for_triton()[0].startswith("a C compiler")
     compiler = tmp_path / "my-cc"
     compiler.write_text("#!/bin/sh\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
-    assert not any("compiler" in part for part in machine.missing_for_triton())
+    assert not any("compiler" in part for part in checks.missing_for_triton())
     monkeypatch.delenv("CC")
     compiler.rename(tmp_path / "gcc")
-    assert not any("compiler" in part for part in machine.missing_for_triton())
+    assert not any("compiler" in part for part in checks.missing_for_triton())
 
 
 def test_missing_headers_of_python_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine.sysconfig, "get_path", lambda name: str(tmp_path))
-    assert any("Python.h (install python3-dev)" in part for part in machine.missing_for_triton())
+    monkeypatch.setattr(checks.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert any("Python.h (install python3-dev)" in part for part in checks.missing_for_triton())
 
 
 def test_flex_attention_without_a_compiler_is_refused_before_training(monkeypatch, tmp_path):
@@ -236,7 +236,7 @@ def test_examine_returns_the_facts_of_this_machine(monkeypatch, tmp_path):
 
 
 def test_the_device_of_a_report_can_be_written_as_json():
-    device = machine.device_of("float32")
+    device = checks.device_of("float32")
     assert json.loads(json.dumps(device))["dtype"] == "float32"
     several = {"kind": "cuda", "name": "NVIDIA H200", "count": 4, "dtype": "bfloat16"}
-    assert machine.sentence_about(several) == "Device: 4 × NVIDIA H200. Number format: bfloat16."
+    assert checks.sentence_about(several) == "Device: 4 × NVIDIA H200. Number format: bfloat16."

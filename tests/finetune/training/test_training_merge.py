@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune.training import merge as merging
-from finetune.training.language_model import add_adapter, load_model, load_tokenizer
 from finetune.training.merge import LARGEST_SHARE, TEXTS, merge
 from finetune.training.merge_check import difference, distance
+from finetune.training.models.language_model import add_adapter, load_model, load_tokenizer
 from recipes.errors import RecipeError, Stopped
 from recipes.models.chat_options import ChatRecord, fingerprint
 from recipes.preferences.groups import write_groups
@@ -119,7 +119,7 @@ def test_only_real_text_is_compared_and_at_most_eight_pieces(tmp_path, model, ad
 
 
 def chat_of(model):
-    from finetune.training.language_model import PolicyChat, load_tokenizer
+    from finetune.training.models.language_model import PolicyChat, load_tokenizer
 
     return PolicyChat(load_tokenizer(str(model)))
 

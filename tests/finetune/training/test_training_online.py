@@ -14,14 +14,14 @@ from finetune.evaluation.rounds import round_figures, score_change
 from finetune.methods.best_of_n import BestOfN, BestOfNSettings
 from finetune.methods.online import OnlineSettings
 from finetune.report import SampledReport
-from finetune.training.language_model import PolicyChat
+from finetune.training.fitting.reference import ReferenceCache
+from finetune.training.models.language_model import PolicyChat
 from finetune.training.online import (
     online,
     prompts_of_round,
     rank_group,
     tiers_of,
 )
-from finetune.training.reference import ReferenceCache
 from recipes.errors import RecipeError
 from recipes.preferences.groups import RESPONSES_CUT_OFF
 from recipes.settings import ConfigError

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from finetune.methods.dpo import DPO, DPOSettings
-from finetune.training.policy import check_head, make_policy, prepare_quantized
+from finetune.training.models.policy import check_head, make_policy, prepare_quantized
 from recipes.layout import attention
 from recipes.layout.collate import Collator, StepCollator, for_model
 from recipes.layout.families import check_gradients, check_shared
@@ -78,7 +78,7 @@ OPTIONS = {
 
 
 def tokens_of(method, groups=GROUPS) -> Prepared:
-    from finetune.training.language_model import PolicyChat
+    from finetune.training.models.language_model import PolicyChat
 
     prepared = prepare(groups, PolicyChat(make_tokenizer()), 500, method.evidence)
     method.prepare(prepared)

@@ -17,10 +17,14 @@ from transformers import (
 
 from finetune.engines.sampled_text import Prompt
 from finetune.settings import GenerateConfig
-from finetune.training.distribution import Distribution, SeededSampling
 from finetune.training.generate import generate
-from finetune.training.language_model import PolicyChat, load_for_sampling, load_tokenizer
-from finetune.training.sampling import plan, sample_batch
+from finetune.training.models.language_model import (
+    PolicyChat,
+    load_for_sampling,
+    load_tokenizer,
+)
+from finetune.training.sampling.batches import plan, sample_batch
+from finetune.training.sampling.distribution import Distribution, SeededSampling
 from recipes.errors import RecipeError
 from recipes.stopping import StopSignal
 from tests.finetune.training.training_runs import sampling_run, user

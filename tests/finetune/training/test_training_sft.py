@@ -8,7 +8,7 @@ import torch
 
 from finetune.evaluation.likelihood import likelihood
 from finetune.methods.sft import SFT, SFTSettings
-from finetune.training.language_model import PolicyChat, load_model
+from finetune.training.models.language_model import PolicyChat, load_model
 from finetune.training.train import train
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator, StepCollator, for_model
@@ -16,7 +16,7 @@ from recipes.preferences.best import best_responses
 from recipes.preferences.groups import RESPONSES_CUT_OFF, Group, Judgment
 from recipes.preferences.tokens import TokenGroup, prepare
 from recipes.stopping import StopSignal
-from recipes.trainer_callbacks import newest_checkpoint
+from recipes.training.callbacks import newest_checkpoint
 from tests.finetune.training.test_training_dpo import apart, report_of, weights_of
 from tests.finetune.training.test_training_policy import (
     assert_same_gradients,

@@ -112,7 +112,7 @@ def make_adapter(folder: Path, model: Path, *, scale: float, **lora: Any) -> Pat
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from finetune.training.language_model import load_model
+    from finetune.training.models.language_model import load_model
 
     torch.manual_seed(1)
     settings = {"r": 4, "target_modules": "all-linear", **lora}

@@ -29,7 +29,7 @@ from reward.training.serve import (
     RoundRobin,
     answer,
 )
-from reward.training.served import ClientLeft, counting_tokens
+from reward.training.serving.cache import ClientLeft, counting_tokens
 from tests.reward.scored import make_scorer_folder
 from tests.worker import wait_until
 

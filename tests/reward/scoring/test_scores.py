@@ -15,7 +15,7 @@ from accounts.models import Role
 from labeling.models import Response
 from reward.models import ResponseScore, RewardModel
 from reward.scoring import scores
-from reward.training.scoring import SCORES
+from reward.training.score_project import SCORES
 from runs.kinds import CannotRun
 from runs.models import Run
 from tests.finetune.factory import laid_out, make_reward_model, make_run, make_snapshot

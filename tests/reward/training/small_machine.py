@@ -7,9 +7,9 @@ import sys
 
 import torch
 
-from recipes import processes
+from recipes.machine import processes
 from recipes.runner import run_recipe
-from reward.training.model import RewardModel
+from reward.training.models.reward_model import RewardModel
 from reward.training.train import train
 
 forward = RewardModel.forward

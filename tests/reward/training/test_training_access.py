@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 PROGRAM = """
-from finetune.training.language_model import load_model, load_tokenizer
+from finetune.training.models.language_model import load_model, load_tokenizer
 from recipes.errors import RecipeError
-from reward.training.model import load_tokenizer as load_reward_tokenizer
-from reward.training.model import refuse_family
+from reward.training.models.reward_model import load_tokenizer as load_reward_tokenizer
+from reward.training.models.reward_model import refuse_family
 
 for load in (load_tokenizer, lambda n: load_model(n, "float32"), load_reward_tokenizer, refuse_family):
     try:

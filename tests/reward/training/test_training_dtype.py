@@ -9,8 +9,8 @@ from recipes.errors import RecipeError
 from recipes.models import references
 from recipes.models.references import dtype_for
 from recipes.rundir import RunDir
-from recipes.trainer import common_arguments
-from recipes.trainer_callbacks import RefuseNonFinite
+from recipes.training.callbacks import RefuseNonFinite
+from recipes.training.trainer import common_arguments
 from reward.settings import RewardConfig
 
 

@@ -17,7 +17,7 @@ from recipes.preferences.objective import Objective
 from recipes.preferences.tokens import prepare
 from recipes.stopping import StopSignal
 from reward.settings import RewardConfig
-from reward.training.model import load_tokenizer, make_reward_model
+from reward.training.models.reward_model import load_tokenizer, make_reward_model
 from reward.training.train import train
 from tests.reward.world import make_groups, make_run, tiny_llama
 

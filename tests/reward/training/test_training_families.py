@@ -15,11 +15,12 @@ from recipes.layout.families import check_gradients, check_shared, window_proble
 from recipes.models.chat_format import ChatFormat
 from recipes.preferences.loss import bradley_terry
 from recipes.stopping import StopSignal
-from recipes.trainer import final_loss
+from recipes.training.trainer import final_loss
 from reward.settings import RewardConfig
 from reward.training.card import model_card
 from reward.training.merge import merge
-from reward.training.model import (
+from reward.training.models.reading import check_reading
+from reward.training.models.reward_model import (
     RewardModel,
     load_reward_model,
     load_tokenizer,
@@ -27,7 +28,6 @@ from reward.training.model import (
     readable_tokens,
     score_groups,
 )
-from reward.training.reading import check_reading
 from reward.training.score import Scorer
 from reward.training.train import train
 from tests.reward.training.test_training_layout import UNEVEN, reward_model, token_group

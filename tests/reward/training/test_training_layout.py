@@ -11,7 +11,12 @@ from recipes.preferences.groups import Group, Judgment
 from recipes.preferences.loss import bradley_terry
 from recipes.preferences.tokens import TokenGroup, prepare
 from reward.settings import RewardConfig
-from reward.training.model import load_tokenizer, make_reward_model, readable_tokens, score_groups
+from reward.training.models.reward_model import (
+    load_tokenizer,
+    make_reward_model,
+    readable_tokens,
+    score_groups,
+)
 from tests.tiny import SPECIAL, make_model, make_tokenizer
 
 torch.set_num_threads(1)

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from config.env import BASE_DIR
-from finetune.training.language_model import load_model, load_tokenizer
+from finetune.training.models.language_model import load_model, load_tokenizer
 from recipes.errors import RecipeError
 from recipes.models import chat_template
 from recipes.models.chat_format import ChatFormat
 from recipes.models.chat_template import TemplateTooCostly, time_limit
 from recipes.models.loading import read_adapter, read_config
-from reward.training.model import load_tokenizer as load_reward_tokenizer
-from reward.training.model import read_base
+from reward.training.models.reward_model import load_tokenizer as load_reward_tokenizer
+from reward.training.models.reward_model import read_base
 from tests.tiny import CHAT_TEMPLATE, make_model, make_tokenizer
 
 torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from recipes.rundir import RunDir
 from recipes.settings import ConfigError
-from recipes.trainer import common_arguments
+from recipes.training.trainer import common_arguments
 from reward.settings import RewardConfig
 
 ROWS, EPOCHS, BATCH = 20, 2, 2  # 20 steps

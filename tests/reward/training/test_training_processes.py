@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recipes import processes
 from recipes.errors import RecipeError, RestartRequired
-from recipes.memory import is_out_of_memory, with_smaller_batches
+from recipes.machine import processes
+from recipes.machine.memory import is_out_of_memory, with_smaller_batches
 from recipes.rundir import ENDED, RESTART, STOPPED, RunDir
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
-from recipes.trainer import train_to_the_end
+from recipes.training.trainer import train_to_the_end
 from reward.kinds import REWARD
 from reward.training.parts import Part
 from reward.training.train import train

@@ -5,9 +5,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from recipes.card import chats, front_matter, held_out_table, loading
 from recipes.errors import RecipeError
-from recipes.publishing import verify_saved
+from recipes.publishing.card import chats, front_matter, held_out_table, loading
+from recipes.publishing.output import verify_saved
 from reward.training.card import model_card
 
 

@@ -7,7 +7,11 @@ from recipes.errors import RecipeError
 from recipes.models import quantization
 from recipes.settings import ConfigError
 from reward.settings import RewardConfig
-from reward.training.model import load_tokenizer, make_reward_model, prepare_quantized
+from reward.training.models.reward_model import (
+    load_tokenizer,
+    make_reward_model,
+    prepare_quantized,
+)
 from tests.reward.training.test_training_layout import reward_model
 from tests.tiny import make_encoder, make_model
 

@@ -23,11 +23,11 @@ from recipes.preferences.objective import Objective
 from recipes.rundir import MOVED_BASE, STOPPED, RunDir, RunDirError
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
-from recipes.trainer import GroupTrainer, WatchHeldOut
-from recipes.trainer_callbacks import ProgressEvents
+from recipes.training.callbacks import ProgressEvents
+from recipes.training.trainer import GroupTrainer, WatchHeldOut
 from reward.evaluation.report import Scored, accuracy
 from reward.settings import RewardConfig
-from reward.training.model import RewardModel
+from reward.training.models.reward_model import RewardModel
 from reward.training.score import Scorer, score_file
 from reward.training.train import train
 from tests.reward.world import make_groups, make_run, messages, tiny_llama

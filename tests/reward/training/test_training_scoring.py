@@ -12,10 +12,10 @@ from recipes.errors import Stopped
 from recipes.rundir import RunDir
 from recipes.stopping import StopSignal
 from reward.scoring.scores import to_score
-from reward.training import scoring
+from reward.training import score_project
 from reward.training.features import FeatureScorer, projection
 from reward.training.score import Scorer
-from reward.training.scoring import score_all
+from reward.training.score_project import score_all
 from reward.training.train import train
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
@@ -112,7 +112,7 @@ def test_without_features_none_are_written(model, tmp_path):
 
 
 def test_a_stopped_run_resumes_after_its_last_part(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "PROMPT_BATCH_SIZE", 1)
+    monkeypatch.setattr(score_project, "PROMPT_BATCH_SIZE", 1)
     stop = StopSignal()
     run_dir = make_scoring(tmp_path / "run", model)
     first_emit = run_dir.emit
@@ -124,7 +124,7 @@ def test_a_stopped_run_resumes_after_its_last_part(model, tmp_path, monkeypatch)
     monkeypatch.setattr(run_dir, "emit", stop_after_the_first)
     with pytest.raises(Stopped):
         score_all(run_dir, stop)
-    done = scoring.part_path(run_dir, 0)
+    done = score_project.part_path(run_dir, 0)
     written = done.stat().st_mtime_ns
     monkeypatch.setattr(run_dir, "emit", first_emit)
     score_all(run_dir, StopSignal())

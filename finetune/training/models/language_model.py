@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from finetune.training.merged_weights import with_merged_weights
+from finetune.training.models.merged_weights import with_merged_weights
 from recipes.errors import RecipeError
 from recipes.models.chat_format import (
     BOUNDARIES,

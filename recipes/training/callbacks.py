@@ -12,11 +12,12 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from recipes import checkpoints, processes
 from recipes.errors import RecipeError
-from recipes.memory import peak_memory_mb
+from recipes.machine import processes
+from recipes.machine.memory import peak_memory_mb
 from recipes.rundir import TRAINER_FOLDER, RunDir
 from recipes.stopping import StopSignal
+from recipes.training import checkpoints
 
 CHECKPOINTS = f"{PREFIX_CHECKPOINT_DIR}-*"
 

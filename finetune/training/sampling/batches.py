@@ -25,14 +25,14 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from finetune.engines.sampled_text import Prompt, SampledTextError, read_prompts
 from finetune.settings import SamplingConfig
-from finetune.training.distribution import Distribution, SeededSampling
-from finetune.training.language_model import PolicyChat, readable_length
-from recipes import checkpoints
+from finetune.training.models.language_model import PolicyChat, readable_length
+from finetune.training.sampling.distribution import Distribution, SeededSampling
 from recipes.errors import RecipeError
-from recipes.memory import free_memory, is_out_of_memory, peak_memory_mb
+from recipes.machine.memory import free_memory, is_out_of_memory, peak_memory_mb
 from recipes.models.chat_format import NOTES
 from recipes.rundir import RunDir
 from recipes.stopping import StopSignal
+from recipes.training import checkpoints
 
 FIRST_STAGE = 32
 """Tokens sampled before finished rows are dropped for the first time."""

@@ -17,13 +17,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from finetune.settings import FinetuneSettings
-from finetune.training.language_model import existing, turn_off_dropout
+from finetune.training.models.language_model import existing, turn_off_dropout
 from recipes.errors import RecipeError
 from recipes.layout import attention
 from recipes.layout.collate import Batch, Collator
 from recipes.layout.families import MAX_LAYOUT_DIFFERENCE, precision
 from recipes.layout.forward import evaluating, inputs_of
-from recipes.memory import is_out_of_memory
+from recipes.machine.memory import is_out_of_memory
 from recipes.models import quantization
 from recipes.models.adapter import lora_config, named_layers, save_trained_weights_only
 from recipes.models.head import Head, gathered_logps, head_of

@@ -1,6 +1,6 @@
 """Score the responses of a project with a reward model.
 
-    python -m reward.training.scoring RUN_DIR
+    python -m reward.training.score_project RUN_DIR
 
 reads   run.json (config: reward.scoring.settings.ScoreConfig), data/responses.parquet: one prompt per
         row (prompt, response_ids, responses)
@@ -21,13 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recipes import checkpoints, faults
 from recipes.errors import RecipeError
-from recipes.machine import device_of
-from recipes.memory import free_memory, is_out_of_memory, peak_memory_mb
+from recipes.machine import faults
+from recipes.machine.checks import device_of
+from recipes.machine.memory import free_memory, is_out_of_memory, peak_memory_mb
 from recipes.rundir import RunDir, versions, write_json
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
+from recipes.training import checkpoints
 from reward.scoring.settings import ScoreConfig
 from reward.training.features import FeatureScorer
 from reward.training.score import Verdict

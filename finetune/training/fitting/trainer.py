@@ -16,10 +16,9 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from finetune.methods.method import Loss, Method
 from finetune.settings import FinetuneSettings
-from finetune.training.held_out import HeldOut
-from finetune.training.policy import PolicyModel, check_head
-from finetune.training.reference import ReferenceCache, cache_key, reference_logps
-from recipes import processes
+from finetune.training.fitting.held_out import HeldOut
+from finetune.training.fitting.reference import ReferenceCache, cache_key, reference_logps
+from finetune.training.models.policy import PolicyModel, check_head
 from recipes.layout.choice import choose_layout
 from recipes.layout.collate import (
     Batch,
@@ -30,12 +29,14 @@ from recipes.layout.collate import (
     step_collator,
 )
 from recipes.layout.compiling import compile_layers
-from recipes.memory import with_smaller_batches
+from recipes.machine import processes
+from recipes.machine.memory import with_smaller_batches
 from recipes.models.adapter import restore, trained_weights
 from recipes.preferences.tokens import Prepared, TokenGroup
 from recipes.rundir import RunDir
 from recipes.stopping import StopSignal
-from recipes.trainer import (
+from recipes.training.callbacks import ProgressEvents
+from recipes.training.trainer import (
     GroupTrainer,
     WatchHeldOut,
     common_arguments,
@@ -43,7 +44,6 @@ from recipes.trainer import (
     first_batch,
     train_to_the_end,
 )
-from recipes.trainer_callbacks import ProgressEvents
 
 TOKENS_AT_ONCE = {False: 512, True: 8192}
 """Default limit on tokens per forward pass, without and with a GPU. On a CPU, products of 256 rows

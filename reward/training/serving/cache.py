@@ -13,12 +13,12 @@ import torch
 from cachetools import LRUCache
 
 from recipes.errors import RecipeError
-from recipes.memory import free_memory, is_out_of_memory
+from recipes.machine.memory import free_memory, is_out_of_memory
 from recipes.runner import quiet_libraries
 from reward.scoring.rows import ScoreRow
 from reward.training.score import Conversation, Scorer, Verdict, judge, output_folder
 from reward.training.score_rows import figures
-from reward.training.server_process import limit_memory, log
+from reward.training.serving.process import limit_memory, log
 
 MIN_TOKENS = 512
 PROBE: Conversation = ([{"role": "user", "content": "a"}], ["b", "c"])

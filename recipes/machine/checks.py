@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from recipes import gpus, processes
 from recipes.errors import RecipeError
-from recipes.gpus import Gpu
+from recipes.machine import gpus, processes
+from recipes.machine.gpus import Gpu
 from recipes.models.references import torch_dtype
 from recipes.report import Device
 from recipes.rundir import RunDir

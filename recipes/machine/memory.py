@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from recipes import processes
 from recipes.errors import RecipeError, RestartRequired
+from recipes.machine import processes
 from recipes.rundir import RunDir
 
 

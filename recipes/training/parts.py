@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from recipes import processes
+from recipes.machine import processes
 from recipes.rundir import RunDir
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from finetune.evaluation.likelihood import likelihood
 from finetune.methods.method import Method
 from finetune.report import HeldOutFigures, Likelihood
-from finetune.training.policy import PolicyModel
+from finetune.training.models.policy import PolicyModel
 from recipes.layout.collate import Collator
 from recipes.layout.forward import score_all
 from recipes.preferences.pairs import PairOptions, pairs_of

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from finetune.training.policy import PolicyModel
-from recipes import checkpoints, processes
+from finetune.training.models.policy import PolicyModel
 from recipes.layout.collate import Collator
 from recipes.layout.forward import score_all
+from recipes.machine import processes
 from recipes.preferences.tokens import TokenGroup
 from recipes.rundir import RunDir
 from recipes.stopping import StopSignal
+from recipes.training import checkpoints
 
 FOLDER = ".reference"
 DIGEST = 16

@@ -29,7 +29,7 @@ from recipes.models.references import split_reference, torch_dtype
 from recipes.preferences.tokens import TokenGroup
 from recipes.rundir import MOVED_BASE
 from reward.settings import RewardConfig
-from reward.training.adapter import with_adapter
+from reward.training.models.adapter import with_adapter
 
 UNLIMITED = 10**9
 """Tokenizers without a limit report a number above this."""

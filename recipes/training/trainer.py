@@ -25,17 +25,17 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from recipes import processes
 from recipes.errors import RecipeError, Stopped
 from recipes.layout.collate import Batch, StepCollator, for_model
-from recipes.memory import peak_memory_mb
+from recipes.machine import processes
+from recipes.machine.memory import peak_memory_mb
 from recipes.models.references import torch_dtype
 from recipes.preferences.loss import agreement
 from recipes.preferences.objective import Objective
 from recipes.report import TrainingFigures
 from recipes.rundir import RunDir
 from recipes.stopping import StopSignal
-from recipes.trainer_callbacks import (
+from recipes.training.callbacks import (
     CompleteCheckpoints,
     ProgressEvents,
     RefuseNonFinite,

@@ -9,7 +9,7 @@ from recipes.layout.collate import Collator
 from recipes.layout.families import MAX_LAYOUT_DIFFERENCE, precision
 from recipes.layout.forward import evaluating, inputs_of, outputs_of
 from recipes.preferences.tokens import TokenGroup
-from reward.training.model import RewardModel
+from reward.training.models.reward_model import RewardModel
 
 
 def check_reading(model: RewardModel, groups: Sequence[TokenGroup], pad_id: int) -> None:

@@ -1,0 +1,1 @@
+"""The language models of the recipes: loading, adapters and log-probabilities."""

@@ -1,0 +1,1 @@
+"""Sampling of responses: the distribution of the next token, and batches of requests."""

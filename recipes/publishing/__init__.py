@@ -1,0 +1,1 @@
+"""Publishing of a trained model: its files and its model card."""

@@ -1,0 +1,1 @@
+"""The training loop of all recipes: the trainer, its callbacks and its checkpoints."""

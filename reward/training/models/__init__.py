@@ -1,0 +1,1 @@
+"""Reward models: loading, adapters, scores and a check of the forward pass."""

@@ -1,0 +1,1 @@
+"""Parts of the server of reward models (`serve.py`): its process and its loaded models."""
