@@ -1,1 +1,1 @@
-"""Text, letters, charts and access: what every other part of labeling uses."""
+"""Modules that the other parts of labeling share: text, response letters, charts and access."""

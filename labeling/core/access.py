@@ -1,4 +1,4 @@
-"""Access to projects. The first line of a view calls one of these functions."""
+"""Access to projects. Each view of a project calls one of these functions in its first line."""
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
@@ -20,9 +20,9 @@ _OWN = Prepared(lambda user, slug: _visible_to(User(pk=user), slug), user=int, s
 
 
 def project_for(request: HttpRequest, slug: str) -> Project:
-    """Return the project with its guideline version, if the user may see it. One query.
+    """Return the project with its current guideline version. Costs one query.
 
-    Raises PermissionDenied or Http404.
+    Raises Http404 if the user may not see the project, and PermissionDenied if they are not signed in.
     """
     user = user_of(request)
     project = _ANY.first(slug=slug) if user.can_train else _OWN.first(user=user.pk, slug=slug)
@@ -32,7 +32,10 @@ def project_for(request: HttpRequest, slug: str) -> Project:
 
 
 def leads(user: User, project: Project) -> bool:
-    """Return whether the user leads the project and so sees others' rankings. At most one query."""
+    """Return whether the user leads the project, and may therefore see others' rankings.
+
+    Trainers lead every project. Costs at most one query.
+    """
     if user.can_train or not user.can_lead:
         return user.can_train
     leading = Membership.objects.filter(user=user, project=project, role=Membership.Role.LEAD)
@@ -40,9 +43,9 @@ def leads(user: User, project: Project) -> bool:
 
 
 def readable_project(request: HttpRequest, slug: str) -> Project:
-    """Return the project, which its leads may also read when it is archived.
+    """Return the project if the user may see it. Its leads may also read an archived project.
 
-    Raises PermissionDenied for changes to an archived project, otherwise Http404.
+    Raises PermissionDenied if a lead tries to change an archived project, otherwise Http404.
     """
     try:
         return project_for(request, slug)
@@ -58,10 +61,10 @@ def readable_project(request: HttpRequest, slug: str) -> Project:
 
 
 def led_project(request: HttpRequest, slug: str) -> Project:
-    """Return the project if the user leads it. They may also read an archived one.
+    """Return the project if the user leads it. Leads may also read an archived project.
 
-    Raises PermissionDenied for its reviewers and for changes to an archived project, otherwise
-    Http404.
+    Raises PermissionDenied for the project's reviewers and for changes to an archived project, and
+    Http404 for everyone else.
     """
     project = readable_project(request, slug)
     if not leads(user_of(request), project):

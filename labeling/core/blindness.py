@@ -1,9 +1,8 @@
 """Access to information that could bias a reviewer: model names, others' rankings, model scores.
 
-The project's policy decides, and the server enforces it: hidden information is never sent. Leads of
-the project see everything, except while they judge a task themselves (`judging`: the review page, an
-open dispute). Then the rules for a reviewer who has not ranked the task apply to them. Each function costs at
-most three queries.
+The project's settings decide, and the server never sends hidden information. Leads see everything, except
+while they judge a task themselves, on the review page or in an open dispute (`judging`). They are then
+treated like a reviewer who has not ranked the task. Each function costs at most three queries.
 """
 
 from django.db.models import QuerySet
@@ -18,14 +17,14 @@ Sees = Project.Sees
 def may_see_models(
     user: User, project: Project, task: Task | None = None, *, judging: bool = False
 ) -> bool:
-    """Return whether the user may see which model wrote a response, of one task or of all."""
+    """Return whether the user may see which models wrote the responses to one task, or to all tasks."""
     return _may(project.sees_models, user, project, task, judging)
 
 
 def may_see_others(
     user: User, project: Project, task: Task | None = None, *, judging: bool = False
 ) -> bool:
-    """Return whether the user may see others' rankings and rationales. Only leads see their names."""
+    """Return whether the user may see others' rankings and rationales, though not who wrote them."""
     return _may(project.sees_others, user, project, task, judging)
 
 
@@ -51,10 +50,10 @@ def has_ranked(user: User, task: Task) -> bool:
 
 
 def others_of(task: Task, user: User) -> QuerySet[Ranking]:
-    """Return others' current rankings of the task.
+    """Return the other reviewers' current rankings of the task.
 
-    Gold has many more rankings than other tasks. To hide this, the result for a gold task has no more
-    rankings than other tasks have.
+    A gold task has many more rankings than an ordinary one. Its result is cut to the usual number, so
+    that reviewers cannot recognise it as gold.
     """
     others = Ranking.objects.filter(task=task, superseded_at=None).exclude(reviewer=user)
     if task.kind != Task.Kind.GOLD:

@@ -1,6 +1,6 @@
-"""The geometry of charts that templates draw as SVG.
+"""Coordinates of charts, which templates draw as SVG.
 
-Coordinates are formatted as text, so that the locale does not change their decimal points.
+Coordinates are already formatted as text, because a template would format numbers for the locale.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 12, 10, 26
 
 
 class Figure(Protocol):
-    """A value with its interval. All three are None if undefined."""
+    """A value with the bounds of its interval. All three are None if the value is undefined."""
 
     @property
     def value(self) -> float | None: ...
@@ -24,18 +24,18 @@ class Figure(Protocol):
 
 @dataclass(frozen=True)
 class Track:
-    """An interval on a horizontal axis. Positions are percentages; `mark` is the expected value."""
+    """An interval on a horizontal axis. Positions are percentages; `mark` is that of the expected value."""
 
     at: str
     low: str
     width: str
     mark: str
     away: bool
-    """The interval does not contain the expected value."""
+    """Whether the expected value is outside the interval."""
 
 
 def track(figure: Figure, lowest: float, highest: float, mark: float) -> Track | None:
-    """Return the track of a figure, clipped to the axis, or None if the figure is undefined."""
+    """Return the figure's track, clipped to the axis from `lowest` to `highest`, or None if undefined."""
     if figure.value is None or figure.low is None or figure.high is None:
         return None
 
@@ -54,7 +54,7 @@ def track(figure: Figure, lowest: float, highest: float, mark: float) -> Track |
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a trend, in SVG coordinates. Only `named` dots have a label on the axis."""
+    """A point of a trend, in SVG coordinates. Only a `named` dot has a label on the axis."""
 
     x: str
     y: str
@@ -68,7 +68,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Trend:
-    """Values over time with their intervals; the vertical axis goes from `floor` to 1."""
+    """A chart of values over time with their intervals."""
 
     dots: Sequence[Dot]
     line: str
@@ -82,11 +82,12 @@ class Trend:
 
 
 MAX_LABELS = 8
-FLOORS = {0.5: 0.1, 0.0: 0.25, -0.25: 0.25, -0.5: 0.25, -1.0: 0.5}  # and the step between ticks
+FLOORS = {0.5: 0.1, 0.0: 0.25, -0.25: 0.25, -0.5: 0.25, -1.0: 0.5}
+"""The possible lower ends of the vertical axis, which ends at 1, with the distance between its ticks."""
 
 
 def trend(points: Sequence[tuple[Any, Figure]]) -> Trend | None:
-    """Return the trend of the defined points, or None for fewer than two."""
+    """Return the trend of those points that have a value, or None if there are fewer than two."""
     defined = [(label, figure) for label, figure in points if figure.value is not None]
     if len(defined) < 2:
         return None

@@ -14,7 +14,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 def chat_problem(messages: Any) -> str:
-    """Return why a model cannot answer the chat, as a sentence, or an empty string."""
+    """Return why a model cannot answer the chat, or an empty string if it can."""
     if not isinstance(messages, list) or not messages:
         return '"messages" must be a non-empty list of {"role", "content"}.'
     for message in messages:
@@ -40,17 +40,17 @@ SPEAKERS = {
 
 @dataclass(frozen=True)
 class Message:
-    """One rendered turn of a chat, with its exact text if rendering changes it."""
+    """One rendered message of a chat, with its exact text if rendering changes the text."""
 
     role: str
     speaker: str | Promise
-    """Translated when it is rendered, because some pages are English in every language."""
+    """Translated only when rendered, because some pages are in English for every user."""
     html: SafeString
     exact: SafeString | None
 
 
 def conversation(messages: Sequence[dict[str, str]]) -> list[Message]:
-    """Return the turns of a chat as a page shows them."""
+    """Return the messages of a chat, rendered for a page."""
     return [
         Message(
             m["role"],

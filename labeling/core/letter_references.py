@@ -1,9 +1,9 @@
-"""Find the letters of a rationale that refer to responses.
+"""Find the letters in a rationale that refer to responses.
 
-A letter is translated only if it cannot mean anything other than a response. "A" may be an article,
-"I" a pronoun, "C" a language or a vitamin, and a quotation may contain the model's own letters. If
-one letter of a text is in doubt, the whole text is left as written, because a reader cannot
-distinguish translated letters from others.
+A letter is translated only if it can mean nothing but a response. "A" may be an article, "I" a pronoun,
+"C" a language or a vitamin, and a quotation may contain letters that the model used. If one letter in a
+text is ambiguous, the whole text is left as written, because a reader could not tell which letters were
+translated.
 """
 
 import re
@@ -13,7 +13,7 @@ from enum import Enum
 
 LETTERS = "ABCDEFGHI"
 WINDOW = 80
-"""Characters of context on each side of a letter that rules may use."""
+"""Number of characters on each side of a letter that the rules may look at."""
 
 
 class Kind(Enum):
@@ -25,7 +25,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Reading:
-    """Positions of the letters that refer to responses (`spans`), empty if the text is in doubt."""
+    """The positions of the letters that refer to responses (`spans`).
+
+    `doubt` is whether the text is ambiguous; `spans` is then empty.
+    """
 
     spans: tuple[int, ...] = ()
     doubt: bool = False
@@ -73,7 +76,7 @@ VERBS = _words(
     "also always never only clearly simply barely nearly almost not just wins won gave went said "
     "did too again comes came ist war hat hatte kann wird gibt sagt und oder aber weil als"
 )
-"""Words that show that an "A" before them, at the start of a sentence, is a subject."""
+"""Words that make an "A" before them, at the start of a sentence, the subject: "A was better"."""
 
 IN_LANGUAGE = re.compile(
     r"\b(?:written|program\w*|coded?|coding|implement\w*|compil\w*|geschrieben)\s+(?:\w+\s+)?in\s+$"
@@ -104,7 +107,7 @@ GERMAN = re.compile(
 ENGLISH = re.compile(r"\b(?:the|is|and|of|to|because|it|than|are)\b")
 
 APART = r"(?<![0-9A-Za-zÀ-ɏ])[A-I](?![0-9A-Za-zÀ-ɏ])"
-"""A letter next to Chinese or Arabic text is also a candidate. The rules then put it in doubt."""
+"""Also matches a letter next to Chinese or Arabic text, which the rules then call ambiguous."""
 
 LOOKALIKE = re.compile(r"(?<!\w)[АВСЕНΑΒΕΗ\uff21-\uff29](?!\w)")
 """Cyrillic, Greek and full-width letters that look like A to I."""
@@ -129,7 +132,7 @@ BY_PLACE = re.compile(
     rf"|\b(?:{_NOUN})\s*#?\d\b",
     re.I,
 )
-"""“The first response” refers to the order that the author saw."""
+"""Matches phrases like “the first response”, which depend on the order that the author saw."""
 
 OPTION = re.compile(r"^[\s>*-]*\(?([A-I])[).:]\s|\(([A-I])\)|\b(?:option|choice) ([A-I])\b", re.M)
 OPERATOR = r"\s*(?:[<>=≥≤≻≺≈~→]|->)+\s*"
@@ -139,7 +142,7 @@ WRAPPERS = (("**", "**"), ("*", "*"), ('"', '"'), ("'", "'"), ("“", "”"), ("
 
 
 def own_letters(prompt: str, responses: Iterable[str] = ()) -> frozenset[str]:
-    """Return letters with a meaning in the task itself: options of a quiz, a language, a vitamin."""
+    """Return the letters that mean something else in this task, such as quiz options or a vitamin."""
     used = {
         match[0]
         for match in CANDIDATE.finditer(prompt)
@@ -153,7 +156,10 @@ def own_letters(prompt: str, responses: Iterable[str] = ()) -> frozenset[str]:
 
 
 def read(text: str, count: int, own: frozenset[str] = frozenset()) -> Reading:
-    """Find the letters that refer to one of `count` responses. `own`: see own_letters."""
+    """Find the letters that refer to one of `count` responses.
+
+    `own` is the result of `own_letters` for the task; these letters are ambiguous.
+    """
     text = ABBREVIATED.sub(lambda match: " " * len(match[0]), text)
     text = LINK.sub(lambda match: " " * len(match[0]), text)
     letters = LETTERS[:count]
@@ -178,7 +184,7 @@ def read(text: str, count: int, own: frozenset[str] = frozenset()) -> Reading:
 
 
 def _in_doubt(text: str, letters: str) -> bool:
-    """Return whether the text seems to refer to a response without a single capital letter."""
+    """Return whether the text seems to refer to a response by something else than one capital letter."""
     clusters = (set(match[0]) for match in CLUSTER.finditer(text))
     return (
         any(cluster <= set(letters) for cluster in clusters)
@@ -268,7 +274,7 @@ class _Letter:
         return None
 
     def _operators(self) -> Kind | None:
-        """Classify “A > B = C”: in doubt unless each side of the operator is a response."""
+        """Classify a letter in “A > B = C”. It is ambiguous unless both sides are responses."""
         before = re.search(rf"(\S?)(?:{OPERATOR})$", self.before)
         after = re.match(rf"(?:{OPERATOR})\(?(\w*)", self.after)
         if before is None and after is None:
@@ -350,7 +356,7 @@ class _Letter:
         return Kind.RESPONSE if ended or subject else Kind.DOUBT
 
     def _neighbours(self) -> Kind | None:
-        """Put a letter next to an unknown character in doubt."""
+        """Classify a letter next to an unexpected character as ambiguous."""
         known_before = re.search(r"(?:^|[\s(\[,;:.!?\"“„/—–-])$", self.before)
         known_after = re.match(r"(?:$|[\s)\],;:.!?…\"”/—])", self.after)
         return None if known_before and known_after else Kind.DOUBT
@@ -376,7 +382,7 @@ class _Letter:
         return Kind.DOUBT if _is_name(last) or _is_name(following) else None
 
     def _article(self) -> Kind:
-        """Distinguish “A good answer” from “A is good”, at the start of a sentence only."""
+        """Distinguish “A good answer” from “A is good”. This matters only at the start of a sentence."""
         following = _first_word(self.after).lower()
         starts = SENTENCE_START.search(self.before)
         if self.german or self.possessive or not following or not starts:
@@ -404,13 +410,13 @@ class _Letter:
 
 
 def _previous(before: str) -> str:
-    """Return the last word, if only spaces and brackets follow it."""
+    """Return the last word of the text if only spaces and brackets follow it, otherwise an empty string."""
     match = re.search(r"([^\W\d_][\w'’]*)[\s(\[\"“„]+$", before)
     return match[1] if match else ""
 
 
 def _is_name(word: str) -> bool:
-    """Return whether the word is capitalised like a name, not SHOUTED or a sentence start."""
+    """Return whether the word looks like a name: capitalised, but not all capitals or a common word."""
     if len(word) < 2 or not word[0].isupper() or word.isupper():
         return False
     return word.lower() not in STARTERS | NOUNS | VERBS and not word.endswith("ly")

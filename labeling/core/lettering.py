@@ -1,9 +1,9 @@
-"""Translation of response letters in a text to the letters of the page that shows it.
+"""Translation of the response letters in a text to the letters of the page that shows the text.
 
 The order of a task's responses, and therefore their letters, differs between reviewers and between pages.
-Text that refers to responses by letter is stored as written, with the order that its author saw. A
-page replaces the letters in the text by its own letters and marks them. If a letter could mean
-something other than a response, the page shows the text as written, with a legend of the letters.
+A text that refers to responses by letter is stored as written, with the order that its author saw. A page
+replaces the letters in the text with its own letters and marks them. If a letter could mean something
+else, the page shows the text as written, with a legend that explains the letters.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,17 +19,17 @@ from labeling.core.text import render, render_lettered, shortened, visible
 from labeling.models import Task
 
 Letters = Mapping[int, str]
-"""The letter of each response on the page, by response id."""
+"""A map from response ids to their letters on a page."""
 
 
 def letters_of(order: Sequence[int]) -> dict[int, str]:
-    """Return the letter of each response, for responses in the order shown."""
+    """Return the letter of each response, keyed by id. `order` is the order shown."""
     return dict(zip(order, ascii_uppercase, strict=False))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of plain text, or a letter of the page if `written` is the letter as written."""
+    """A piece of plain text, or a translated letter, for which `written` is the author's letter."""
 
     text: str
     written: str = ""
@@ -41,13 +41,13 @@ class LetteredText:
 
     parts: Sequence[Part] = ()
     original: str = ""
-    """The text as written, if `parts` are translated."""
+    """The text as written if `parts` contain translated letters, otherwise empty."""
 
     legend: Sequence[tuple[str, str]] = ()
-    """Each letter of the author with its letter on this page, empty if the page lacks the response."""
+    """Pairs of the author's letter and this page's letter, which is empty if the page lacks the response."""
 
     unknown: bool = False
-    """The text seems to refer to responses, but the order that its author saw is not recorded."""
+    """Whether the text seems to refer to responses although the order that its author saw is unknown."""
 
     @property
     def translated(self) -> bool:
@@ -60,21 +60,21 @@ class LetteredText:
 
 @dataclass(frozen=True)
 class Lettering:
-    """The letters of one task's responses on a page. `own`: see letter_references.own_letters."""
+    """The letters of a task's responses on a page. `own` is from letter_references.own_letters."""
 
     letters: Letters
     own: frozenset[str] = field(default_factory=frozenset)
 
     @classmethod
     def of(cls, task: Task, letters: Letters, texts: Iterable[str] = ()) -> "Lettering":
-        """Return the lettering of a task. `texts` are its responses, if loaded. Runs no query."""
+        """Return the lettering for a task. `texts` are its responses, if they are already loaded."""
         prompt = "\n".join(str(message["content"]) for message in task.prompt.messages)
         return cls(letters, own_letters(prompt, texts))
 
     def show(self, text: str, order: Sequence[int] | None, *, limit: int = 0) -> LetteredText:
-        """Return the text for this page. Its author saw the responses in `order`.
+        """Return the text with this page's letters. Its author saw the responses in `order`.
 
-        With `limit`, return one line of about that many characters instead of the whole text.
+        With `limit`, return only one line of about that many characters.
         """
         if not text.strip():
             return LetteredText()
@@ -98,7 +98,7 @@ class Lettering:
         return LetteredText(_one_line(parts, limit) if limit else parts, visible(text), legend)
 
     def show_markdown(self, text: str, order: Sequence[int]) -> tuple[SafeString, LetteredText]:
-        """Return the HTML of a Markdown text for this page, and the legend to show with it."""
+        """Return a Markdown text as HTML with this page's letters, and the legend to show with it."""
         note = self.show(text, order)
         if not note.translated:
             return render(text), note
@@ -107,7 +107,7 @@ class Lettering:
         return render_lettered(text, {at: (here[text[at]], text[at]) for at in spans}), note
 
     def with_page_letters(self, text: str, order: Sequence[int]) -> str:
-        """Return the text for editing, with the letters of the page; unchanged if in doubt."""
+        """Return the text for editing, with this page's letters, or unchanged if it is ambiguous."""
         return "".join(part.text for part in self.show(text, order).parts)
 
 
@@ -134,9 +134,9 @@ def _one_line(parts: Sequence[Part], limit: int) -> list[Part]:
 def resolved(
     text: str, order: Sequence[int], places: Mapping[int, int], own: frozenset[str]
 ) -> str:
-    """Return the text with the index of the response after each letter, as in "C [0] is best".
+    """Return the text with the response's index after each letter, as in "C [0] is best", for exports.
 
-    Used in files. Return an empty string if a letter is in doubt, or none refers to a response.
+    Return an empty string if a letter is ambiguous or no letter refers to a response.
     """
     here = {letter: places.get(response) for response, letter in letters_of(order).items()}
     reading = read(text, len(here), own)
@@ -151,7 +151,7 @@ def resolved(
 def as_order(
     tiers: Sequence[Sequence[Any]], cut: int | None, letters: Mapping[int, str]
 ) -> list[Any]:
-    """Return the tiers with letters instead of ids, and "line" at the cut."""
+    """Return the tiers with letters instead of ids, and the text "line" at the position of the line."""
     rows: list[Any] = [[letters.get(i, "?") for i in tier] for tier in tiers]
     if cut is not None:
         rows.insert(cut, "line")

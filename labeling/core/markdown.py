@@ -1,9 +1,9 @@
-"""A Markdown parser that hides no text written by a model. labeling.core.text makes its output safe.
+"""A Markdown parser that hides none of a model's text. labeling.core.text makes its output safe.
 
-CommonMark drops backslashes, entities, link definitions, titles and addresses, info strings, and the
-numbers of lists. Reviewers must see these, so here they stay visible. Formatting (bold, headings,
-bullets, tables) is applied only where it is unambiguous: the asterisks in 2*3*4, f(*args) and /*.py
-are text. Formulas between LaTeX delimiters are left unchanged.
+CommonMark drops backslashes, entities, link definitions, link titles and addresses, info strings and list
+numbers. Reviewers must see all of these, so this parser keeps them visible. It applies formatting (bold,
+headings, bullets, tables) only where the meaning is clear: the asterisks in 2*3*4, f(*args) and /*.py
+remain text. Formulas between LaTeX delimiters are left unchanged.
 """
 
 import re
@@ -31,7 +31,7 @@ Env = MutableMapping[str, Any]
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]"
 )
-"""Scripts without spaces between words, where emphasis may begin and end inside a word."""
+"""Matches scripts that put no spaces between words, in which emphasis may begin or end inside a word."""
 
 BEFORE = {"", " ", "\n", *"([{\"'“‘«„¿¡-–—*_~"}
 AFTER = {"", " ", "\n", *")]}\"'”’»,.;:!?…-–—*_~"}
@@ -39,7 +39,7 @@ INSIDE = set("([{\"'“‘«„¿¡#$@&`*_~+-)]}”’».,!?:;%…")
 
 
 def _joins(character: str, allowed: set[str]) -> bool:
-    """Return whether emphasis may start after, or end before, this character."""
+    """Return whether emphasis may start after this character, or end before it."""
     if character in allowed or character.isspace():
         return True
     if character.isascii():
@@ -48,9 +48,9 @@ def _joins(character: str, allowed: set[str]) -> bool:
 
 
 def _is_content(inner: str, outer: str) -> bool:
-    """Return whether emphasis may have `inner` at its edge, next to `outer`.
+    """Return whether emphasized text may begin or end with `inner` when `outer` is next to it outside.
 
-    Punctuation may be at the edge only next to whitespace or another delimiter.
+    It may begin or end with punctuation only next to whitespace or another delimiter.
     """
     if inner.isalnum() or not inner.isascii():
         return True
@@ -58,7 +58,7 @@ def _is_content(inner: str, outer: str) -> bool:
 
 
 def _is_name(src: str, start: int, end: int) -> bool:
-    """Return whether the run at `start` is part of a name, as in _x_ and __init__, not emphasis."""
+    """Return whether these delimiters are part of a name such as _x_ or __init__, not emphasis."""
     run = src[start:end]
     if "_" not in run:
         return False
@@ -75,7 +75,7 @@ def _is_name(src: str, start: int, end: int) -> bool:
 def _only_at_words(
     rule: Callable[[StateInline, bool], bool],
 ) -> Callable[[StateInline, bool], bool]:
-    """Restrict the rule of a delimiter run, so that it opens or closes only at the edge of words."""
+    """Restrict the rule for a delimiter, so that emphasis begins and ends only at the edges of words."""
 
     def tokenize(state: StateInline, silent: bool) -> bool:
         start, count = state.pos, len(state.delimiters)
@@ -95,7 +95,7 @@ def _only_at_words(
 
 
 def _escape(state: StateInline, silent: bool) -> bool:
-    """Show a backslash and the punctuation after it, which is then not markup."""
+    """Show a backslash and the punctuation after it, which then does not act as markup."""
     following = state.src[state.pos + 1 : state.pos + 2]
     if state.src[state.pos] != "\\" or following not in PUNCTUATION:
         return False
@@ -109,7 +109,7 @@ INLINE_FORMULAS = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
 
 
 def _formula_end(src: str, start: int) -> int:
-    """Return the end of the formula that starts at `start`, or -1."""
+    """Return the index after the formula that starts at `start`, or -1 if none starts there."""
     if close := INLINE_FORMULAS.get(src[start : start + 2]):
         end = src.find(close, start + 2)
         return end + 2 if end >= 0 else -1
@@ -136,7 +136,7 @@ def _formula(state: StateInline, silent: bool) -> bool:
 def _with_address(
     rule: Callable[[StateInline, bool], bool], label: int, *, nested: bool
 ) -> Callable[[StateInline, bool], bool]:
-    """Extend the rule of a link or image to keep the address and title as written."""
+    """Extend the rule for links or images so that it keeps the address and title as written."""
 
     def tokenize(state: StateInline, silent: bool) -> bool:
         start = state.pos
@@ -164,7 +164,7 @@ def _autolink(state: StateInline, silent: bool) -> bool:
 FORMULA_LINES = 200
 FORMULA = re.compile(r"\\\[|\$\$|\\begin\{([A-Za-z]+\*?)\}")
 ODD_NUMBER = re.compile(r"\d{4}|0\d")
-"""A year, or a number with leading zeros, which a list would drop."""
+"""Matches a year, or a number with a leading zero, which a list would not show as written."""
 
 
 def _line(state: StateBlock, line: int) -> str:
@@ -172,7 +172,7 @@ def _line(state: StateBlock, line: int) -> str:
 
 
 def _formula_block(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """Parse the lines from the opening to the closing delimiter of a formula."""
+    """Parse a formula that starts and ends with a delimiter and may span several lines."""
     opening = FORMULA.match(_line(state, start_line))
     if opening is None or state.is_code_block(start_line):
         return False
@@ -197,7 +197,7 @@ def _formula_block(state: StateBlock, start_line: int, end_line: int, silent: bo
 
 
 def _heading(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """Parse a heading with text, and keep its closing signs: "# C #"."""
+    """Parse a heading that is not empty, and keep closing hash signs, as in "# C #"."""
     text = _line(state, start_line).lstrip("#").strip()
     if not text or not heading(state, start_line, end_line, silent):
         return False
@@ -213,7 +213,7 @@ def _list(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bo
 
 
 def _blockquote(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """Parse a quote, except the >>> of a Python console."""
+    """Parse a quotation, but not the >>> prompt of a Python console."""
     if _line(state, start_line).startswith(">>>"):
         return False
     return blockquote(state, start_line, end_line, silent)
@@ -225,7 +225,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _table(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """Parse a table, unless a row has more cells than the header, as they would be dropped."""
+    """Parse a table, unless a row has more cells than the header. The extra cells would be dropped."""
     before = len(state.tokens)
     if not table(state, start_line, end_line, silent):
         return False
@@ -251,7 +251,7 @@ def _table(state: StateBlock, start_line: int, end_line: int, silent: bool) -> b
 
 class _Renderer(RendererHTML):
     def image(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
-        """Render a link instead of the image, which would send a request to an unknown server."""
+        """Render a link instead of the image, because an image would send a request to another server."""
         token = tokens[idx]
         name = f"[image: {token.content or 'no description'}]"
         href = str(token.attrs["src"])
@@ -272,7 +272,7 @@ class _Renderer(RendererHTML):
     def list_item_open(
         self, tokens: Sequence[Token], idx: int, options: object, env: object
     ) -> str:
-        """Render the number as written: 1, 3, 5 must not become 1, 2, 3."""
+        """Render the number as written, so that 1, 3, 5 does not become 1, 2, 3."""
         number = tokens[idx].info
         return f'<li value="{int(number)}">' if number.isdigit() else "<li>"
 
@@ -293,14 +293,14 @@ class _Renderer(RendererHTML):
 
 
 def _address(token: Token, href: str) -> str:
-    """Return the address of a link as written. Add the ASCII form of an internationalised host."""
+    """Return a link's address as written, followed by the ASCII form of an internationalised host."""
     tail = str(token.meta.get("tail", ""))
     written = f" {escape(tail)}" if tail else ""
     return f"{written} → {escape(href)}" if "xn--" in href and "xn--" not in tail else written
 
 
 def _below_the_page(tag: str) -> str:
-    """Return the tag of a heading two levels down, because the page uses h1 and h2."""
+    """Return the heading tag two levels further down, because the page itself uses h1 and h2."""
     return f"h{min(6, int(tag[1]) + 2)}"
 
 
@@ -314,7 +314,7 @@ def make_parser() -> MarkdownIt:
     inline.before("escape", "formula", _formula)
     inline.before(
         "newline", "early_emphasis", _only_at_words(emphasis)
-    )  # the most frequent, so first
+    )  # first, because it matches most often
     inline.disable("emphasis")
     inline.at("strikethrough", _only_at_words(strikethrough))
     inline.at("link", _with_address(link, 0, nested=True))
@@ -337,15 +337,15 @@ _UNCOUNTED = str.maketrans("", "", string.whitespace + "".join(sorted(PUNCTUATIO
 
 
 def text_of(html: str) -> str:
-    """Return the visible text of the parser's output, with the numbers of lists."""
+    """Return the visible text of the parser's output, including list numbers."""
     return unescape(_TAG.sub("", _NUMBER.sub(r" \1 ", html)))
 
 
 def hides(source: str, html: str) -> bool:
     """Return whether the output hides a character of the source.
 
-    Whitespace and ASCII punctuation may have become formatting and do not count, unless the output
-    shows nothing at all.
+    Whitespace and ASCII punctuation are ignored, because they may have become formatting, unless the
+    output shows nothing at all.
     """
     visible = text_of(html)
     if not visible.strip():

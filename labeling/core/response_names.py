@@ -1,8 +1,7 @@
 """Names for responses on pages where they are judged blind.
 
-The id of a row shows which response was stored first, so a reviewer could guess which model wrote
-it. A page therefore names a response by a keyed hash of its task and id, which reveals nothing
-without SECRET_KEY.
+Ids show which response was stored first, so a reviewer could guess from them which model wrote which
+response. Pages therefore name a response by a hash of its task and id, keyed with SECRET_KEY.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from django.utils.crypto import salted_hmac
 
 IN_FIELDS = ("rank", "flag", "rating")
-"""Fields named after a response: rank-NAME, flag-NAME, rating-NAME-CRITERION."""
+"""Prefixes of form fields that contain a response's name: rank-NAME, flag-NAME, rating-NAME-CRITERION."""
 
 
 def page_names(task_id: int, response_ids: Iterable[int]) -> dict[int, str]:
-    """Return the name of each response on pages that show this task."""
+    """Return the name of each response, keyed by id, on pages that show this task."""
     return {
         pk: "r" + salted_hmac("labeling.response", f"{task_id}:{pk}").hexdigest()[:16]
         for pk in response_ids
@@ -24,7 +23,7 @@ def page_names(task_id: int, response_ids: Iterable[int]) -> dict[int, str]:
 def fields_by_id(fields: Mapping[str, list[str]], names: Mapping[int, str]) -> dict[str, list[str]]:
     """Return form fields with ids instead of page names.
 
-    Fields with ids are unchanged. Drafts from versions that did not use names have such fields.
+    Fields that already have ids are unchanged; drafts from older versions contain them.
     """
     ids = {name: str(pk) for pk, name in names.items()}
     return {
@@ -34,7 +33,7 @@ def fields_by_id(fields: Mapping[str, list[str]], names: Mapping[int, str]) -> d
 
 
 def field_by_name(field: str, names: Mapping[int, str]) -> str:
-    """Return the name on the page of a field with an id, such as `rank-7`."""
+    """Return the page's name for a field such as `rank-7` that contains an id."""
     return _replaced(field, {str(pk): name for pk, name in names.items()})
 
 

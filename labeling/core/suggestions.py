@@ -1,6 +1,6 @@
-"""Scores of responses by reward models, for users who may see them under the project's policy.
+"""Reward models' scores of responses, for users who may see them under the project's settings.
 
-Reward models are part of an app above this one, which registers the source of the scores.
+Labeling cannot import the apps that know reward models, so such an app registers a source of scores.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from labeling.models import Project, Task
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A score, comparable within a prompt only. `by` is the name of the model."""
+    """A score, comparable only with scores for the same prompt. `by` is the name of the model."""
 
     score: float
     uncertainty: float | None
@@ -21,13 +21,13 @@ class Suggestion:
 
 
 Source = Callable[[Project, Sequence[int]], Mapping[int, Suggestion]]
-"""A function of a project and response ids that returns its suggestions by response id."""
+"""A function that takes a project and response ids, and returns suggestions keyed by response id."""
 
 _sources: list[Source] = []
 
 
 def register(source: Source) -> None:
-    """Register a source, in `AppConfig.ready`. The first source with a score for a response wins."""
+    """Register a source of scores, called in `AppConfig.ready`. Sources registered earlier have priority."""
     if source not in _sources:
         _sources.append(source)
 
@@ -35,10 +35,10 @@ def register(source: Source) -> None:
 def suggestions_for(
     user: User, task: Task, response_ids: Sequence[int], *, judging: bool = False
 ) -> dict[int, Suggestion]:
-    """Return the suggestions that the user may see, by response id.
+    """Return the suggestions that the user may see, keyed by response id.
 
-    Costs the queries of the policy and, if the user may see the scores, of each source. It runs no
-    queries while a task is judged, unless everyone may always see the scores.
+    Runs the queries of labeling.core.blindness and, if the user may see the scores, those of each source.
+    While a task is judged it runs none, unless everyone may always see the scores.
     """
     project = task.project
     if judging and project.sees_suggestions != Project.Sees.ALWAYS:

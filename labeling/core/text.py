@@ -1,8 +1,9 @@
 """Make untrusted text safe to store and to show. No other module marks text as safe.
 
-Text of models and reviewers may attack the page or mislead the reader: markup, links with a false
-name, tracking images, direction overrides, zero-width characters. Markdown is rendered without HTML,
-and the result is filtered by an allowlist. The Content-Security-Policy is an additional protection.
+Text from models and reviewers may attack the page or mislead the reader, for example with markup, links
+under a false name, tracking images, direction overrides or zero-width characters. Markdown is rendered
+without HTML, and the result is filtered by an allowlist. The Content-Security-Policy is an additional
+protection.
 """
 
 import re
@@ -19,15 +20,15 @@ from markdown_it.token import Token
 from labeling.core.markdown import hides, make_parser
 
 MARKDOWN_LIMIT = 30_000
-"""Longer texts are shown verbatim instead of as Markdown, so that rendering time is bounded."""
+"""Texts with more characters are shown verbatim, not as Markdown, which limits the rendering time."""
 
 SHOWN_LIMIT = 2_000_000
 
 BLOCK = 4_000
-"""Characters per block of a long text. A browser lays out visible blocks only."""
+"""Characters per block of a long text. Browsers lay out only the visible blocks."""
 
 TABLE_LIMIT = 10_000
-"""Maximum number of cells. Short rows are padded, so a small text can have a huge table."""
+"""Maximum number of table cells. Short rows are padded, so even a small text can have a huge table."""
 
 BLOCKS = {"p", "h3", "h4", "h5", "h6", "li", "td", "th"}
 CONTAINERS = {"ul", "ol", "blockquote", "table"}
@@ -35,7 +36,7 @@ TAGS = BLOCKS | CONTAINERS | {"a", "br", "code", "em", "hr", "pre", "s", "samp",
 TAGS |= {"i", "small", "thead", "tbody", "tr"}
 
 HIDDEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline, return
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters except tab, newline, return
     "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2028\u2029\u2060-\u206f\u3164\ufeff"
     "\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\u202a-\u202e\u2066-\u2069"  # direction overrides, embeddings and isolates
@@ -50,13 +51,13 @@ SUSPECT = re.compile(
     "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e01ef]"
 )
-"""All characters that HIDDEN can match. Most texts have none, and this search is 30 times faster."""
+"""Matches every character that HIDDEN can match, but 30 times faster. Most texts contain none."""
 STACKED = re.compile(
     "([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{6})"
     "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
 )
 LETTER = re.compile("\ue000([A-I])([A-I])\ue001")
-"""A letter of the page and the letter as written, between private-use characters."""
+"""Matches a letter of the page and the author's letter, between two private-use characters."""
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -67,10 +68,10 @@ def storable(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Write out invisible and direction-changing characters as ⟦U+202E⟧.
+    """Return the text with invisible and direction-changing characters written out, as in ⟦U+202E⟧.
 
-    Joiners between non-ASCII letters are kept, as emoji and several scripts need them. If a letter
-    has many accents, which would cover the lines above, only the first six are kept.
+    Joiners between non-ASCII letters are kept, because emoji and several scripts need them. A letter keeps
+    at most six accents, because more would cover the lines above.
     """
     text_with_codes = text
     if SUSPECT.search(text):
@@ -83,22 +84,22 @@ def visible(text: str) -> str:
 
 
 def shortened(text: str, limit: int = 120) -> str:
-    """Return one line of at most `limit` characters, for lists. Plain text: escape it as usual."""
+    """Return one line of at most `limit` characters, for lists. The result is plain text, not HTML."""
     line = visible(" ".join(text[: limit * 4].split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def excerpt(text: str, limit: int = 120) -> str:
-    """Return a response shortened for a list, or "(empty)" for a blank one."""
+    """Return the text shortened for a list, or "(empty)" if it is blank."""
     return shortened(text, limit) if text.strip() else _("(empty)")
 
 
 def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
-    """Return Markdown as inert HTML: no scripts, images, styles or relative links, headings from h3.
+    """Return Markdown as safe HTML without scripts, images, styles or relative links.
 
-    A single newline is a line break, as in texts of models; use `line_breaks=False` for hand-wrapped
-    text. Every visible character of the source is shown or has become formatting. A text in which
-    Markdown would hide a character is shown verbatim. The time is bounded: see MARKDOWN_LIMIT.
+    Headings start at h3. A newline becomes a line break, which suits text from models; pass
+    `line_breaks=False` for hand-wrapped text. If Markdown would hide a character of the text, or the text is
+    longer than MARKDOWN_LIMIT, it is shown verbatim.
     """
     if not markdown.strip():
         return _clean(f"<p><em>{escape(_('(empty)'))}</em></p>")
@@ -113,7 +114,7 @@ NOTHING = SafeString()
 
 
 def exact(markdown: str) -> SafeString | None:
-    """Return the text exactly as written, with trailing whitespace of lines marked.
+    """Return the text exactly as written, with whitespace at the ends of lines marked.
 
     Return None for a long text, which `render` already shows verbatim.
     """
@@ -143,13 +144,13 @@ def _left_out(text: str) -> str:
 
 
 def _clean(html: str) -> SafeString:
-    return mark_safe(_cleaner.clean(html))  # noqa: S308 - the one place, after the allowlist
+    return mark_safe(_cleaner.clean(html))  # noqa: S308 - filtered by the allowlist
 
 
 def render_lettered(markdown: str, letters: Mapping[int, tuple[str, str]]) -> SafeString:
-    """Render Markdown with some letters replaced and marked.
+    """Render Markdown, with some letters replaced and marked.
 
-    `letters` maps a position in the text to the letter to show and the letter as written.
+    `letters` maps a position in the text to the letter to show and the author's letter.
     """
     plain = markdown.replace("\ue000", "\ufffd").replace("\ue001", "\ufffd")
     pieces = [
@@ -166,7 +167,7 @@ def _abbreviation(match: re.Match[str]) -> str:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Yield the text in blocks that end with a line or a word, if possible."""
+    """Yield the text in blocks, which end at the end of a line or word if possible."""
     start = 0
     while start < len(text):
         end = start + BLOCK
@@ -178,15 +179,15 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _table_cells(text: str) -> int:
-    """Return an upper bound of the number of table cells."""
+    """Return an upper bound for the number of table cells."""
     rows = [line.count("|") for line in text.split("\n") if "|" in line]
     return len(rows) * max(rows, default=0)
 
 
 def _direct_containers(state: StateCore) -> None:
-    """Set the direction of lists, quotes and tables by their first letter.
+    """Set the direction of each list, quotation and table according to its first letter.
 
-    `dir="auto"` does not work there, because it ignores descendants that set a direction.
+    `dir="auto"` does not work for them, because it ignores descendants that have a `dir` of their own.
     """
     undirected: list[Token] = []
     for token in state.tokens:

@@ -1,6 +1,6 @@
 """The models of labeling, one module per noun.
 
-Rules that no constraint can express are triggers in the migrations.
+Where a rule cannot be a constraint, it is a trigger in one of the migrations.
 """
 
 from labeling.models.disputes import Adjudication, RelabelledTask, RelabelSample

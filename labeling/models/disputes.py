@@ -8,7 +8,7 @@ from labeling.models.tasks import Task
 
 
 class Adjudication(models.Model):
-    """The decision of a lead about a disputed task, and the cause of the disagreement."""
+    """A lead's decision about a disputed task, and the cause of the disagreement."""
 
     class Cause(models.TextChoices):
         GUIDELINE = "guideline", "The guideline does not say, or can be read in two ways"
@@ -39,7 +39,7 @@ class Adjudication(models.Model):
 
 
 class RelabelSample(models.Model):
-    """Tasks ranked under one guideline version that are ranked again under another."""
+    """A sample of tasks that were ranked under one guideline version and are ranked again under another."""
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="relabel_samples")
     before = models.ForeignKey(GuidelineVersion, on_delete=models.PROTECT, related_name="+")

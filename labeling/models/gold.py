@@ -8,7 +8,7 @@ from labeling.models.tasks import Task
 
 
 class Gold(models.Model):
-    """The known answer to a task, as constraints; see labeling.gold.constraints for their form."""
+    """The known answer to a task, as constraints. labeling.gold.constraints describes their format."""
 
     class Purpose(models.TextChoices):
         CHECK = "check", "Check, among real work"
@@ -44,7 +44,7 @@ class Gold(models.Model):
 
 
 class Qualification(models.Model):
-    """A reviewer's attempt to qualify for a project under a guideline version."""
+    """A reviewer's attempt to qualify for a project under one guideline version."""
 
     class State(models.TextChoices):
         OPEN = "open", "Under way"

@@ -6,7 +6,7 @@ from labeling.models.projects import Project
 
 
 class Guideline(models.Model):
-    """The instructions for reviewers. Their text is in versions."""
+    """A project's instructions for reviewers. The text is in the guideline's versions."""
 
     project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="guideline")
     title = models.CharField(max_length=120)
@@ -16,10 +16,7 @@ class Guideline(models.Model):
 
 
 class GuidelineVersion(models.Model):
-    """A version of a guideline.
-
-    Drafts may be edited; the database refuses changes to published versions.
-    """
+    """A version of a guideline. Drafts can be edited; the database refuses changes to published versions."""
 
     class State(models.TextChoices):
         DRAFT = "draft", "Draft"

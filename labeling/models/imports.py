@@ -9,11 +9,11 @@ from labeling.models.projects import Project
 
 
 class FileImport(models.Model):
-    """A file that a lead sent to a project: checked by a worker, previewed, then imported.
+    """A file that a lead uploads to a project. A worker checks it, the lead confirms, a worker imports it.
 
-    A worker owns the row while it works on it. `token` counts the claims, and every later write
-    checks the token, so that a worker that wakes up late changes nothing. `report` describes the
-    content of the file or the rows it added; see labeling.importing.report.
+    A worker claims the row before it works on it. `token` is incremented by each claim, and every later
+    write compares it, so that a worker that has lost its claim changes nothing. `report` describes the
+    content of the file, or the rows that were added; see labeling.importing.report.
     """
 
     class State(models.TextChoices):
@@ -29,7 +29,7 @@ class FileImport(models.Model):
 
     ACTIVE = (State.CHECKING, State.IMPORTING, State.UNDOING)
     OPEN = (State.UNCLEAR, State.READY, State.FAILED)
-    """States of a checked file in which the meaning of its columns may still be changed."""
+    """States of a checked file in which a lead can still change the meaning of its columns."""
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="file_imports")
     user = models.ForeignKey(
@@ -113,9 +113,9 @@ class FileImport(models.Model):
 
 
 class ColumnMapping(models.Model):
-    """The meaning of the columns of files with the same columns, as a lead last set it.
+    """The meanings of columns, as a lead last set them for a file with the same column names.
 
-    `shape` is a digest of the column names. The next file with the same shape is read the same way.
+    `shape` is a digest of the column names. The next file with the same shape is read in the same way.
     """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="column_mappings")

@@ -12,12 +12,12 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON value. The order of keys makes no difference."""
+    """Return the SHA-256 of a JSON value as hexadecimal. The order of keys makes no difference."""
     return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 MAX_RATIONALE_LENGTH = 20_000
-"""The longest rationale, in characters. Pages, forms, imports and the database share this limit."""
+"""Maximum length of a rationale in characters, for pages, forms, imports and the database."""
 
 
 class Withdrawable(models.Model):
@@ -47,9 +47,9 @@ class ProjectQuerySet(models.QuerySet["Project"]):
         return self.filter(archived_at=None, memberships__user=user)
 
     def led_by(self, user: User) -> "ProjectQuerySet":
-        """Return the open projects whose data, runs and models the user may see.
+        """Return the projects, without archived ones, whose data, runs and models the user may see.
 
-        A trainer gets all projects. A lead gets the projects that they lead. Others get none.
+        Trainers may see those of all projects, leads those of the projects they lead, others none.
         """
         return self._of_lead(user).filter(archived_at=None)
 
@@ -72,7 +72,7 @@ class Project(models.Model):
         SEQUENTIAL = "sequential", "More only where reviewers disagree"
 
     class Sees(TextChoices):
-        """The audience of information that could influence a reviewer; see labeling.core.blindness."""
+        """Who may see information that could bias a reviewer; see labeling.core.blindness."""
 
         LEADS = "leads", "Leads only"
         AFTER = "after", "Reviewers too, once they have ranked the task"

@@ -10,7 +10,7 @@ from labeling.models.projects import Project, Withdrawable, digest
 
 
 class Prompt(Withdrawable):
-    """A chat to answer: `messages` is [{"role", "content"}, …] and does not end with the assistant."""
+    """A chat for a model to answer. `messages` is [{"role", "content"}, …], the last one not the assistant's."""
 
     project = models.ForeignKey(
         Project, on_delete=models.CASCADE, related_name="prompts", db_index=False
@@ -59,7 +59,7 @@ class Prompt(Withdrawable):
 
 
 class Response(Withdrawable):
-    """An answer to a prompt. Its text comes from a model or a stranger and is never trusted."""
+    """A response to a prompt. Its text comes from a model or an unknown person, so it is never trusted."""
 
     prompt = models.ForeignKey(
         Prompt, on_delete=models.CASCADE, related_name="responses", db_index=False
@@ -160,7 +160,7 @@ def _beginning(text: str, limit: int = 80) -> str:
 
 
 def validate_messages(messages: Any) -> None:
-    """Raise ValidationError unless `messages` is a non-empty list of {"role", "content"} texts."""
+    """Raise ValidationError unless `messages` is a non-empty list of {"role": …, "content": text}."""
     if not isinstance(messages, list) or not messages:
         raise ValidationError("A prompt must be a non-empty list of messages.")
     for number, message in enumerate(messages, start=1):

@@ -16,12 +16,12 @@ from labeling.models.tasks import Task
 
 
 class Ranking(models.Model):
-    """A weak order of responses by one reviewer.
+    """One reviewer's ranking of a task's responses, in which ties are possible.
 
-    A trigger refuses changes; a revision is a new row that supersedes this one. `tiers` is
-    [[response id, …], …], best first. Responses in the same tier are tied; absent ids were not
-    compared. `cut` is the number of tiers above the line below which every response is
-    unacceptable, or None without a line.
+    A trigger refuses changes: a revision is a new row that supersedes the old one. `tiers` is
+    [[response id, …], …], best first. Responses in the same tier are tied, and responses in no tier were
+    not compared. `cut` is the number of tiers above the line, or None without a line. All responses below
+    the line are unacceptable.
     """
 
     class Source(models.TextChoices):
@@ -93,7 +93,7 @@ class Ranking(models.Model):
 
 
 class Skip(models.Model):
-    """A reviewer's refusal to rank a task, with a reason. The task is not offered to them again."""
+    """A reviewer's refusal to rank a task, with a reason. The reviewer is not offered the task again."""
 
     class Reason(models.TextChoices):
         UNCLEAR = "unclear", _("The prompt is unclear")

@@ -10,10 +10,10 @@ from labeling.models.tasks import Task
 
 
 class Slot(models.Model):
-    """One requested ranking of one task: free, leased to a reviewer until a time, or filled.
+    """One ranking that a task needs. The slot is free, leased to a reviewer until a time, or filled.
 
-    Lease and ranking share the row, so more rankings than requested cannot be written. `position`
-    orders free slots within a priority; a released slot goes to the back.
+    The lease and the ranking are in the same row, so a task cannot get more rankings than requested.
+    `position` orders the free slots of one priority; a released slot goes to the back.
     """
 
     task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="slots", db_index=False)
@@ -107,8 +107,8 @@ class Slot(models.Model):
 class QueueCursor(models.Model):
     """A reviewer's position in the queue of one priority.
 
-    Earlier free slots belong to tasks that the reviewer has already had. With this cursor,
-    the cost of a claim does not depend on the reviewer's history; see labeling.queue.slots.
+    Free slots before the cursor belong to tasks that the reviewer has already had, so a claim does not
+    read them again; see labeling.queue.claims.
     """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE)

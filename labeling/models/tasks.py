@@ -9,7 +9,7 @@ from labeling.models.prompts import Prompt, Response
 
 
 class Task(Withdrawable):
-    """A prompt and the 2 to 9 responses to rank. A deferred constraint trigger checks the count."""
+    """A prompt and its 2 to 9 responses to rank. A deferred constraint trigger checks their number."""
 
     class Kind(models.TextChoices):
         RANKING = "ranking", "Ranking"
@@ -89,7 +89,7 @@ class Task(Withdrawable):
 
     @staticmethod
     def identity_of(kind: str, response_ids: Iterable[int]) -> str:
-        """Return a digest of the kind and the responses. Their order makes no difference."""
+        """Return a digest of the kind and the responses. The order of the responses is ignored."""
         return digest([str(kind), sorted(response_ids)])
 
 

@@ -1,1 +1,1 @@
-"""The queue: tasks, their slots, leases, and the order in which tasks are given out."""
+"""The queue: tasks, their slots and leases, and the order in which tasks are given out."""

@@ -1,7 +1,7 @@
 """Reorder the waiting tasks of a project within their priorities.
 
-The tasks exchange positions among themselves. Other tasks keep their positions, and come up between
-them as often as before. Priorities are set by people and are unchanged.
+The reordered tasks exchange positions only among themselves, so the other tasks keep theirs. Priorities
+are set by people and are not changed.
 """
 
 from collections.abc import Sequence
@@ -42,9 +42,9 @@ LIMIT %(most)s
 
 
 def waiting(*, project: Project, most: int) -> list[Waiting]:
-    """Return ranking tasks that nobody has ranked, leased or started, in the order of the queue.
+    """Return up to `most` ranking tasks that nobody has ranked, leased or started, in queue order.
 
-    One query over all free slots of the project.
+    The query reads all free slots of the project.
     """
     with connection.cursor() as cursor:
         cursor.execute(_WAITING, {"project": project.pk, "off": OFF_QUEUE, "most": most})
@@ -77,10 +77,10 @@ SELECT count(DISTINCT task_id) FROM moved
 
 @transaction.atomic
 def rearrange(*, project: Project, task_ids: Sequence[int]) -> int:
-    """Give tasks out in this order within each priority; return the number of tasks that moved.
+    """Put the tasks into this order within each priority; return the number of tasks that moved.
 
-    Only free slots move. Slots that are being claimed are skipped, so that no claim waits. All cursors
-    of the project are reset, because tasks may have moved behind them. One statement.
+    Only free slots move. Slots that are being claimed are skipped, so that no claim waits. All of the
+    project's cursors are reset, because tasks may have moved to positions that a cursor has passed.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -89,7 +89,7 @@ def rearrange(*, project: Project, task_ids: Sequence[int]) -> int:
         moved = int(cursor.fetchone()[0])
     if moved:
         _reset_cursors(project)
-        # Again after the commit, for claims that started before it and wrote their cursors since.
+        # Reset again after the commit: a claim that started before it may have advanced a cursor since.
         transaction.on_commit(lambda: _reset_cursors(project))
     return moved
 

@@ -2,10 +2,10 @@
 
 The cost of a claim does not depend on the number of tasks. Free slots are read in the order of a
 partial index, starting at the reviewer's cursor. All slots before the cursor belong to tasks that the
-reviewer has ranked or skipped, so someone with 50,000 rankings does not read them again. The cursor
-never passes a slot only because it was locked. It can pass a slot that was not committed yet, or
-whose skip was later deleted. When a claim finds nothing, labeling.queue.slots therefore resets the
-reviewer's cursors, at most once a minute.
+reviewer has ranked or skipped, so a claim does not read them again, even for a reviewer with 50,000
+rankings. The cursor never passes a slot just because another transaction has locked it. It can pass a
+slot that was not committed yet, or one whose skip was later deleted. If a claim finds nothing,
+labeling.queue.slots therefore resets the reviewer's cursors, at most once a minute.
 """
 
 from contextlib import nullcontext
@@ -23,7 +23,7 @@ from labeling.queue.display_order import SHOWN_ORDER
 from labeling.queue.withdrawals import PARKED
 
 CURSOR_STEP = 32
-"""A claim writes the cursor once it has stepped over this many free slots."""
+"""A claim moves the cursor only if it would pass at least this many positions, to save writes."""
 
 _HAD_BEFORE = """CASE
     WHEN (SELECT 1 FROM labeling_ranking ranking
@@ -33,9 +33,9 @@ _HAD_BEFORE = """CASE
       WHERE skip.task_id = slot.task_id AND skip.reviewer_id = %(reviewer)s LIMIT 1) IS NOT NULL
       THEN true
     ELSE false END"""
-# Scalar subqueries, because the planner cannot turn them into a join over the reviewer's whole history.
-# In a CASE, because the planner then expects half of the slots to match and reads them in order.
-# Without it, the planner expects almost no matches and sorts all free slots of the project.
+# These are scalar subqueries, because the planner cannot turn them into a join over the reviewer's whole
+# history. They are in a CASE, because the planner then expects half of the slots to match and reads them
+# in order. Without the CASE, it expects almost no matches and sorts all free slots of the project.
 
 _CURSOR = """coalesce((SELECT place.position FROM labeling_queuecursor place
     WHERE place.project_id = %(project)s AND place.reviewer_id = %(reviewer)s
@@ -49,14 +49,14 @@ _COLUMNS = columns(Slot)
 
 _NOT_MINE = "slot.task_id <> ALL (ARRAY(SELECT seen.task_id FROM seen))"
 
-# generate_series feeds a nested loop, so that priorities are read from the highest down. No priority
-# below the first one with a slot is read or locked.
+# generate_series feeds a nested loop, which reads the priorities from the highest down and stops at the
+# first one that has a slot. Lower priorities are neither read nor locked.
 #
 # The reviewer's leases are locked in order of their ids. `held` has their state after the lock: a slot
-# may have been filled while the statement waited. `seen` still has the task of that slot, so the task
-# is not offered again, although this statement cannot see the ranking.
+# may have been filled while the statement waited. `seen` still contains the task of that slot, so the
+# task is not offered again, although this statement cannot see the new ranking.
 #
-# The cursor stays before slots of tasks that the reviewer only leases, as they may be released.
+# The cursor does not pass slots of tasks that the reviewer only leases, because a lease may be released.
 CLAIM = f"""
 WITH seen AS MATERIALIZED (
     SELECT slot.task_id FROM labeling_slot slot
@@ -161,15 +161,16 @@ def claim_leases(
     shown_slot: int = 0,
     attempts: int = 5,
 ) -> dict[bool, Slot]:
-    """Lease a slot of the missing kind; return the reviewer's leases, keyed by whether they are ahead.
+    """Lease a slot if the reviewer lacks a lease of the requested kind, and return all their leases.
 
-    `ahead` is the kind to lease. With `promote`, the lease ahead becomes current if there is no
-    current one, and another slot is leased ahead. `shown_slot` is the id of a slot to mark as shown, if it
-    is then the current one.
+    The result has the key False for the current lease and True for the lease ahead. `ahead` selects the
+    kind to lease. With `promote`, the lease ahead becomes current if there is no current one, and another
+    slot is leased ahead. If the slot with the id `shown_slot` is then current, it is marked as shown.
 
-    Of two concurrent claims of one reviewer, a constraint or the deadlock detector aborts one, which
-    retries and returns the winner's slot. A claim waits for a transaction that fills one of the
-    reviewer's leases. Never call it in a transaction that fills a slot, because two such transactions could deadlock.
+    If one reviewer makes two claims at the same time, a constraint or the deadlock detector aborts one of
+    them, which retries and returns the same slot as the other. A claim waits for any transaction that is
+    filling one of the reviewer's leases. Do not call this function in a transaction that fills a slot:
+    two such transactions could deadlock.
     """
     parameters = parameters_of(
         project, reviewer, ahead=ahead, promote=promote, shown_slot=shown_slot

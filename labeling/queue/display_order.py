@@ -1,13 +1,14 @@
-"""The order in which the responses of a task are shown: balanced over its slots, and reproducible.
+"""The order in which a task's responses are shown, balanced over its slots and reproducible.
 
-The responses of a task are shuffled once, by a hash of the task and the response. Each slot shows a
-row of a Williams design on that shuffle (Williams, Australian J. Sci. Res. A 2, 1949): over K slots
-of a task with K responses, each response has each position once. For an even K, every second slot
-shows the reverse of the slot before it, so that two rankings see every pair in both orders. For an
-odd K, the slots after the K-th show the reverse of the first K.
+The responses are shuffled once per task, by a hash of the task and the response. Each slot shows one row
+of a Williams design on that shuffle (Williams, Australian J. Sci. Res. A 2, 1949): over the first K slots
+of a task with K responses, each response appears once in each position. If K is even, every second slot
+reverses the order of the slot before it, so that two rankings see each pair in both orders. If K is
+odd, slots K+1 to 2K reverse the orders of slots 1 to K.
 
-The order is a function of the task and the slot number, so the order of a form can be computed when
-it is submitted late. `SHOWN_ORDER` is the same function in SQL, for the statement that leases a slot.
+The order depends only on the task and the slot number. It can therefore be computed again for a form
+that is submitted after its lease has ended. `SHOWN_ORDER` is the same function in SQL, for the statement
+that leases a slot.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ SHOWN_ORDER = """(
 
 
 def shown_order_for(task_id: int, number: int, response_ids: Collection[int]) -> list[int]:
-    """Return the responses in the order in which the slot with this number shows them. No query."""
+    """Return the ids of the responses in the order in which the slot with this number shows them."""
 
     def shuffled(response: int) -> str:
         return hashlib.md5(f"{task_id}:{response}".encode(), usedforsecurity=False).hexdigest()

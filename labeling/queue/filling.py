@@ -1,7 +1,7 @@
 """SQL statements that fill slots: one for a submission, one for an import.
 
-Almost every submission takes two statements: `slot_to_answer` reads the slot and `fill_leased` writes
-the ranking. labeling.rankings.recording decides whether more is needed.
+Most submissions need two statements: `slot_to_answer` reads the slot, and `fill_leased` writes the
+ranking. labeling.rankings.recording decides whether more are needed.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,10 @@ class SlotToAnswer:
 
 
 def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> SlotToAnswer | None:
-    """Return the slot that the reviewer answers.
+    """Return the slot that the reviewer answers, or None if it was never leased to this reviewer.
 
-    Return None for a slot that was never leased to the reviewer. A refused answer shows its sheet
-    again, so other slots would give access to tasks that the reviewer has not been assigned, including
-    gold. One query.
+    An invalid answer is shown again with its task. Without this check, a reviewer could therefore see
+    tasks that were not assigned to them, including gold. Costs one query.
     """
     rows = fetch(
         _SLOT,
@@ -55,13 +54,13 @@ def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> SlotToAnsw
 
 
 def any_slot(slot_id: int) -> SlotToAnswer | None:
-    """Return the slot, of any project and reviewer, or None if it does not exist. One query."""
+    """Return the slot with this id in any project, or None if it does not exist. Costs one query."""
     slots = Slot.objects.select_related("task__project__current_version")
     slot = slots.annotate(response_ids=response_ids_to_rank()).filter(pk=slot_id).first()
     return None if slot is None else SlotToAnswer(slot, slot.response_ids)
 
 
-# With the lock, the slower of two answers to one slot sees that it is filled.
+# The lock serialises two answers to one slot, so that the second one sees that the slot is filled.
 _FILL = """
 WITH held AS MATERIALIZED (
     SELECT slot.id FROM labeling_slot slot
@@ -89,10 +88,10 @@ def _fill_statement() -> str:
 
 
 def fill_leased(slot: Slot, ranking: Ranking) -> bool:
-    """Save the new ranking and fill the slot with it; return whether that was possible.
+    """Save the new ranking and fill the slot with it, in one statement; return whether this succeeded.
 
-    Writes nothing unless the reviewer holds the slot in the database and has not ranked the task.
-    The other fields of `slot` are ignored. One statement.
+    Nothing is written unless, in the database, the reviewer holds the slot and has not ranked the task.
+    The state of the `slot` instance does not matter, only its id.
     """
     values = {
         field.attname: field.get_db_prep_save(getattr(ranking, field.attname), connection)
@@ -101,7 +100,7 @@ def fill_leased(slot: Slot, ranking: Ranking) -> bool:
     try:
         with transaction.atomic() if connection.in_atomic_block else nullcontext():
             rows = fetch(_fill_statement(), {**values, "slot": Int8(slot.pk)})
-    except IntegrityError:  # a duplicate, or ranked elsewhere: the caller finds out which
+    except IntegrityError:  # a duplicate, or already ranked: the caller finds out which
         return False
     if rows:
         [[ranking.pk]] = rows
@@ -110,7 +109,7 @@ def fill_leased(slot: Slot, ranking: Ranking) -> bool:
 
 
 def fill_imported(filled: Sequence[tuple[int, int, int, int]]) -> None:
-    """Fill slots with imported rankings: (task id, slot number, reviewer id, ranking id). One query."""
+    """Fill slots with imported rankings. Each row is (task id, slot number, reviewer id, ranking id)."""
     arrays = [list(column) for column in zip(*filled, strict=True)] or [[], [], [], []]
     with connection.cursor() as cursor:
         cursor.execute(

@@ -1,6 +1,6 @@
-"""Gold made from tasks. A gold task has the prompt and exactly the responses of its original.
+"""Gold tasks that were made from ordinary tasks, and have the same prompt and responses.
 
-The original is no longer given out, because anyone who saw one task would recognise the other.
+The original task is no longer given out, because anyone who saw one of the two would recognise the other.
 """
 
 from collections.abc import Collection
@@ -18,11 +18,11 @@ WHERE gold.retired_at IS NULL
     = ARRAY(SELECT place.response_id FROM labeling_taskresponse place
             WHERE place.task_id = original.id ORDER BY place.response_id)
 """
-"""A subquery with the ids of tasks and of the gold that was made from them and is in use."""
+"""A subquery for pairs of ids: a task, and the active gold task that was made from it."""
 
 
 def copies_of(tasks: Collection[int]) -> dict[int, int]:
-    """Return the id of the gold in use made from each task, keyed by the task's id. One query."""
+    """Return the id of the active gold task that was made from each task, keyed by the task's id."""
     if not tasks:
         return {}
     with connection.cursor() as cursor:

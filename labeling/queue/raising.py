@@ -1,6 +1,6 @@
-"""Request more rankings of existing tasks, after a preview of the number of slots this adds.
+"""Request more rankings of existing tasks, after a preview of the number of slots to add.
 
-A lead chooses the number. It does not depend on disputes, which more rankings may reveal or settle.
+A lead chooses the number of rankings per task, regardless of whether tasks are disputed.
 """
 
 from collections import Counter
@@ -16,18 +16,18 @@ from labeling.queue.slots import OFF_QUEUE
 
 
 class CannotRaise(ValueError):  # noqa: N818 - reads better without Error
-    """The request is invalid; the text says why. Nothing was written."""
+    """Raised for an invalid request, before anything is written. The message says what is wrong."""
 
 
 @dataclass(frozen=True)
 class RaiseResult:
-    """The result of a request, planned or done."""
+    """The effect of a request, before or after it is carried out."""
 
     wanted: int
     tasks: int
     slots: int
     later: int
-    """Slots that held tasks will get when they are released."""
+    """Number of slots that held tasks will get when they are released."""
 
     left_out: Counter[str] = field(default_factory=Counter)
     """Number of unchanged tasks by reason."""
@@ -65,9 +65,9 @@ SELECT reason, held, count(*), coalesce(sum(greatest(0, %(wanted)s - count)), 0)
 FROM ({_TASKS}) tasks GROUP BY reason, held
 """  # noqa: S608 - made of constants
 
-# The new slots of a task have consecutive positions at the back of the task's own priority. Above that
-# priority, sequential overlap would mistake them for slots that it added, and remove them once the
-# task is clear.
+# A task's new slots have consecutive positions at the back of the task's own priority. With a higher
+# priority, sequential overlap would take them for slots that it added itself, and remove them once the
+# order of the responses is clear.
 _RAISE = f"""
 WITH raised AS MATERIALIZED ({_TASKS}), updated AS (
     UPDATE labeling_task task SET rankings_wanted = greatest(task.rankings_wanted, %(wanted)s)
@@ -80,7 +80,7 @@ WHERE raised.reason = '' AND NOT raised.held AND raised.id IN (SELECT id FROM up
 ORDER BY raised.id, missing.n
 """  # noqa: S608 - made of constants
 
-# All other code that adds slots to a task, or releases it, locks its row as well.
+# All other code that adds slots to a task, or releases a held task, locks the task's row as well.
 _LOCK = """
 SELECT count(*) FROM (
     SELECT FROM labeling_task
@@ -96,14 +96,14 @@ REASONS = {
     "parked": "no longer given out, because gold was made from them",
     "gold": "that are gold",
     "comparison": "that are blind comparisons, with a fixed number of rankings",
-    "relabel": "relabelled under another guideline, as often as the original",
+    "relabel": "ranked again under another guideline, as often as the original",
 }
 
 
 def plan(*, project: Project, wanted: int, task: Task | None = None) -> RaiseResult:
-    """Return the effect of the request on one task, or on all tasks of the project. One query.
+    """Return the effect of the request on one task, or on all tasks of the project if `task` is None.
 
-    Raises CannotRaise for a number that the project does not allow.
+    Raises CannotRaise for a number of rankings that the project does not allow.
     """
     _check(project, wanted)
     with connection.cursor() as cursor:
@@ -131,10 +131,10 @@ def apply(
     task: Task | None = None,
     expected: int | None = None,
 ) -> RaiseResult:
-    """Add the slots and return the result. Repeating the call adds nothing.
+    """Add the slots and return the result. Calling this again adds no more slots.
 
-    `expected` is the number of slots in the preview. Raises CannotRaise if it has changed since, and
-    for a number that the project does not allow.
+    `expected` is the number of slots that the preview showed. Raises CannotRaise if a different number
+    would now be added, or if the project does not allow this number of rankings.
     """
     try:
         return _apply(project, wanted, by, task, expected)

@@ -1,18 +1,18 @@
-"""Slots: wanted rankings of a task, each free, leased to a reviewer or filled with a ranking.
+"""Slots, the rankings that a task needs. A slot is free, leased to a reviewer, or filled with a ranking.
 
-Only the modules of labeling.queue write slots. Most changes to a slot are functions of this module.
-Statements that would be slow through the ORM have their own modules: claims, filling, tasks,
-raising, arrangement and withdrawals. A trigger frees the leases of removed members and deactivated
-users (migration 0017).
+Only the modules in labeling.queue write slots, and most changes to a slot are functions in this module.
+Statements that would be slow through the ORM have their own modules: claims, filling, tasks, raising,
+arrangement and withdrawals. A trigger frees the leases of removed members and deactivated users
+(migration 0017).
 
-Free slots are given out by priority, highest first, then by position. The slots of a task have
-consecutive positions, so that tasks are completed one by one: a ranking counts towards agreement
-only once its task has others. A freed slot goes to the back of its priority. The cost of a claim does
-not depend on the number of tasks, as labeling.queue.claims explains.
+Free slots are given out by priority, highest first, and then by position. A task's slots have consecutive
+positions, so that tasks are completed one after the other: agreement can be computed only for a task with
+several rankings. A freed slot goes to the back of its priority. The cost of a claim does not depend on
+the number of tasks, as labeling.queue.claims explains.
 
-A reviewer holds at most two leases per project: the current one, and one ahead of it, so that the next
-task can be shown without waiting. When the current lease ends, the next claim makes the one ahead
-current. Slots with the priority OFF_QUEUE are never claimed; `lease_new_slot` leases them.
+A reviewer holds at most two leases per project: the current one, and a lease ahead, so that the next task
+can be shown without waiting. When the current lease ends, the next claim makes the lease ahead current.
+Slots with the priority OFF_QUEUE are never claimed; `lease_new_slot` leases them.
 """
 
 from collections.abc import Collection
@@ -31,13 +31,13 @@ from labeling.queue.withdrawals import parked, withdrawn_of
 
 RESCAN_AFTER = timedelta(minutes=1)
 OFF_QUEUE = 10
-"""Priority of slots that are never claimed: one above the highest claimed priority."""
+"""Priority of slots that are never claimed. Claims use the priorities 0 to 9."""
 
 BATCH_SIZE = 1000
 
 
 class NextPosition(models.Func):
-    """The position at the back of the queue."""
+    """The SQL expression for a new position at the back of the queue."""
 
     template = "nextval('labeling_queue_position')"
     output_field = models.BigIntegerField()
@@ -47,15 +47,15 @@ class NextPosition(models.Func):
 
 
 def lock_slots(task: Task) -> list[Slot]:
-    """Lock and return the slots of a task, by number, so that changes to the task are serialised."""
+    """Lock the task's slots, which serialises changes to the task, and return them by number."""
     return list(Slot.objects.filter(task=task).order_by("number").select_for_update())
 
 
 @transaction.atomic
 def add_slot(*, task: Task) -> Slot:
-    """Add a free slot to a task that needs one more ranking. Two queries and a lock.
+    """Add a free slot to a task, which then needs one more ranking.
 
-    Its priority is one above the task's, so that tasks in progress are completed first. Raises
+    The slot's priority is one above the task's, so that tasks in progress are completed first. Raises
     ValueError for a task that already needs nine rankings.
     """
     locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
@@ -71,7 +71,7 @@ def add_slot(*, task: Task) -> Slot:
 def append_slot(task: Task, *, number: int, priority: int) -> Slot:
     """Create a free slot at the back of the queue.
 
-    The caller holds a lock on the task or on its slots, so that nobody else takes the number.
+    The caller must hold a lock on the task or its slots, so that no other transaction uses the number.
     """
     return Slot.objects.create(
         task=task,
@@ -88,13 +88,13 @@ def _next_number(task: Task) -> int:
 
 
 def remove_slots(*, task: Task, slot_ids: Collection[int]) -> None:
-    """Delete free slots of a task, which then wants that many rankings fewer."""
+    """Delete free slots of a task and reduce the number of rankings it needs accordingly."""
     Task.objects.filter(pk=task.pk).update(rankings_wanted=F("rankings_wanted") - len(slot_ids))
     Slot.objects.filter(pk__in=slot_ids).delete()
 
 
 def remove_imported(*, tasks: QuerySet[Task], rankings: QuerySet[Ranking]) -> None:
-    """Delete the slots of an undone import's tasks, and free slots of other tasks that it filled."""
+    """Undo what an import did to slots: delete those of its tasks, and free others that it filled."""
     Slot.objects.filter(task__in=tasks).delete()
     Slot.objects.filter(ranking__in=rankings).update(ranking=None, reviewer=None)
 
@@ -105,9 +105,9 @@ def remove_imported(*, tasks: QuerySet[Task], rankings: QuerySet[Ranking]) -> No
 def claim(*, project: Project, reviewer: User) -> Slot | None:
     """Return the reviewer's current lease in the project, renewed, or None if no task is left.
 
-    Without a current lease, the one ahead becomes current. Without either, a free slot is leased. One
-    statement, whose cost does not grow with tasks, rankings or the reviewer's history. If it finds
-    nothing, expired leases are freed, and at most once a minute the whole queue is read again.
+    Without a current lease, the lease ahead becomes current. Without either, a free slot is leased.
+    Costs one statement, which does not get slower with more tasks, rankings or skips. If no slot is
+    found, expired leases are freed and, at most once a minute, the whole queue is searched.
     """
     return _claim_or_rescan(project, reviewer, ahead=False)
 
@@ -115,8 +115,8 @@ def claim(*, project: Project, reviewer: User) -> Slot | None:
 def claim_ahead(*, project: Project, reviewer: User) -> Slot | None:
     """Return the reviewer's lease ahead, renewed or new, or None if no task is left.
 
-    Its task is not the current one. Return None without a current lease. `shown_at` stays empty until
-    `mark_shown`. Costs as much as `claim`.
+    The lease is for another task than the current lease. Without a current lease, return None. The slot
+    has no `shown_at` until `mark_shown` is called. Costs as much as `claim`.
     """
     return _claim_or_rescan(project, reviewer, ahead=True)
 
@@ -126,8 +126,8 @@ def advance(
 ) -> tuple[Slot | None, Slot | None]:
     """Return the current lease and the lease ahead for a page that shows the slot `shown_slot`.
 
-    Combines `claim`, `mark_shown` (if `shown_slot` is now the current slot) and `claim_ahead`. One
-    statement if the reviewer holds a lease of either kind, as after each submission.
+    Combines `claim`, `mark_shown` (if `shown_slot` is now the current slot) and `claim_ahead`. Costs
+    one statement if the reviewer holds a lease of either kind, which is usual after a submission.
     """
     slots = claim_leases(project, reviewer, ahead=True, promote=True, shown_slot=shown_slot)
     current = slots.get(False) or claim(project=project, reviewer=reviewer)
@@ -140,9 +140,9 @@ def advance(
 def lease_new_slot(*, task: Task, reviewer: User, ahead: bool = False) -> Slot:
     """Lease a slot of a gold task, which the queue does not give out.
 
-    When the lease ends, the slot is free for the next call, not for claims. If the reviewer holds
-    another lease of this task or of the same kind (current or ahead), that one is returned. Four
-    queries and a lock. Raises ValueError if the reviewer has ranked the task, or if it is withdrawn.
+    When the lease ends, only this function can lease the slot again. If the reviewer already holds a
+    lease of this task, or of the same kind (current or ahead), that lease is returned. Raises ValueError
+    if the reviewer has ranked the task, or if the task is withdrawn.
     """
     locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
     if locked.inactive:
@@ -178,9 +178,9 @@ def _claim_or_rescan(project: Project, reviewer: User, *, ahead: bool) -> Slot |
 
 
 def _leased_by_another_tab(project: Project, reviewer: User) -> Slot | None:
-    """Return the current lease, which another tab of the reviewer may just have claimed.
+    """Return the current lease, which another tab of the reviewer may have claimed just now.
 
-    When two tabs claim the last slot, the slower one skips it, because it is locked.
+    When two tabs claim the last slot, the slower claim skips the slot, because it is locked.
     """
     leases = Slot.objects.filter(project=project, reviewer=reviewer, leased_until__isnull=False)
     return leases.filter(ahead=False).first()
@@ -208,8 +208,8 @@ def _leased(slot_id: int, reviewer: User, project: Project | None = None) -> Que
 def _slots_of(project: Project | None) -> QuerySet[Slot]:
     """Return the slots of a project, or all slots if there is no project.
 
-    A page passes the project to which it checked access. Otherwise it could reach a lease in another
-    project, which the reviewer may have left.
+    A page passes the project for which it has checked access, so that it cannot change a lease in
+    another project, which the reviewer may have left.
     """
     return Slot.objects.filter(project=project) if project else Slot.objects.all()
 
@@ -230,7 +230,7 @@ def mark_shown(*, slot_id: int, reviewer: User) -> bool:
 
 
 def renew(*, slot_id: int, reviewer: User, project: Project | None = None) -> bool:
-    """Renew a lease and the reviewer's lease ahead; return False if someone else has the slot."""
+    """Renew a lease and the reviewer's lease ahead; return False if the reviewer has lost the slot."""
     if not _leased(slot_id, reviewer, project).update(leased_until=_lease_end()):
         return False
     same_project = Slot.objects.filter(pk=slot_id).values("project")
@@ -245,7 +245,7 @@ def save_draft(
 ) -> bool:
     """Save an unfinished answer and renew the lease; return False if someone else has the slot.
 
-    A draft is kept after its lease expires, until someone else takes the slot.
+    The draft is kept after the lease has expired, until someone else takes the slot.
     """
     values = {"draft": draft, "draft_by": reviewer, "leased_until": _lease_end()}
     if _leased(slot_id, reviewer, project).update(**values):
@@ -255,9 +255,9 @@ def save_draft(
 
 
 def why_lost(*, slot_id: int, reviewer: User) -> str:
-    """Return why the reviewer no longer holds the slot: ranked, withdrawn, skipped or expired.
+    """Return why the reviewer no longer holds the slot: `ranked`, `withdrawn`, `skipped` or `expired`.
 
-    They may have ranked or skipped the task in another tab. Up to three queries.
+    The reviewer may have ranked or skipped the task in another tab.
     """
     own = {"reviewer": reviewer, "task__slots": slot_id}
     if Ranking.objects.filter(superseded_at=None, **own).exists():
@@ -307,9 +307,9 @@ _NO_DRAFT: dict[str, Any] = {
 
 
 def free_leases(slots: QuerySet[Slot], *, keep_drafts: bool = True) -> int:
-    """Free the leased slots among these, at the back of the queue. Return their number. One query.
+    """Free the leased slots among these, move them to the back of the queue, and return their number.
 
-    With an unfinished draft, a slot also keeps the order in which its responses were shown.
+    A slot that keeps an unfinished draft also keeps the order in which its responses were shown.
     """
     values = _NO_DRAFT
     if keep_drafts:
@@ -325,7 +325,7 @@ def release(*, slot_id: int, reviewer: User) -> bool:
 
 
 def release_expired(*, project: Project | None = None) -> int:
-    """Free expired leases, in one project or in all; return their number. Drafts are kept."""
+    """Free expired leases in one project, or in all projects; return their number. Keeps drafts."""
     expired = _slots_of(project).filter(leased_until__lt=Now())
     freed = 0
     while batch := _free_batch(expired):
@@ -343,12 +343,12 @@ def _free_batch(expired: QuerySet[Slot]) -> int:
 
 
 def forget_drafts(slots: QuerySet[Slot]) -> None:
-    """Delete the drafts in these slots. Leases are unchanged."""
+    """Delete the drafts in these slots without changing their leases."""
     slots.update(draft=None, draft_by=None)
 
 
 def forget_rankings(slots: QuerySet[Slot]) -> None:
-    """Free these slots, filled or leased, and remove their rankings and drafts."""
+    """Free these slots, whether filled or leased, and remove their rankings and drafts."""
     slots.update(**_NOT_LEASED, **_NO_DRAFT, ranking=None)
 
 
@@ -356,7 +356,7 @@ def forget_rankings(slots: QuerySet[Slot]) -> None:
 
 
 def fill(slot: Slot, ranking: Ranking) -> None:
-    """Fill the slot, leased or not. The caller has locked the slots of the task."""
+    """Fill the slot, whether leased or not. The caller must have locked the task's slots."""
     Slot.objects.filter(pk=slot.pk).update(
         reviewer=ranking.reviewer_id,
         leased_until=None,
@@ -369,7 +369,7 @@ def fill(slot: Slot, ranking: Ranking) -> None:
 
 
 def replace_ranking(*, old: Ranking, new: Ranking) -> None:
-    """Put a revision into the slot of the ranking that it supersedes. An extra ranking has no slot."""
+    """Put a revision into the slot of the ranking that it supersedes, unless that is an extra ranking."""
     Slot.objects.filter(ranking=old).update(ranking=new)
 
 
@@ -381,10 +381,10 @@ def reopen(
     shown_order: Collection[int],
     draft: dict[str, Any] | None,
 ) -> None:
-    """Make a slot the reviewer's current lease again, after they undo its ranking or their skip.
+    """Make a slot the reviewer's current lease again after an undone ranking or skip.
 
-    Their current lease becomes the one ahead, and the one ahead is freed. Withdrawn responses are
-    left out of `shown_order`. The caller has locked the slots of the task.
+    The reviewer's current lease becomes the lease ahead, and the lease ahead is freed. Withdrawn
+    responses are removed from `shown_order`. The caller must have locked the task's slots.
     """
     _make_room(project, reviewer)
     if slot.ranking_id is None:  # a skip cleared the time
@@ -403,7 +403,7 @@ def reopen(
 
 
 def _make_room(project: Project, reviewer: User) -> None:
-    """Turn the reviewer's current lease into the lease ahead, because they can hold only one of each."""
+    """Make the current lease the lease ahead and free the old one: a reviewer can hold one of each."""
     leases = Slot.objects.select_for_update().filter(
         project=project, reviewer=reviewer, leased_until__isnull=False
     )

@@ -1,4 +1,4 @@
-"""Tasks with their slots: create them, hold them back, release them and change their priority."""
+"""Create tasks with their slots, hold tasks back, release them and change their priority."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ BATCH_SIZE = 5000
 
 @dataclass(frozen=True)
 class NewTask:
-    """A task to create. Without `rankings_wanted`, the project's setting applies."""
+    """A task to create. If `rankings_wanted` is None, the project's setting applies."""
 
     prompt_id: int
     response_ids: Sequence[int]
@@ -26,7 +26,7 @@ class NewTask:
     rankings_wanted: int | None = None
     kind: str = Task.Kind.RANKING
     held: bool = False
-    """Create no slots until `release_held`, so that no reviewer gets the task."""
+    """Create no slots until `release_held` is called, so that no reviewer gets the task."""
     file_import_id: int | None = None
     external_id: str = ""
 
@@ -54,7 +54,7 @@ def add_task(
     kind: str = Task.Kind.RANKING,
     held: bool = False,
 ) -> tuple[Task, bool]:
-    """Return the task of this kind for these responses, and whether it was created.
+    """Return the task of this kind with these responses, and whether this call created it.
 
     Raises ValueError for a task that cannot be ranked.
     """
@@ -70,9 +70,9 @@ def add_task(
 def add_tasks(*, project: Project, tasks: Iterable[NewTask]) -> list[tuple[int, bool]]:
     """Create tasks and their slots; return the id of each task and whether it was created.
 
-    A held task gets its slots when it is released, and a gold task one at a time from
-    `lease_new_slot`. Concurrent calls for one project wait for each other. 100,000 tasks take about
-    ten seconds. Raises ValueError for a task that cannot be ranked.
+    A held task gets its slots when it is released. A gold task gets them one by one from
+    `lease_new_slot`. Concurrent calls for one project run one after the other. Creating 100,000 tasks
+    takes about ten seconds. Raises ValueError for a task that cannot be ranked.
     """
     lock_additions(project.pk)
     source, added = iter(tasks), []
@@ -133,7 +133,8 @@ def _write_tasks(project: Project, new_tasks: dict[str, NewTask], ids: dict[str,
 def set_priority(*, task: Task, priority: int) -> None:
     """Move the open slots of a task to the back of another priority.
 
-    Updates the slots before the task, as a submission locks them: the reverse order could deadlock.
+    The slots are updated before the task, because a submission locks them in the same order. The reverse
+    order could deadlock.
     """
     task.slots.filter(ranking=None, priority__lt=OFF_QUEUE).update(
         priority=priority, position=NextPosition()
@@ -144,7 +145,7 @@ def set_priority(*, task: Task, priority: int) -> None:
 def take_off_queue(*, task: Task) -> int:
     """Take the open slots of a task off the queue; return their number.
 
-    Reviewers who hold one may still fill it.
+    Reviewers who hold one of these slots may still fill it.
     """
     return task.slots.filter(ranking=None, priority__lt=PARKED).update(priority=OFF_QUEUE)
 
@@ -173,7 +174,7 @@ SELECT count(*) FROM released
 def release_held(*, project: Project, task_ids: Iterable[int]) -> int:
     """Create the slots of held tasks, at the back of their priority; return the number of tasks.
 
-    Tasks of other projects, and tasks that are not held, are unchanged. One statement.
+    Tasks of other projects and tasks that are not held are ignored.
     """
     with connection.cursor() as cursor:
         cursor.execute(_RELEASE_HELD, [project.pk, list(task_ids), PARKED])

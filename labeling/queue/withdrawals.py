@@ -1,10 +1,11 @@
 """Inactive tasks and their slots.
 
 A task is inactive while it or its prompt is withdrawn, or while fewer than two of its responses are
-left. A gold task is inactive if any of its responses is withdrawn, as its answer refers to them.
+left. A gold task is also inactive while any of its responses is withdrawn, because its answer refers to
+all of them.
 
-The slots of such a task are kept, with their rankings, unfinished drafts and past reviewers. PARKED
-is added to their priority. Claims read the priorities 9 to 0 only, so parked slots cost them nothing.
+The slots of an inactive task keep their rankings, drafts and past reviewers. PARKED is added to their
+priority. Claims read only the priorities 9 to 0, so parked slots do not slow them down.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -25,8 +26,8 @@ ARRAY(SELECT place.response_id FROM labeling_taskresponse place
       WHERE place.task_id = labeling_task.id AND (labeling_task.inactive OR NOT place.withdrawn)
       ORDER BY place.position)
 """
-"""The ids of the responses of `labeling_task` to rank, in its order. A late ranking of a task that is
-inactive may have withdrawn responses too."""
+"""An SQL expression for the ids of the responses to rank in `labeling_task`, in the task's order.
+Withdrawn responses are left out, except for an inactive task, whose late ranking may include them."""
 
 _PLACES = """
 UPDATE labeling_taskresponse place SET withdrawn = NOT place.withdrawn
@@ -51,8 +52,9 @@ WHERE state.id = task.id AND task.inactive <> state.inactive
 RETURNING task.id
 """
 
-# Frees leases, as slots.free_leases does; in the same statement, as this runs for thousands of tasks.
-# A free slot of a restored task goes to the back of its priority: cursors may have passed its position.
+# This also frees leases, like slots.free_leases. One statement does both, because it may run for thousands
+# of tasks. A restored task's free slots go to the back of their priority, because cursors may have passed
+# their old positions.
 _SLOTS = f"""
 UPDATE labeling_slot slot SET
     priority = slot.priority + CASE WHEN task.inactive THEN {PARKED} ELSE -{PARKED} END,
@@ -66,7 +68,7 @@ WHERE task.id = slot.task_id AND task.id = ANY(%(tasks)s)
   AND (slot.priority >= {PARKED}) <> task.inactive
 """  # noqa: S608 - made of constants
 
-# A reviewer who has such a task open sees it without the response after reloading the page.
+# Reviewers who have one of these tasks open see it without the response once they reload the page.
 _SHOWN = """
 UPDATE labeling_slot slot SET shown_order = ARRAY(
     SELECT place.response_id FROM labeling_taskresponse place
@@ -78,9 +80,9 @@ WHERE slot.task_id = ANY(%(tasks)s) AND slot.leased_until IS NOT NULL
 
 @transaction.atomic
 def refresh(task_ids: Iterable[int]) -> list[int]:
-    """Update tasks and slots after a withdrawal or restoration; return ids of tasks that changed.
+    """Update tasks and slots after a withdrawal or restoration; return the ids of changed tasks.
 
-    Frees the leases of tasks that become inactive. Six statements for any number of tasks.
+    Frees the leases of tasks that become inactive. Costs six statements for any number of tasks.
     """
     tasks = sorted(set(task_ids))
     lock(tasks)
@@ -98,9 +100,9 @@ def refresh(task_ids: Iterable[int]) -> list[int]:
 def lock(tasks: list[int]) -> None:
     """Lock the slots of these tasks before anything is withdrawn.
 
-    Gold tasks are locked before their slots, in the order in which leasing gold locks them. Other
-    tasks are not locked here: a submission locks slots before the task (slots.add_slot). The reverse
-    order could deadlock.
+    A gold task is locked before its slots, as in slots.lease_new_slot. Other tasks are not locked here,
+    because a submission locks slots before the task (slots.add_slot), and the reverse order could
+    deadlock.
     """
     rows: list[QuerySet[Any]] = [
         Task.objects.filter(pk__in=tasks, kind=Task.Kind.GOLD)
@@ -115,9 +117,9 @@ def lock(tasks: list[int]) -> None:
 
 
 def lock_additions(project_id: int) -> None:
-    """Lock the project against concurrent additions of tasks and withdrawals, until the commit.
+    """Serialise additions of tasks and withdrawals in this project until the end of the transaction.
 
-    Without the lock, a task added during a withdrawal would stay in use.
+    Without this lock, a task that is added during a withdrawal could miss it and stay in use.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -127,7 +129,7 @@ def lock_additions(project_id: int) -> None:
 
 
 def follow_withdrawals(prompt_ids: Iterable[int], task_ids: list[int]) -> None:
-    """Refresh new tasks if their prompt or a response is withdrawn. Costs two queries of indexes."""
+    """Update new tasks whose prompt or responses were already withdrawn. Costs two index queries."""
     prompts = list(prompt_ids)
     if (
         Prompt.objects.filter(AnyOf("pk", prompts), withdrawn_at__isnull=False).exists()
@@ -137,23 +139,23 @@ def follow_withdrawals(prompt_ids: Iterable[int], task_ids: list[int]) -> None:
 
 
 def parked(task: Task, priority: int) -> int:
-    """Return the priority of a new slot: parked if the task is inactive."""
+    """Return the priority of a new slot, which is parked if the task is inactive."""
     return priority + PARKED if task.inactive else priority
 
 
 def response_ids_to_rank() -> RawSQL:
-    """Return RESPONSES_TO_RANK as an expression, for queries of tasks or joined to them."""
+    """Return RESPONSES_TO_RANK as an expression, for queries that select from or join tasks."""
     return RawSQL(RESPONSES_TO_RANK, [])  # noqa: S611 - a constant
 
 
 def responses_to_rank(task: Task) -> list[int]:
-    """Return the ids of the task's responses to rank, in its order. One query."""
+    """Return the ids of the responses to rank, in the task's order."""
     ids = Task.objects.filter(pk=task.pk).annotate(ids=response_ids_to_rank())
     return ids.values_list("ids", flat=True).get()
 
 
 def withdrawn_of(task_ids: Any) -> frozenset[int]:
-    """Return the ids of withdrawn responses of tasks, given as ids or a subquery. One query."""
+    """Return the ids of the tasks' withdrawn responses. `task_ids` are ids or a subquery."""
     places = TaskResponse.objects.filter(task__in=task_ids, withdrawn=True)
     return frozenset(places.values_list("response_id", flat=True))
 

@@ -1,1 +1,1 @@
-"""Rankings: their content, submission, revision and undo, and their number per task."""
+"""Rankings: content, submission, revision, undo, and the number of rankings per task."""

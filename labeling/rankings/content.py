@@ -1,6 +1,6 @@
 """The content of a ranking, and its validation.
 
-Messages are for the reviewer: they say what is wrong and what to do.
+Error messages are written for reviewers: they say what is wrong and what to do.
 """
 
 import math
@@ -28,7 +28,7 @@ Errors = dict[str, str]
 
 @dataclass(frozen=True)
 class Content:
-    """The content of a ranking. labeling.models.Ranking documents the fields."""
+    """The content of a ranking, from the form to the row. See labeling.models.Ranking for the fields."""
 
     tiers: Sequence[Sequence[int]]
     cut: int | None = None
@@ -39,7 +39,7 @@ class Content:
     active_seconds: float = 0.0
 
     def columns(self) -> dict[str, Any]:
-        """Return the values of the columns, with text keys and without unstorable characters."""
+        """Return the column values, with string keys and without characters that cannot be stored."""
         return {
             "tiers": [list(tier) for tier in self.tiers],
             "cut": self.cut,
@@ -52,13 +52,13 @@ class Content:
 
 
 def _sane_seconds(seconds: float) -> float:
-    """Return the seconds within limits, so that a wrong clock does not make a ranking invalid."""
+    """Return the seconds, clipped to the valid range, so that a wrong clock cannot lose a ranking."""
     return min(max(seconds, 0.0), MAX_ACTIVE_SECONDS) if math.isfinite(seconds) else 0.0
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The requirements of a project for a ranking. The default accepts every consistent ranking."""
+    """A project's requirements for a ranking. By default, every consistent ranking is accepted."""
 
     ties: bool = True
     partial: bool = False
@@ -83,7 +83,10 @@ def problems(
     partial: bool = False,
     policy: Policy = ANYTHING,
 ) -> Errors:
-    """Return a message for each invalid field. `scales` maps a criterion to its highest rating."""
+    """Return a message for each invalid field, keyed by field.
+
+    `scales` maps the name of each criterion to its highest rating.
+    """
     partial = partial or policy.partial
     errors = {
         "tiers": _tiers_problem(content.tiers, set(response_ids), partial)

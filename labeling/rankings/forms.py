@@ -26,7 +26,7 @@ Fields = dict[str, list[str]]
 
 @dataclass
 class Answer:
-    """A submitted ranking form. `errors` maps the name of a field to a message."""
+    """The content of a submitted ranking form. `errors` maps the name of a field to a message."""
 
     content: Content
     idempotency_key: uuid.UUID
@@ -39,9 +39,9 @@ def fields_of(data: QueryDict) -> Fields:
 
 
 def read_draft(body: bytes) -> dict[str, Any] | None:
-    """Return a draft sent by a browser, reduced to its valid parts.
+    """Return the valid parts of a draft that a browser sent.
 
-    Return None if it is not a draft or is too long.
+    Return None if the body is not a draft or is too long.
     """
     try:
         sent = json.loads(body) if len(body) <= MAX_DRAFT_BYTES else None
@@ -92,9 +92,9 @@ def fields_of_ranking(
 def _grade(
     tiers: Sequence[Sequence[int]], strength: float | None, shown_order: Sequence[int]
 ) -> str:
-    """Return the grade, from -3 (the first is much better) to 3 (the second is much better).
+    """Return the form's grade, from -3 (the first is much better) to 3 (the second is much better).
 
-    Without a strength, a preference has the grade -1 or 1.
+    A preference without a strength has the grade -1 or 1, and a tie has 0.
     """
     if not tiers or len(tiers[0]) == 2:
         return "0" if tiers else ""
@@ -113,7 +113,7 @@ def read_answer(
     criteria: Iterable[Criterion],
     policy: Policy = ANYTHING,
 ) -> Answer:
-    """Return the answer in these fields, with `errors` for missing and invalid ones. Never raises."""
+    """Return the answer in these fields. Missing or invalid fields are reported in `errors`."""
     errors: Errors = {}
     ranked = any(first(fields, f"rank-{response}") for response in shown_order)
     if len(shown_order) == 2 and (first(fields, "strength") or not ranked):
@@ -145,7 +145,7 @@ def read_answer(
 def _ranked(
     fields: Fields, shown_order: Sequence[int], policy: Policy, errors: Errors
 ) -> tuple[list[list[int]], list[int]]:
-    """Return the tiers, and the rank that the form has for each."""
+    """Return the tiers, and for each tier the rank that was entered in the form."""
     ranks = {response: _whole(first(fields, f"rank-{response}")) for response in shown_order}
     unranked = [
         ascii_uppercase[index] for index, i in enumerate(shown_order) if not _is_rank(ranks[i])
@@ -164,7 +164,7 @@ def _ranked(
 def _graded(
     text: str, shown_order: Sequence[int], errors: Errors
 ) -> tuple[list[list[int]], list[int], float | None]:
-    """Return tiers, their ranks and the strength of a grade: -3 favours the first most, 0 is a tie."""
+    """Return the tiers, their ranks and the strength for a grade from -3 (first better) to 3."""
     grade = int(text) if text.lstrip("+-").isdigit() and len(text) < 3 and text.isascii() else None
     if grade is None or abs(grade) > STRONGEST:
         errors["tiers"] = _("Say which response is better, and by how much.")
@@ -185,7 +185,10 @@ def _is_rank(rank: int | None) -> bool:
 
 
 def _cut(text: str, used: Sequence[int], errors: Errors) -> int | None:
-    """Return the number of tiers above the line. The form has the rank directly above the line."""
+    """Return the number of tiers above the line, or None without a line.
+
+    The form contains the rank of the tier directly above the line.
+    """
     if not text:
         return None
     rank = _whole(text)

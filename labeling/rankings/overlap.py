@@ -1,13 +1,12 @@
-"""The number of rankings of a task: fixed, or increased only where reviewers disagree.
+"""The number of rankings per task: fixed, or increased only where reviewers disagree.
 
-With sequential overlap a task starts with `rankings_per_task` slots. When all are filled, the
-probable order of each pair of responses is computed from the rankings. While a pair or the best
-response is unclear, and the task has fewer than `rankings_at_most` slots, it gets one more.
+With sequential overlap, a task starts with `rankings_per_task` slots. Once all are filled, the
+probability of each order of each pair of responses is computed from the rankings. While the order of a
+pair or the best response is unclear, the task gets another slot, up to `rankings_at_most`.
 
-A task can be neither clear nor disputed (labeling.statistics.disputes). A dispute needs more
-disagreement than noise explains, over all tasks of the project, but noise alone can leave an order
-unclear. For example, two opposite rankings of two responses are not a dispute, but a third ranking is
-needed to know the order.
+A task can be unclear without being disputed (labeling.statistics.disputes). In a dispute, reviewers
+disagree more than their usual noise explains, while noise alone can leave an order unclear. For example,
+two opposite rankings of two responses are not a dispute, but a third ranking is needed to know the order.
 """
 
 from collections.abc import Collection, Sequence
@@ -25,12 +24,12 @@ from labeling.statistics.agreement import Tiers
 from labeling.statistics.reliability import Reliabilities, log_confusion, log_truth
 
 PRIOR_RELIABILITIES = Reliabilities()
-"""Typical reviewers, assumed until the project has enough rankings."""
+"""Reliabilities of typical reviewers, assumed until the project has enough rankings."""
 
 MAX_COUNT = 5_000
 SHARED_TASKS_NEEDED = 30
 
-Sides = np.ndarray  # (pairs, 3) float64; the first of the pair is better, they tie, it is worse
+Sides = np.ndarray  # (pairs, 3) float64: probabilities that the first is better, tied, worse
 
 
 def sides_of_pairs(
@@ -38,12 +37,12 @@ def sides_of_pairs(
     response_ids: Collection[int],
     reliabilities: Reliabilities = PRIOR_RELIABILITIES,
 ) -> Sides:
-    """Return the probabilities of each pair's sides, in the order of `combinations` of sorted ids.
+    """Return the probability of each side of each pair. Pairs are `combinations` of the sorted ids.
 
-    Uses the model of Dawid and Skene (1979) as in labeling.statistics.reliability, with one confusion
-    matrix for all reviewers, `reliabilities.typical`: P(side | rankings) ∝ P(side) Π P(judgment | side). The
-    prior P(tied) is `reliabilities.tied`. All reviewers count alike, as in a snapshot, so that one untrusted
-    reviewer cannot close a task. Pairs that a ranking leaves out are not affected by it.
+    Uses the model of Dawid and Skene (1979), as in labeling.statistics.reliability, with one confusion
+    matrix for all reviewers, `reliabilities.typical`: P(side | rankings) ∝ P(side) Π P(judgment | side).
+    The prior P(tied) is `reliabilities.tied`. All reviewers have the same weight, as in a snapshot, so
+    that no single reviewer decides when a task is clear. A ranking only affects the pairs it contains.
     """
     pairs = list(combinations(sorted(response_ids), 2))
     typical = reliabilities.typical
@@ -61,11 +60,11 @@ def sides_of_pairs(
 
 
 def probability_of_best(sides: Sides, count: int) -> float:
-    """Return the probability that the responses which lose no pair are the best of `count`.
+    """Return the probability that the best response is among those that probably lose no pair.
 
-    The probability that a response is unbeaten is the product of P(better or tied) over its pairs, as
-    if pairs were independent. The products are normalised over the responses, as one of them must be
-    unbeaten.
+    The probability that a response is unbeaten is the product of P(better or tied) over its pairs, as if
+    the pairs were independent. These products are normalised over all `count` responses, because at least
+    one of them must be unbeaten.
     """
     unbeaten = np.ones(count)
     beaten = np.zeros(count, dtype=bool)
@@ -85,14 +84,17 @@ def is_clear(
     certainty: float,
     reliabilities: Reliabilities = PRIOR_RELIABILITIES,
 ) -> bool:
-    """Return whether the side of every pair and the best response have at least this probability."""
+    """Return whether the order of every pair and the best response are certain enough.
+
+    `certainty` is the lowest probability that is enough.
+    """
     sides = sides_of_pairs(rankings, response_ids, reliabilities)
     sure = bool((sides.max(axis=1) >= certainty).all())
     return sure and probability_of_best(sides, len(response_ids)) >= certainty
 
 
 def project_reliabilities(project: Project) -> Reliabilities:
-    """Return the project's reliabilities, at most ten minutes old; usually without a query.
+    """Return the project's reliabilities from a cache, at most ten minutes old.
 
     With fewer than SHARED_TASKS_NEEDED tasks that have two rankings, return PRIOR_RELIABILITIES.
     """
@@ -112,11 +114,11 @@ def is_adaptive(task: Task) -> bool:
 
 
 def after_ranking(task: Task) -> Slot | None:
-    """Add a slot if the task is unclear, and return it, or remove unused slots if it is clear.
+    """Add a slot to an unclear task and return it, or remove unused slots from a clear task.
 
-    Call it in the transaction that wrote the ranking and locked the task's slots, as the locks
-    serialise the rankings of a task. Runs no queries with fixed overlap; otherwise one, plus a few
-    more when all slots are filled.
+    Call this in the transaction that wrote the ranking and locked the task's slots; the locks serialise
+    the task's rankings. Costs no query with fixed overlap. Otherwise it costs one, and a few more when all
+    slots are filled.
     """
     project = task.project
     if not is_adaptive(task):
@@ -141,7 +143,10 @@ def after_ranking(task: Task) -> Slot | None:
 
 
 def remove_unused_slots(task: Task) -> None:
-    """Remove the unused slots of a task that a lead has decided. The caller has locked its slots."""
+    """Remove the unused slots of a task that a lead has decided.
+
+    The caller must have locked the task's slots.
+    """
     _remove_unused(task, list(Slot.objects.filter(task=task).order_by("number")))
 
 
@@ -162,9 +167,9 @@ def _is_clear(task: Task, project: Project) -> bool:
 
 
 def _unused(task: Task, slots: Sequence[Slot]) -> list[int]:
-    """Return the ids of slots that sequential overlap added and that nobody has started.
+    """Return the ids of slots that nobody has started and that sequential overlap does not need.
 
-    Such slots have a priority above the task's.
+    As many are returned as sequential overlap has added. Added slots have a higher priority than the task.
     """
     added = sum(slot.priority > task.priority for slot in slots)
     free = [slot.pk for slot in slots if slot.reviewer_id is None and slot.draft_by_id is None]
@@ -178,7 +183,7 @@ def _remove_unused(task: Task, slots: Sequence[Slot]) -> None:
 
 # --- savings --------------------------------------------------------------------------------------
 
-# The lateral join with OFFSET makes the planner count the slots of each task through their index.
+# The lateral join with OFFSET makes the planner use the index to count each task's slots.
 _SAVINGS = """
 SELECT count(*), coalesce(sum(slots.count), 0),
     coalesce(sum(greatest(0, task.stopped_below - slots.count)), 0)
@@ -202,20 +207,20 @@ WHERE slots.finished
 
 @dataclass(frozen=True)
 class Savings:
-    """Finished tasks that sequential overlap stopped, and the rankings they took.
+    """The tasks that sequential overlap finished, and the number of rankings they needed.
 
-    Tasks finished with fixed overlap, by a lead's decision or by an import are not counted.
+    Tasks that were finished by fixed overlap, by a lead's decision or by an import are not counted.
     """
 
     tasks: int
     rankings: int
     rankings_saved: int
-    """Rankings that were not needed because the order was clear."""
+    """Number of rankings that were not needed because the order was clear."""
     capped: bool
 
     @property
     def fixed(self) -> int:
-        """Return the number of rankings that fixed overlap at the maximum would have taken."""
+        """Return the number of rankings needed if each task had the maximum number of rankings."""
         return self.rankings + self.rankings_saved
 
     @property
@@ -224,7 +229,7 @@ class Savings:
 
 
 def savings(project: Project, *, limit: int = MAX_COUNT) -> Savings:
-    """Return the savings over the tasks of the newest `limit` rankings. Costs one bounded query."""
+    """Return the savings over the tasks of the newest `limit` rankings."""
     with connection.cursor() as cursor:
         cursor.execute(_SAVINGS, {"project": project.pk, "limit": limit})
         tasks, rankings, fewer = cursor.fetchone()

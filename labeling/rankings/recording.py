@@ -1,9 +1,9 @@
 """Write rankings from the review page, from files and from simulations.
 
-No other module creates rankings, except the bulk copy of an import. A ranking is never lost or
-duplicated: its idempotency key makes a second click, a reload and a retry the same ranking. A ranking
-that arrives after someone else has claimed its slot takes another free slot of the task. Without a
-free slot it is kept as an extra.
+All rankings are created here, except those that an import copies in bulk. A ranking is never lost or
+duplicated: because of its idempotency key, a second click, a reload and a retry return the same ranking.
+If someone else has claimed the slot in the meantime, the ranking fills another free slot of the task.
+If there is none, it is kept as an extra ranking.
 """
 
 import uuid
@@ -45,7 +45,10 @@ NAMESPACE = uuid.UUID("0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11")
 
 
 class InvalidRanking(ValueError):  # noqa: N818 - reads better without Error
-    """Raised when nothing was written. `errors` maps a field to a message for the reviewer."""
+    """Raised for an invalid ranking, before anything is written.
+
+    `errors` maps each invalid field to a message for the reviewer.
+    """
 
     def __init__(self, errors: Errors):
         super().__init__(" ".join(errors.values()))
@@ -56,9 +59,9 @@ class InvalidRanking(ValueError):  # noqa: N818 - reads better without Error
 class Submission:
     ranking: Ranking
     duplicate: bool
-    """The ranking was submitted before; nothing was written."""
+    """Whether the ranking had been submitted before, so that nothing was written."""
     extra: bool
-    """The task already had all its rankings; this one is kept in addition."""
+    """Whether the task already had all its rankings, so that this one is kept in addition."""
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -73,12 +76,12 @@ def submit(
     guideline_version: int | None = None,
     loaded_slot: SlotToAnswer | None = None,
 ) -> Submission:
-    """Fill the slot. Submitting the same key or the same content again changes nothing.
+    """Fill the slot with a ranking. Submitting the same key or the same content again changes nothing.
 
     `guideline_version` is the id of the version shown to the reviewer, by default the current one.
-    `loaded_slot` is the slot from `filling.slot_to_answer`, which saves a query. Different content for
-    a task that the reviewer has already ranked (in a second tab) supersedes the first ranking while
-    it may be revised. Raises InvalidRanking.
+    `loaded_slot` is the result of `filling.slot_to_answer`; passing it saves a query. If the reviewer
+    has already ranked the task (in a second tab) with different content, the new ranking supersedes the
+    first one, provided that may still be revised. Raises InvalidRanking.
     """
     loaded = loaded_slot or filling.any_slot(slot_id)
     if loaded is None:
@@ -116,16 +119,16 @@ class _Answer:
 
 
 def _submit_fast(answer: _Answer) -> Submission | None:
-    """Submit in one statement, or return None if that is not possible.
+    """Submit the answer in one statement, or return None if that is not possible.
 
-    The reviewer must hold the slot, and overlap must not depend on the task's other rankings.
+    It is possible if the reviewer holds the slot and the ranking cannot change the number of slots.
     """
     if overlap.is_adaptive(answer.slot.task):
         return None
     try:
         ranking = answer.ranking(extra=False)
     except InvalidRanking:
-        return None  # if it was sent before, it is a duplicate, which is not an error
+        return None  # the ranking may be a duplicate, which is not an error
     if not filling.fill_leased(answer.slot, ranking):
         return None
     return _first_of_task(ranking)
@@ -160,9 +163,9 @@ def revise(
     idempotency_key: uuid.UUID,
     guideline_version: int | None = None,
 ) -> Submission:
-    """Supersede the reviewer's own ranking during the project's revision window.
+    """Supersede the reviewer's own ranking within the project's revision window.
 
-    The old ranking is kept. Raises InvalidRanking.
+    The old ranking is kept. Raises InvalidRanking if the revision is invalid or too late.
     """
     if ranking.reviewer_id != reviewer.pk:
         raise InvalidRanking({"ranking": _("Only the reviewer who made a ranking can change it.")})
@@ -187,9 +190,9 @@ def record(
 ) -> tuple[Ranking, bool]:
     """Store an imported or simulated ranking; return it, and whether it is new.
 
-    It fills the reviewer's own slot or a free one. If every slot is taken, one is added. An import has
-    no guideline version, a simulation has the current one. `scales` replaces the guideline's criteria
-    when ratings are checked. Raises InvalidRanking.
+    The ranking fills the reviewer's own slot or a free one. If every slot is taken, one is added. An
+    imported ranking has no guideline version; a simulated one has the current version. Ratings are
+    checked against `scales` if given, otherwise against the guideline's criteria. Raises InvalidRanking.
     """
     key = idempotency_key or key_of(task.pk, reviewer.pk, source)
     slots = lock_slots(task)
@@ -222,14 +225,14 @@ def record(
 
 
 def key_of(*parts: object) -> uuid.UUID:
-    """Return the idempotency key for these parts, always the same for the same parts."""
+    """Return an idempotency key that depends only on these parts."""
     return uuid.uuid5(NAMESPACE, "\x1f".join(map(str, parts)))
 
 
 def version_shown(project: Project, version_id: int | None) -> GuidelineVersion:
-    """Return the published version of the project with this id, by default the current one.
+    """Return the project's published guideline version with this id, by default the current one.
 
-    No query for the current version. Raises InvalidRanking if none is published.
+    Raises InvalidRanking if no version is published. Costs no query for the current version.
     """
     current = project.current_version or current_version(project)
     if version_id in (None, current.pk):
@@ -241,9 +244,9 @@ def version_shown(project: Project, version_id: int | None) -> GuidelineVersion:
 
 
 def current_version(project: Project) -> GuidelineVersion:
-    """Return the project's current version from the database.
+    """Read the project's current guideline version from the database.
 
-    Raises InvalidRanking if none is published.
+    Raises InvalidRanking if no version is published.
     """
     pointer = Project.objects.filter(pk=project.pk).values("current_version")
     version = GuidelineVersion.objects.filter(pk__in=pointer).first()
@@ -259,7 +262,7 @@ def current_version(project: Project) -> GuidelineVersion:
 
 
 def _earlier(task: Task, reviewer: User, key: uuid.UUID) -> Ranking | None:
-    """Return the ranking with this key, or the reviewer's current ranking of the task, or None."""
+    """Return the ranking with this key, otherwise the reviewer's current ranking of the task, or None."""
     own = Q(task=task, reviewer=reviewer, superseded_at=None)
     rankings = list(Ranking.objects.filter(Q(idempotency_key=key) | own))
     return next((r for r in rankings if r.idempotency_key == key), next(iter(rankings), None))
@@ -320,7 +323,7 @@ def _holds(slot: Slot, reviewer: User) -> bool:
 
 
 def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Project) -> Slot | None:
-    """Return the reviewer's leased slot, or the free slot with this id, or any free slot, or None.
+    """Return the reviewer's leased slot, or a free slot, or None. The slot with this id is preferred.
 
     Raises InvalidRanking for a reviewer who has left the project or never held a slot of the task.
     """
@@ -337,14 +340,14 @@ def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Proj
 
 
 def _shown_order(slot: Slot, reviewer: User, response_ids: Collection[int]) -> list[int]:
-    """Return the order in which the form showed the responses, even if the slot has changed hands."""
+    """Return the order in which the form showed the responses, even if someone else has the slot now."""
     if slot.reviewer_id == reviewer.pk and slot.shown_order:
         return slot.shown_order
     return shown_order_for(slot.task_id, slot.number, response_ids)
 
 
 def _all_responses(task: Task) -> list[int]:
-    """Return the ids of the task's responses in its order, with withdrawn ones."""
+    """Return the ids of all responses of the task, including withdrawn ones, in the task's order."""
     places = TaskResponse.objects.filter(task=task).order_by("position")
     return list(places.values_list("response_id", flat=True))
 

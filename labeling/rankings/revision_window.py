@@ -10,8 +10,8 @@ from labeling.models import Gold, Ranking, Task
 def revisable_until(ranking: Ranking) -> datetime | None:
     """Return the time until which the reviewer may revise the ranking, or None if they may not.
 
-    The time counts from the reviewer's first ranking of the task. For a revision this costs a query,
-    unless it has `first_sent` (see with_first_sent).
+    The window starts with the reviewer's first ranking of the task. Costs a query for a ranking that is
+    itself a revision, unless it is annotated by `with_first_sent`.
     """
     if is_settled(ranking.task):
         return None
@@ -36,15 +36,15 @@ def with_first_sent(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
 
 
 def _not_undone(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
-    """Exclude undone rankings: superseded, but not by another ranking."""
+    """Exclude undone rankings, which are superseded but not by another ranking."""
     return rankings.filter(Q(superseded_at=None) | Q(superseded_by__isnull=False))
 
 
 def is_settled(task: Task) -> bool:
-    """Return whether rankings and skips of the task can be neither revised nor undone.
+    """Return whether the task's rankings and skips can no longer be revised or undone.
 
-    They are settled if their reviewers have seen the right answer, if they count towards a
-    qualification, or if the task is withdrawn. One query for gold, otherwise none.
+    This is so if reviewers have seen the right answer, if the task counts towards a qualification, or if
+    it is withdrawn. Costs one query for a gold task, otherwise none.
     """
     if task.inactive:
         return True

@@ -1,4 +1,4 @@
-"""Undo a skip. The reviewer may do so within two minutes, and a lead at any time."""
+"""Undo a skip. The reviewer can do so within two minutes, a lead at any time."""
 
 from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _
@@ -13,7 +13,7 @@ from labeling.rankings.undo import UNDO_FOR
 
 
 def newest(project: Project, reviewer: User) -> Skip | None:
-    """Return the reviewer's newest skip if it can still be undone. One query of an index."""
+    """Return the reviewer's newest skip if it can still be undone, otherwise None."""
     since = clock.now() - UNDO_FOR
     recent = Skip.objects.filter(reviewer=reviewer, task__project=project, created_at__gt=since)
     skip = recent.select_related("task").order_by("-id").first()
@@ -21,20 +21,20 @@ def newest(project: Project, reviewer: User) -> Skip | None:
 
 
 def can_undo(skip: Skip) -> bool:
-    """Return whether the skip is newer than UNDO_FOR and not in training or qualification."""
+    """Return whether the reviewer can still undo the skip."""
     return undo_seconds(skip) > 0 and not is_settled(skip.task)
 
 
 def undo_seconds(skip: Skip) -> int:
-    """Return the seconds left to undo the skip, 0 or less when it is too late."""
+    """Return how many seconds are left to undo the skip; 0 or less means that it is too late."""
     return int((skip.created_at + UNDO_FOR - clock.now()).total_seconds())
 
 
 def undo(*, skip_id: int, project: Project, reviewer: User) -> Slot:
     """Give the task back to the reviewer, with their draft.
 
-    Their current lease becomes the one ahead, as after undoing a ranking. Raises InvalidRanking, with
-    nothing changed, if it is too late or the task has no free slot left.
+    The reviewer's current lease becomes the lease ahead, as after undoing a ranking. Raises
+    InvalidRanking, and changes nothing, if it is too late or the task has no free slot left.
     """
     try:
         return _undo(skip_id, project, reviewer)
@@ -64,7 +64,7 @@ def _undo(skip_id: int, project: Project, reviewer: User) -> Slot:
 
 
 def _is_free(slot: Slot, task: Task) -> bool:
-    """Return whether the slot is free, without a draft, and can be given out."""
+    """Return whether the slot is free, has no draft, and can be given out."""
     on_queue = (
         slot.priority < OFF_QUEUE or task.kind == Task.Kind.GOLD
     )  # gold is never on the queue
@@ -80,7 +80,7 @@ def _is_free(slot: Slot, task: Task) -> bool:
 def undo_by_lead(*, skip: Skip, by: User) -> None:
     """Delete the skip, so that the queue offers the task to its reviewer again.
 
-    Raises InvalidRanking for a skip in training or qualification, and for one that is already undone.
+    Raises InvalidRanking if the skip is part of training or qualification, or is already undone.
     """
     if is_settled(skip.task):
         raise InvalidRanking(

@@ -1,4 +1,4 @@
-"""Undo a ranking just sent: it no longer counts, and its reviewer gets the task again."""
+"""Undo a ranking shortly after it was sent. It no longer counts, and the reviewer gets the task again."""
 
 from contextlib import suppress
 from datetime import timedelta
@@ -15,14 +15,14 @@ from labeling.rankings.recording import InvalidRanking
 from labeling.rankings.revision_window import is_settled
 
 UNDO_FOR = timedelta(minutes=2)
-"""The time during which a ranking can be undone, independent of the project's revision window."""
+"""How long a ranking can be undone. The project's revision window does not affect this."""
 
 
 def can_undo(ranking: Ranking) -> bool:
-    """Return whether the ranking was sent within UNDO_FOR and can still be undone.
+    """Return whether the ranking was sent less than UNDO_FOR ago and can still be undone.
 
-    A revision cannot be undone, only revised again. Nothing can be undone in a project that shows
-    others' rankings, models or suggestions after ranking and allows no revisions.
+    A revision cannot be undone, only revised again. In a project that allows no revisions and shows other
+    reviewers' rankings, models or suggestions after ranking, nothing can be undone.
     """
     project = ranking.task.project
     shown_after = {project.sees_models, project.sees_others, project.sees_suggestions}
@@ -39,15 +39,15 @@ def can_undo(ranking: Ranking) -> bool:
 
 
 def undo_seconds(ranking: Ranking) -> int:
-    """Return the seconds left to undo the ranking, 0 or less when it is too late."""
+    """Return how many seconds are left to undo the ranking; 0 or less means that it is too late."""
     return int((ranking.created_at + UNDO_FOR - clock.now()).total_seconds())
 
 
 def undo(*, ranking: Ranking, reviewer: User, draft: dict[str, Any], attempts: int = 5) -> Slot:
-    """Undo a ranking: lease its slot to the reviewer again, with `draft` in it.
+    """Undo a ranking, and lease its slot to the reviewer again with `draft` as its draft.
 
-    Their current lease becomes the one ahead, and the one ahead is freed. Retries if another tab
-    undoes a ranking or claims a task at the same moment. Raises InvalidRanking, with nothing changed,
+    The reviewer's current lease becomes the lease ahead, and the lease ahead is freed. Retries if another
+    tab undoes a ranking or claims a task at the same moment. Raises InvalidRanking, and changes nothing,
     if it is too late.
     """
     for _attempt in range(1, attempts):
