@@ -26,7 +26,7 @@ LOCALE = ROOT / "locale"
 LANGUAGES = ["de"]
 SOURCES = {
     "django": ["templates/**/*.html", "*/templates/**/*.html", "[a-z]*/**/*.py"],
-    "djangojs": ["static/js/*.js", "static/admin-guideline/*.js"],
+    "djangojs": ["static/js/**/*.js", "static/admin-guideline/*.js"],
 }
 NOT_OURS = {"tests", "benchmarks", "var", "build"}
 PLAIN, PLURAL, CONTEXT, BOTH = None, (1, 2), ((1, "c"), 2), ((1, "c"), 2, 3)

@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class LetteredText:
-    """A text for templates/labeling/lettered.html. An empty text has no `parts`."""
+    """A text for templates/labeling/parts/lettered.html. An empty text has no `parts`."""
 
     parts: Sequence[Part] = ()
     original: str = ""

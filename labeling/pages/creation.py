@@ -21,4 +21,4 @@ def new_project(request: HttpRequest) -> HttpResponse:
             return redirect("project", project.slug)
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
     context = {"form": form, "section": "projects"}
-    return render(request, "labeling/new_project.html", context, status=status)
+    return render(request, "labeling/projects/new.html", context, status=status)

@@ -47,7 +47,7 @@ def data(request: HttpRequest, slug: str) -> HttpResponse:
         "older": tasks[PAGE_SIZE - 1].pk if len(tasks) > PAGE_SIZE else None,
         "begun": before is not None,
     }
-    return render(request, "labeling/data.html", context)
+    return render(request, "labeling/data/list.html", context)
 
 
 def _searched(tasks: QuerySet[Task], search: str) -> QuerySet[Task]:
@@ -126,7 +126,7 @@ def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
             for skip in row.skips.select_related("reviewer")
         ],
     }
-    return render(request, "labeling/task.html", context)
+    return render(request, "labeling/data/task.html", context)
 
 
 def _decision(task: Task, lettering: Lettering) -> dict[str, Any] | None:

@@ -67,7 +67,7 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
         "open_count": len(quality.disputes),
         "decided_count": decided.count(),
     }
-    return render(request, "labeling/disputes.html", context)
+    return render(request, "labeling/disputes/list.html", context)
 
 
 def _rows(listed: Sequence[Disagreement | Adjudication]) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ class _Case:
             else None,
             "version": self.project.current_version,
         }
-        return render(self.request, "labeling/dispute.html", context, status=status)
+        return render(self.request, "labeling/disputes/dispute.html", context, status=status)
 
     def _responses(self, form: OutcomeForm) -> list[dict[str, Any]]:
         judging = self.decision is None

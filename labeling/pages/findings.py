@@ -31,7 +31,7 @@ def waiting(request: HttpRequest, slug: str) -> HttpResponse:
         "after": after,
         "begun": "after" in request.GET,
     }
-    return render(request, "labeling/findings.html", context)
+    return render(request, "labeling/data/findings.html", context)
 
 
 def _task_context(task: Task) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def gold_list(request: HttpRequest, slug: str) -> HttpResponse:
         answers_at_most=gold_shares.MAX_ANSWERS,
         attempts=_attempts(project),
     )
-    return render(request, "labeling/gold_list.html", context)
+    return render(request, "labeling/gold/list.html", context)
 
 
 def _row(gold: Gold, shares: gold_shares.Shares) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def gold_detail(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
         share=gold_shares.share_of(gold),
         **_sheet(gold.task, form, rows, sentence),
     )
-    return render(request, "labeling/gold_detail.html", context, status=422 if sentence else 200)
+    return render(request, "labeling/gold/detail.html", context, status=422 if sentence else 200)
 
 
 def _texts(task: Task) -> list[str]:
@@ -178,7 +178,7 @@ def gold_make(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
             messages.success(request, f"Gold task {gold.pk} created.")
             return redirect("project-gold-detail", project.slug, gold.pk)
     context = _context(project, starts=starts, chosen=chosen, **_sheet(task, form, rows, sentence))
-    return render(request, "labeling/gold_make.html", context, status=422 if sentence else 200)
+    return render(request, "labeling/gold/make.html", context, status=422 if sentence else 200)
 
 
 def _starting_points(task: Task, letters: Letters) -> list[dict[str, Any]]:
@@ -299,7 +299,7 @@ def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         ],
         "stage": assignment.stage(project=project, reviewer=user_of(request)),
     }
-    return render(request, "labeling/feedback.html", context)
+    return render(request, "labeling/gold/feedback.html", context)
 
 
 @login_required
@@ -311,4 +311,4 @@ def own_qualification(request: HttpRequest, slug: str) -> HttpResponse:
     if attempt is None or attempt.state != qualification.PASSED:
         return redirect("review", project.slug)
     context = {"project": project, "section": "review", "attempt": attempt}
-    return render(request, "labeling/qualified.html", context)
+    return render(request, "labeling/gold/qualified.html", context)

@@ -61,7 +61,7 @@ def edit(request: HttpRequest, slug: str) -> HttpResponse:
         "source": source, "seen": fingerprint,
     }  # fmt: skip
     status = HTTPStatus.UNPROCESSABLE_ENTITY if failed else HTTPStatus.OK
-    return render(request, "labeling/guideline_edit.html", context, status=status)
+    return render(request, "labeling/guidelines/edit.html", context, status=status)
 
 
 def _gone() -> GuidelineVersion:
@@ -158,7 +158,7 @@ def publish(request: HttpRequest, slug: str) -> HttpResponse:
         "seen": guidelines.fingerprint(draft),
         "empty": not draft.text.strip(),
     }
-    return render(request, "labeling/guideline_publish.html", context)
+    return render(request, "labeling/guidelines/publish.html", context)
 
 
 def _context(project: Project) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def upload(request: HttpRequest, slug: str) -> HttpResponse:
         return redirect("project-import-preview", project.slug, file_import.key)
     recent = FileImport.objects.filter(project=project).select_related("user")[:RECENT]
     context = {**_about(project), "form": form, "formats": FORMATS.values(), "recent": recent}
-    return render(request, "labeling/import.html", context, status=413 if form.too_large else 200)
+    return render(
+        request, "labeling/data/import.html", context, status=413 if form.too_large else 200
+    )
 
 
 @login_required
@@ -110,7 +112,7 @@ def preview(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
         "meanings": MEANINGS.items(),
         "first": [_rendered(record) for record in report.get("first", [])],
     }
-    return render(request, "labeling/import_preview.html", context)
+    return render(request, "labeling/data/import_preview.html", context)
 
 
 @login_required

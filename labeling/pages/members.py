@@ -156,4 +156,4 @@ def _page(
         "roles": Membership.Role.choices,
     }
     status = HTTPStatus.UNPROCESSABLE_ENTITY if failed else HTTPStatus.OK
-    return render(request, "labeling/members.html", context, status=status)
+    return render(request, "labeling/projects/members.html", context, status=status)

@@ -35,7 +35,7 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
         context["findings"] = findings.counts(project)
         context["shortage"] = staffing.shortage(project)
         context["totals"] = _totals(context["reviewers"])
-    return render(request, "labeling/project.html", context)
+    return render(request, "labeling/projects/project.html", context)
 
 
 def _totals(rows: list[progress.ReviewerRow]) -> dict[str, int]:
@@ -65,7 +65,7 @@ def guideline(request: HttpRequest, slug: str) -> HttpResponse:
         "before": before,
         "difference": difference(before, version) if before and version else [],
     }
-    return render(request, "labeling/guideline.html", context)
+    return render(request, "labeling/guidelines/guideline.html", context)
 
 
 def _versions(project: Project, *, drafts: bool) -> list[GuidelineVersion]:

@@ -47,10 +47,10 @@ def quality(request: HttpRequest, slug: str) -> HttpResponse:
         "leads": True,
         "show": show,
         "views": [(name, title) for name, (title, _) in VIEWS.items()],
-        "template": f"labeling/quality_{show}.html",
+        "template": f"labeling/quality/{show}.html",
         **VIEWS[show][1](project, request.GET.get("page")),
     }
-    return render(request, "labeling/quality.html", context)
+    return render(request, "labeling/quality/quality.html", context)
 
 
 # --- agreement and disputes ----------------------------------------------------------------------

@@ -92,7 +92,7 @@ def raise_rankings(request: HttpRequest, slug: str) -> HttpResponse:
         "too_few": plan is not None and plan.wanted > people,
     }
     status = 422 if form.errors or request.method == "POST" else 200
-    return render(request, "labeling/raise.html", context, status=status)
+    return render(request, "labeling/data/raise.html", context, status=status)
 
 
 def _requested(request: HttpRequest, project: Project, form: RaiseForm) -> bool:

@@ -67,7 +67,7 @@ def relabel(request: HttpRequest, slug: str) -> HttpResponse:
         "versions": versions,
         "samples": [(sample, comparison(sample)) for sample in samples[:SAMPLES_SHOWN]],
     }
-    return render(request, "labeling/relabel.html", context, status=status)
+    return render(request, "labeling/disputes/relabel.html", context, status=status)
 
 
 def _draw_sample(request: HttpRequest, project: Project, form: SampleForm) -> RelabelSample | None:

@@ -72,7 +72,7 @@ def withdraw(request: HttpRequest, slug: str, kind: str, pk: int) -> HttpRespons
         "back": _back(request, project, content),
     }
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
-    return render(request, "labeling/withdraw.html", context, status=status)
+    return render(request, "labeling/data/withdraw.html", context, status=status)
 
 
 @login_required
@@ -164,7 +164,7 @@ def edit_prompt(request: HttpRequest, slug: str, prompt_id: int) -> HttpResponse
         ],
     }
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
-    return render(request, "labeling/prompt.html", context, status=status)
+    return render(request, "labeling/data/prompt.html", context, status=status)
 
 
 # --- a project -----------------------------------------------------------------------------------

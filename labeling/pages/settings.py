@@ -38,7 +38,7 @@ def settings(request: HttpRequest, slug: str) -> HttpResponse:
         ],
         "savings": overlap.savings(project),
     }
-    return render(request, "labeling/settings.html", context, status=status)
+    return render(request, "labeling/projects/settings.html", context, status=status)
 
 
 def _listed(form: PolicyForm, names: list[str]) -> str:

@@ -30,7 +30,7 @@ def confirmation_page(
         "criteria": list(unconfirmed.version.criteria.all()),
         "next": request.get_full_path(),
     }
-    return render(request, "labeling/review_guideline.html", context)
+    return render(request, "labeling/reviewing/guideline.html", context)
 
 
 @login_required

@@ -57,7 +57,7 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         "newer": before is not None,
         "sees_others": _may_see_more(request, project, rankings[0]) if rankings else False,
     }
-    return render(request, "labeling/history.html", context)
+    return render(request, "labeling/reviewing/history.html", context)
 
 
 def _may_see_more(request: HttpRequest, project: Project, own: Ranking) -> bool:
@@ -147,7 +147,7 @@ def _form(
         "draft_at": 0,
     }
     status = HTTPStatus.UNPROCESSABLE_ENTITY if errors else HTTPStatus.OK
-    return render(request, "labeling/review.html", context, status=status)
+    return render(request, "labeling/reviewing/review.html", context, status=status)
 
 
 def _revised(request: HttpRequest, project: Project, ranking: Ranking) -> HttpResponse:

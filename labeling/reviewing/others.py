@@ -81,7 +81,7 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
             for task_response in places
         ],
     }
-    return render(request, "labeling/others.html", context)
+    return render(request, "labeling/reviewing/others.html", context)
 
 
 def _ranking_context(ranking: Ranking, lettering: Lettering) -> dict[str, Any]:

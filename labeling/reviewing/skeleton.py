@@ -91,7 +91,7 @@ ContextOf = Callable[[HttpRequest, Project, Sheet], dict[str, Any]]
 def sheet_html(
     request: HttpRequest, project: Project, slot: Slot, context_of: ContextOf
 ) -> str | None:
-    """Return review_sheet.html for a fresh slot, or None when the template must be rendered.
+    """Return reviewing/sheet.html for a fresh slot, or None when the template must be rendered.
 
     The template is needed for drafts, for training and qualification, and where the project shows
     reviewers more than the responses.
@@ -207,7 +207,7 @@ def _template_html(
         "user": request.user,
         "csrf_token": PLACEHOLDERS.csrf,
     }
-    return render_to_string("labeling/review_sheet.html", context)
+    return render_to_string("labeling/reviewing/sheet.html", context)
 
 
 def _placeholder(kind: str, number: int) -> Any:

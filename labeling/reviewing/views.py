@@ -93,7 +93,7 @@ def review(request: HttpRequest, slug: str) -> HttpResponse:
         if published and stage is None:
             context["left"] = staffing.nothing_left(project, reviewer)
             context["shortage"] = staffing.shortage(project)
-        return render(request, "labeling/review_empty.html", context)
+        return render(request, "labeling/reviewing/empty.html", context)
     slots.mark_shown(slot_id=slot.pk, reviewer=reviewer)
     return _page(request, project, _sheet(project, slot))
 
@@ -208,14 +208,14 @@ def _page(
     }
     refused = sheet.errors or skip_form
     status = HTTPStatus.UNPROCESSABLE_ENTITY if refused else HTTPStatus.OK
-    return render(request, "labeling/review.html", context, status=status)
+    return render(request, "labeling/reviewing/review.html", context, status=status)
 
 
 def _html(request: HttpRequest, project: Project, slot: Slot, sheet: Sheet | None = None) -> str:
     if sheet is None and (html := sheet_html(request, project, slot, _sheet_context)):
         return html
     context = _sheet_context(request, project, sheet or _sheet(project, slot))
-    return render_to_string("labeling/review_sheet.html", context, request)
+    return render_to_string("labeling/reviewing/sheet.html", context, request)
 
 
 def shown_order(fields: Fields, own: list[int]) -> list[int]:
@@ -355,7 +355,7 @@ def _progress_context(
     bar = _bar(project, user_of(request), newest)
     return {
         "csrf": get_token(request),
-        "progress": render_to_string("labeling/review_progress.html", bar, request),
+        "progress": render_to_string("labeling/reviewing/progress.html", bar, request),
     }
 
 

@@ -11,7 +11,7 @@ from labeling.reviewing.sheet import Sheet
 register = template.Library()
 
 
-@register.inclusion_tag("labeling/shown_to_all.html", takes_context=True)
+@register.inclusion_tag("labeling/parts/shown_to_all.html", takes_context=True)
 def shown_to_all(context: dict[str, Any], project: Project, sheet: Sheet) -> dict[str, Any]:
     """Return the model names and rankings that the project shows to everyone on the ranking page.
 

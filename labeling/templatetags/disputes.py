@@ -12,7 +12,7 @@ from labeling.rankings import overlap
 register = template.Library()
 
 
-@register.inclusion_tag("labeling/why_disputed.html", takes_context=True)
+@register.inclusion_tag("labeling/disputes/why_disputed.html", takes_context=True)
 def why_disputed(context: dict[str, Any], project: Project) -> dict[str, Any]:
     """Return how often leads gave each cause, and the newest gaps in the guideline.
 
@@ -36,7 +36,7 @@ def _in_letters(gaps: list[Adjudication], lead: User) -> list[tuple[Adjudication
     return rows
 
 
-@register.inclusion_tag("labeling/rankings_saved.html")
+@register.inclusion_tag("labeling/projects/rankings_saved.html")
 def rankings_saved(project: Project) -> dict[str, Any]:
     """Return the rankings saved by sequential overlap, or None with fixed overlap.
 

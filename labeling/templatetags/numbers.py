@@ -61,7 +61,7 @@ def _signed(text: str) -> str:
     return MINUS + number if sign == "-" else text
 
 
-@register.inclusion_tag("labeling/track.html")
+@register.inclusion_tag("labeling/parts/track.html")
 def track(
     figure: Any, lowest: float, highest: float, mark: float = 0.0, label: str = ""
 ) -> dict[str, Any]:

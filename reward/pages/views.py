@@ -52,7 +52,7 @@ def snapshots(request: HttpRequest) -> HttpResponse:
     listed = Snapshot.objects.filter(project__in=projects).select_related("project", "created_by")
     page = Paginator(listed, PAGE_SIZE).get_page(request.GET.get("page"))
     context = {"page": page, "can_freeze": user_of(request).can_train}
-    return render(request, "reward/snapshots.html", context)
+    return render(request, "reward/snapshots/list.html", context)
 
 
 @trainer_required
@@ -62,7 +62,7 @@ def new_snapshot(request: HttpRequest) -> HttpResponse:
     project = _project_of(request)
     if project is None:
         projects = led_projects(user_of(request))
-        return render(request, "reward/snapshot_choose.html", {"projects": projects})
+        return render(request, "reward/snapshots/choose.html", {"projects": projects})
     form = SnapshotForm(request.POST or None, project=project)
     account = None
     if request.method == "POST" and form.is_valid():
@@ -78,7 +78,7 @@ def new_snapshot(request: HttpRequest) -> HttpResponse:
     elif request.method == "GET":
         account = survey(project=project, filter=SnapshotFilter())
     context = {"form": form, "project": project, "account": account and account_lines(account)}
-    return render(request, "reward/snapshot_new.html", context)
+    return render(request, "reward/snapshots/new.html", context)
 
 
 def _project_of(request: HttpRequest) -> Project | None:
@@ -113,7 +113,7 @@ def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
         "can_train": user_of(request).can_train,
         **random_stream(snapshot),
     }
-    return render(request, "reward/snapshot.html", context)
+    return render(request, "reward/snapshots/snapshot.html", context)
 
 
 def random_stream(snapshot: Snapshot) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def snapshot_rankings(request: HttpRequest, pk: int) -> HttpResponse:
         "task__prompt", "reviewer", "guideline_version__guideline"
     ).in_bulk(ids)
     context = {"snapshot": snapshot, "page": page, "rankings": [rankings[pk] for pk in ids]}
-    return render(request, "reward/snapshot_rankings.html", context)
+    return render(request, "reward/snapshots/rankings.html", context)
 
 
 # --- reward models -------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 import { closest, control, data, find, findAll } from "./dom.js";
 import { restoreExact, toggleExact } from "./exact.js";
 import { digitOf, keyOf } from "./keys.js";
-import { Ladder } from "./review-ladder.js";
-import { isTouchOnly, showStatus } from "./review-words.js";
+import { Ladder } from "./review/ladder.js";
+import { isTouchOnly, showStatus } from "./review/words.js";
 import * as order from "./order.js";
 
 /** @typedef {import("./order.js").Id} Id */
@@ -135,7 +135,7 @@ function startFrom(index) {
   change(rowsOf((name) => fields.get(name)), null, `Started from ranking ${index + 1}.`);
 }
 
-/** @type {import("./review-ladder.js").LadderVerbs} */
+/** @type {import("./review/ladder.js").LadderVerbs} */
 const ladderVerbs = {
   pick(id, tied) {
     if (tied || state.tieNext) change(order.tie(state.rows, id, state.selected), id);

@@ -203,7 +203,7 @@ def test_identical_responses_are_reported(visit, world):
 def compare(page: Page, left: str, right: str) -> Any:
     return page.evaluate(
         """async ([left, right]) => {
-            const { wordsOf, compare } = await import("/static/js/reading-words.js");
+            const { wordsOf, compare } = await import("/static/js/reading/words.js");
             const began = performance.now();
             const words = (text) => wordsOf(text).map((word) => word.text);
             const [a, b] = [words(left), words(right)];

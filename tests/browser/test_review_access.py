@@ -23,7 +23,7 @@ SHOWN_AS = {"ArrowLeft": "←", "ArrowRight": "→", "Backspace": "⌫", "Delete
 def test_every_key_is_listed_and_every_listed_key_does_something(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
-    keys = page.evaluate("() => import('/static/js/review-keys.js').then((one) => one.KEYS)")
+    keys = page.evaluate("() => import('/static/js/review/keys.js').then((one) => one.KEYS)")
     press(page, "?")
     listed = page.locator("#keys [data-verb]").evaluate_all(
         "rows => rows.map(row => [row.dataset.verb, [...row.querySelectorAll('dt kbd')]"
