@@ -13,7 +13,7 @@ class DemoConfig(AppConfig):
 
         judges.register(
             JUDGE,
-            "The lamp shop's guideline, as a rule",
+            "The lamp shop's guideline, as a scoring rule",
             rule.score,
             for_project=is_demo,
         )

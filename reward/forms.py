@@ -164,8 +164,8 @@ class SnapshotForm(forms.Form):
     )
     adjudicated = forms.BooleanField(
         required=False,
-        label="Outcomes of disputes",
-        help_text="The lead's decision on a disputed task replaces its rankings.",
+        label="Leads' decisions",
+        help_text="A lead's decision on a disputed task replaces its rankings.",
     )
     relabelled = forms.BooleanField(
         required=False,

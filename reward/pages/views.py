@@ -317,7 +317,7 @@ def source_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:
 
 def _outcome_line(counts: dict[str, Any]) -> list[tuple[str, int]]:
     outcomes = counts.get("outcomes", 0)
-    return [("Outcomes of disputes", outcomes)] if outcomes else []
+    return [("Leads' decisions", outcomes)] if outcomes else []
 
 
 def version_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:

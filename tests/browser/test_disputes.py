@@ -123,7 +123,7 @@ def test_a_dispute_is_settled_without_scripts(visit, world, disputed):
     page = visit(address(world, task), make_lead(world), java_script_enabled=False)
     page.get_by_role("link", name="Start from this ranking").first.click()
     page.get_by_label("A reviewer did not follow the guideline").check()
-    page.get_by_role("button", name="Save outcome").click()
+    page.get_by_role("button", name="Save decision").click()
     expect(page).to_have_url(re.compile(address(world, disputed[1])))
     assert Adjudication.objects.get(task=task).cause == "mistake"
 

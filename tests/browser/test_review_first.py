@@ -72,7 +72,7 @@ def test_a_dispute_is_settled_on_a_phone_with_a_tie_and_a_low_dock(visit, world)
     expect(page.locator("#case-status")).not_to_contain_text("R, then")
     page.locator("[name=cause]").first.check()
     expect(page.locator("#case-status")).to_have_text("Ready to save.")
-    page.get_by_role("button", name="Save outcome").last.tap()
+    page.get_by_role("button", name="Save decision").last.tap()
     expect(page.locator(".empty, .messages").first).to_be_visible()
     assert [len(tier) for tier in Adjudication.objects.get().tiers] == [2, 1, 1]
 

@@ -63,14 +63,14 @@ def test_every_decision_is_on_one_of_the_pages_of_the_list(project, client):
 def test_the_page_of_a_task_shows_its_decision(project, client):
     task = dispute(project)
     undecided = page(client, "project-task", project, task.pk)
-    assert "Decision</h2>" not in undecided and "Decide the outcome" in undecided
+    assert "Decision</h2>" not in undecided and "Decide this task" in undecided
     decision = decide(task, shown_order=ids(task))
     shown = page(client, "project-task", project, task.pk)
     assert "Decision</h2>" in shown
     assert "Says nothing of rhymes." in shown
     assert str(decision.get_cause_display()) in shown
     assert decision.by.username in shown
-    assert "Decide the outcome" not in shown, "Change is next to the decision"
+    assert "Decide this task" not in shown, "Change is next to the decision"
 
 
 def test_a_decided_or_withdrawn_dispute_is_not_counted_as_disputed(project, client):

@@ -355,7 +355,10 @@ def test_pages_mark_figures_from_the_stream(project):
     assert "80.0%" in client.get(order_page).content.decode()
     RandomStream.objects.filter(pk=stream.pk).update(share=0.1)
     assert "more than the random stream" in client.get(snapshot_page).content.decode()
-    assert "No reward model has been evaluated on it yet" in client.get(order_page).content.decode()
+    assert (
+        "No reward model has been evaluated on the random stream yet"
+        in client.get(order_page).content.decode()
+    )
 
 
 # --- one order after another ----------------------------------------------------------------------

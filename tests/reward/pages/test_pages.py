@@ -378,9 +378,9 @@ def test_the_temperature_is_shown_with_its_cross_validated_effect(client, people
     client.force_login(people["trainer"])
     figures = {"before": {"ece": 0.112}, "after": {"ece": 0.034}, "reason": None}
     text = page_of(client, reported(snapshot, temperature={"value": 1.834, **figures}))
-    assert "temperature of 1.83" in text and "0.034 instead of 0.112" in text
+    assert "temperature of 1.83" in text and "from 0.112 to 0.034" in text
     none = {"value": None, "before": None, "after": None, "reason": "Too few."}
-    assert "divided by a temperature" not in page_of(client, reported(snapshot, temperature=none))
+    assert "temperature of" not in page_of(client, reported(snapshot, temperature=none))
 
 
 def test_the_page_shows_the_limit_of_any_model(client, people, snapshot):

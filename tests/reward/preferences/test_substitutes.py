@@ -206,8 +206,8 @@ def test_the_form_offers_both_and_the_pages_show_replacements(project):
         "test_fraction": "0.2", "seed": "0", "adjudicated": "on", "relabelled": "on",
     }  # fmt: skip
     page = client.post(address, {**form, "preview": "1"}).content.decode()
-    assert "Outcomes of disputes, in place of rankings" in page
+    assert "Leads’ decisions, used instead of rankings" in page
     assert "No rankings match these options" not in page
     page = client.post(address, {**form, "freeze": "1"}, follow=True).content.decode()
-    assert "1 outcome decided by leads" in page
+    assert "1 decision by leads" in page
     assert client.get(reverse("snapshots")).status_code == 200
