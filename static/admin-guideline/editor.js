@@ -1,6 +1,6 @@
 // Show a preview of the Markdown next to its text area. The server renders it with the same function
 // as on reviewer pages. Without this script, the preview is that of the last save.
-import { control, data, find, findAll } from "../js/dom.js";
+import { control, data, find, findAll, followFields, isChanged, isControl } from "../js/dom.js";
 
 const WAIT_MS = 250;
 
@@ -14,6 +14,8 @@ function follow(editor, source, form) {
   const preview = find(editor, "[data-preview]");
   const token = control(form, "csrfmiddlewaretoken");
   let timer = 0;
+  /** The text of the preview; at first the server's. */
+  let previewed = source.defaultValue;
   /** @type {AbortController | null} */
   let request = null;
 
@@ -36,7 +38,9 @@ function follow(editor, source, form) {
     }
   }
 
-  source.addEventListener("input", () => {
+  followFields(source, () => {
+    if (source.value === previewed) return;
+    previewed = source.value;
     clearTimeout(timer);
     timer = setTimeout(show, WAIT_MS);
   });
@@ -48,12 +52,17 @@ function follow(editor, source, form) {
   });
 }
 
-/** @param {HTMLFormElement} form */
+/**
+ * Ask before someone leaves the page with fields that differ from the server's, unless they were sent.
+ * @param {HTMLFormElement} form
+ */
 function warnBeforeLeaving(form) {
-  let changed = false;
-  form.addEventListener("input", () => { changed = true; });
-  form.addEventListener("submit", () => { changed = false; });
-  window.addEventListener("beforeunload", (event) => { if (changed) event.preventDefault(); });
+  let sent = false;
+  form.addEventListener("input", () => { sent = false; });
+  form.addEventListener("submit", () => { sent = true; });
+  window.addEventListener("beforeunload", (event) => {
+    if (!sent && [...form.elements].some((field) => isControl(field) && isChanged(field))) event.preventDefault();
+  });
 }
 
 document.addEventListener("DOMContentLoaded", () => {

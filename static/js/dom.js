@@ -124,6 +124,35 @@ export function isControl(element) {
 }
 
 /**
+ * Return whether a field differs from the page that the server sent. Not for selects of several
+ * options.
+ * @param {Control} field
+ */
+export function isChanged(field) {
+  if (field instanceof HTMLSelectElement) {
+    const initial = [...field.options].findLastIndex((option) => option.defaultSelected);
+    return field.selectedIndex !== (initial < 0 ? 0 : initial);
+  }
+  if (field instanceof HTMLInputElement && ["radio", "checkbox"].includes(field.type)) {
+    return field.checked !== field.defaultChecked;
+  }
+  return field.value !== field.defaultValue;
+}
+
+/**
+ * Call `act` now and whenever the fields in `root` may have new values. Someone may type before the
+ * script starts, and after "back" the browser fills in the fields without an input event, just before
+ * "pageshow". `act` must do no harm if nothing has changed.
+ * @param {HTMLElement} root
+ * @param {() => void} act
+ */
+export function followFields(root, act) {
+  root.addEventListener("input", act);
+  window.addEventListener("pageshow", act);
+  act();
+}
+
+/**
  * Return the data attribute of an element; `name` as in `dataset`.
  * @param {HTMLElement} element
  * @param {string} name

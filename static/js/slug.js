@@ -1,6 +1,6 @@
 // Suggest the address of a new project while its name is typed, until the address is edited by hand.
 // The server does the same for an empty field, and makes the address unique.
-import { find } from "./dom.js";
+import { find, followFields } from "./dom.js";
 
 const name = find(document, "#id_name", HTMLInputElement);
 const slug = find(document, "#id_slug", HTMLInputElement);
@@ -19,6 +19,9 @@ function proposed(text) {
     .replace(/^[-_]+|[-_]+$/g, "");
 }
 
-let own = slug.value !== "" && slug.value !== proposed(name.value);
-slug.addEventListener("input", () => { own = slug.value !== ""; });
-name.addEventListener("input", () => { if (!own) slug.value = proposed(name.value); });
+let proposal = "";
+
+followFields(name, () => {
+  const next = proposed(name.value);
+  if (["", proposal, next].includes(slug.value)) slug.value = proposal = next;
+});

@@ -1,5 +1,5 @@
 // Drafts, saved twice: in this browser immediately, and on the server a moment later.
-import { control, data, isControl } from "../dom.js";
+import { control, data, isChanged, isControl } from "../dom.js";
 
 const DAY = 24 * 3600 * 1000;
 const WAIT = 800;
@@ -25,12 +25,23 @@ function fieldsOf(form) {
 }
 
 /**
+ * Return the names of the fields that someone has changed since the server sent them.
+ * @param {HTMLFormElement} form
+ */
+function changedNames(form) {
+  const fields = [...form.elements].filter(isControl);
+  return new Set(fields.filter((field) => KEPT.test(field.name) && isChanged(field)).map((field) => field.name));
+}
+
+/**
+ * Fill in the fields of a draft, except those named in `own`.
  * @param {HTMLFormElement} form
  * @param {Fields} fields
+ * @param {Set<string>} own
  */
-function fill(form, fields) {
+function fill(form, fields, own) {
   for (const element of form.elements) {
-    if (!isControl(element) || !KEPT.test(element.name)) continue;
+    if (!isControl(element) || !KEPT.test(element.name) || own.has(element.name)) continue;
     const values = fields[element.name] ?? [];
     if (element instanceof HTMLInputElement && ["radio", "checkbox"].includes(element.type)) {
       element.checked = values.includes(element.value);
@@ -52,6 +63,8 @@ export class Draft {
     /** @type {Kept | null} */
     this.draft = null;
     this.key = `tiebreak-draft-${data(form, "draftKey")}`;
+    /** The fields that were changed before this script started. They take precedence over the draft. */
+    this.early = changedNames(form);
     this.restore();
     this.leaving = () => void (this.timer && this.send());
     this.returning = () => void this.send();
@@ -81,7 +94,7 @@ export class Draft {
     }
     const kept = this.read(this.key);
     if (kept.at > Number(this.form.dataset.draftAt || 0)) {
-      fill(this.form, kept.fields);
+      fill(this.form, kept.fields, this.early);
       const seconds = control(this.form, "active_seconds");
       seconds.value = String(Math.max(Number(seconds.value) || 0, kept.active_seconds || 0));
     }
@@ -109,6 +122,11 @@ export class Draft {
     }
     clearTimeout(this.timer);
     if (this.form.dataset.draftUrl) this.timer = setTimeout(() => this.send(), WAIT);
+  }
+
+  /** Save fields that were changed before this script started. */
+  saveEarly() {
+    if (this.early.size) this.save();
   }
 
   async send() {

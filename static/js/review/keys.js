@@ -114,7 +114,9 @@ function actionOf(event, { verbs, canKey, onKey }) {
 /** @param {Actions} actions */
 export function listen(actions) {
   const toggle = find(document, "#keys-off", HTMLInputElement);
-  toggle.checked = localStorage.getItem(OFF) === "1";
+  const showChoice = () => { toggle.checked = localStorage.getItem(OFF) === "1"; };
+  showChoice();
+  window.addEventListener("pageshow", showChoice); // after "back" the browser fills in an old choice
   toggle.addEventListener("change", () => localStorage.setItem(OFF, toggle.checked ? "1" : "0"));
 
   document.addEventListener("keydown", (event) => {

@@ -49,6 +49,7 @@ class Page {
     this.flow = new Flow(this, find(document, "#outbox-note"));
     this.sheet = new Sheet(form, this);
     this.present(form);
+    this.sheet.draft.saveEarly();
   }
 
   /**
@@ -59,6 +60,7 @@ class Page {
   show(form, { sent }) {
     const old = this.sheet.form;
     this.sheet.close({ sent });
+    findOptional(document, "#skip-form", HTMLFormElement)?.reset();
     if (form !== old) {
       this.keepGuideline(old, form);
       find(form, "#review-progress").replaceChildren(...find(old, "#review-progress").childNodes);
@@ -79,10 +81,7 @@ class Page {
     mirror.disconnect();
     mirror.observe(this.sheet.status, { childList: true, characterData: true, subtree: true });
     const skip = findOptional(document, "#skip-form", HTMLFormElement);
-    if (skip && form.dataset.skipUrl) {
-      skip.action = form.dataset.skipUrl;
-      skip.reset();
-    }
+    if (skip && form.dataset.skipUrl) skip.action = form.dataset.skipUrl;
     this.paintSent(this.flow.last);
     this.showHint();
     document.dispatchEvent(new CustomEvent("sheet:shown", { detail: { form } }));

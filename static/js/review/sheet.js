@@ -66,6 +66,7 @@ export class Sheet {
     this.listen(form, "input", () => this.draft.save());
     this.listen(this.rationale, "input", () => this.showRationaleError(this.longRationale()));
     this.listen(form, "submit", (event) => this.submit(event));
+    if (this.longRationale()) this.showRationaleError(this.longRationale());
     this.setUpGuideline();
     this.paint();
   }
