@@ -22,7 +22,7 @@ serve: setup
 test: setup-dev browser
 	$(BIN)/python -m pytest $(if $(DATABASE_URL)$(REDIS_URL),,--numprocesses 2 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
-FAST := tests/accounts tests/demo tests/house tests/labeling tests/runs
+FAST := tests/accounts tests/config tests/demo tests/house tests/labeling tests/recipes tests/runs
 FAST_VENV = .venv-fast/$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 test-fast:

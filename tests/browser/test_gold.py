@@ -11,7 +11,7 @@ from labeling.models import Gold, Membership, Qualification, Ranking, Slot
 from labeling.reviewing import assignment
 from labeling.reviewing.progress import of_reviewer
 from tests.browser.conftest import World
-from tests.browser.desk import next_is_ready, press, slot_shown
+from tests.browser.reviewing.desk import next_is_ready, press, slot_shown
 from tests.browser.test_pages import faults_in_both_themes
 from tests.labeling.world import ids, make_user
 

@@ -32,8 +32,8 @@ def test_the_fast_tests_have_no_mark_and_the_guide_lists_the_marks() -> None:
         ("browser/test_review.py", ["visit", "browser"], {"browser"}),
         ("browser/test_pages.py", [], {"browser"}),
         ("runs/test_faults.py", ["celery_worker"], {"worker"}),
-        ("house/test_local_services.py", [], {"processes"}),
-        ("reward/training/test_training_loss.py", [], {"torch"}),
+        ("config/local/test_local_services.py", [], {"processes"}),
+        ("recipes/preferences/test_training_loss.py", [], {"torch"}),
         ("labeling/test_queue.py", ["db"], set()),
     ],
 )
@@ -51,7 +51,7 @@ def test_skipped_files_that_import_torch_are_not_imported(
     expression: str, ignored: bool | None
 ) -> None:
     config = SimpleNamespace(option=SimpleNamespace(markexpr=expression))
-    path = TESTS / "reward" / "training" / "test_training_loss.py"
+    path = TESTS / "recipes" / "preferences" / "test_training_loss.py"
     assert conftest.pytest_ignore_collect(path, config) is ignored
     assert (
         conftest.pytest_ignore_collect(TESTS / "reward" / "scoring" / "test_scores.py", config)

@@ -11,5 +11,5 @@ builds a prompt with its responses and rankings. Count every column in `tally.co
 value that is not used in `tally.left_out`, so that the report accounts for the whole file.
 
 Then list the module in FORMATS in `labeling/importing/reading.py`, describe it in
-`docs/import-formats.md`, and test it with a small file in `tests/labeling/importing/test_import_formats.py`.
+`docs/import-formats.md`, and test it with a small file in `tests/labeling/importing/formats/test_import_formats.py`.
 """

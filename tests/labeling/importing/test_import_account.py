@@ -13,9 +13,9 @@ from tests.labeling.importing.accounts_of_files import (
     same,
     with_unknown_keys,
 )
+from tests.labeling.importing.formats.test_import_columns import SHAPES as TABLES
+from tests.labeling.importing.formats.test_import_fuzz import records_of
 from tests.labeling.importing.import_files import assistant, saved, user
-from tests.labeling.importing.test_import_columns import SHAPES as TABLES
-from tests.labeling.importing.test_import_fuzz import records_of
 
 IMAGE = {"type": "image_url", "image_url": {"url": "u"}, "detail": "low"}
 PARTS = [{"type": "text", "text": "Q?", "cache_control": None}, IMAGE]

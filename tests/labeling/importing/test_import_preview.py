@@ -6,9 +6,9 @@ from labeling.importing import lifecycle
 from labeling.importing.formats.columns.mapping import Mapping
 from labeling.models import FileImport, Prompt, Ranking, Response, Task
 from tests.labeling.importing.file_imports import work
+from tests.labeling.importing.formats.test_import_odd_values import WHOLE
 from tests.labeling.importing.import_files import encoded
 from tests.labeling.importing.test_import import run
-from tests.labeling.importing.test_import_odd_values import WHOLE
 from tests.labeling.pages.test_pages_project import make_lead
 from tests.labeling.world import make_project
 

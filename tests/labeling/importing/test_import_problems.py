@@ -9,9 +9,9 @@ from labeling.importing import lifecycle
 from labeling.importing.reading import BadInput, import_file
 from labeling.models import FileImport, Prompt
 from tests.labeling.importing.file_imports import work
+from tests.labeling.importing.formats.test_import_formats import EXAMPLES
 from tests.labeling.importing.import_files import saved, user
 from tests.labeling.importing.test_import import run
-from tests.labeling.importing.test_import_formats import EXAMPLES
 from tests.labeling.world import make_project, make_user
 
 pytestmark = pytest.mark.django_db
