@@ -40,8 +40,14 @@ class Verdict:
     strength: float | None = None
 
 
+Content = tuple[Messages, list[Answer], Verdict | None]
+"""The prompt of a row, its responses, and the preference between them, if the row has one."""
+
+
 @dataclass
 class Row:
+    """A row as it was read: its prompt, its responses, and everything that describes them."""
+
     line: int
     messages: Messages
     answers: list[Answer]
