@@ -1,19 +1,19 @@
 """Fixtures for tests with a real Chromium and a real server. A missing browser is a failure."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from django.conf import settings
-from django.db import connection
 from django.test import Client
 from playwright.sync_api import Browser, Page, expect
+from pytest_django.live_server_helper import LiveServer
 
 from accounts.models import User
 from labeling.models import Prompt, Response, Task
 from labeling.queue.tasks import add_task
+from tests.browser.gate import Gate
 from tests.browser.install import find_browser
 from tests.labeling.world import make_member, make_project
 
@@ -74,28 +74,30 @@ def world(transactional_db: None) -> World:
     return World()
 
 
-def wait_for_requests(attempts: int = 100) -> None:
-    """Wait until no other connection has a transaction, which could deadlock with the next flush.
+@pytest.fixture
+def live_server(live_server: LiveServer, transactional_db: None) -> Iterator[LiveServer]:
+    """Answer requests during the test only.
 
-    A page may send a last request while it closes.
+    The tables are emptied afterwards, which could deadlock with a request in progress.
     """
-    for _ in range(attempts):
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND backend_type = 'client backend' AND pid <> pg_backend_pid() "
-                "AND xact_start IS NOT NULL"
-            )
-            if cursor.fetchone() == (0,):
-                return
-        time.sleep(0.05)
+    server: Any = live_server.thread.httpd
+    gate = server.get_app()
+    if not isinstance(gate, Gate):
+        gate = Gate(gate)
+        server.set_app(gate)
+    gate.open()
+    yield live_server
+    gate.close()
 
 
 @pytest.fixture
 def visit(
-    browser: Browser, live_server: Any, transactional_db: None
+    browser: Browser, live_server: LiveServer, transactional_db: None
 ) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens a URL as a user. At the end, checks that no page had an error."""
+    """Return a function that opens a URL as a user. At the end, checks that no page had an error.
+
+    The function returns when the page has loaded: its module scripts have run and listen for keys.
+    """
     contexts, complaints = [], []
 
     def open_page(address: str, user: User | None = None, **options: Any) -> Page:
@@ -125,5 +127,4 @@ def visit(
     yield open_page
     for context in contexts:
         context.close()
-    wait_for_requests()
     assert complaints == []

@@ -13,6 +13,8 @@ def in_letters(ranking: Ranking) -> list[str]:
 
 
 def press(page: Page, *keys: str) -> int:
+    """Press keys once the scripts of the page have run, which a click may have opened."""
+    page.wait_for_load_state()
     for key in keys:
         page.keyboard.press(key)
     return len(keys)
