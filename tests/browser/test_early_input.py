@@ -10,7 +10,7 @@ from accounts.models import Role
 from labeling.models import Membership, Slot
 from labeling.projects.creation import proposed_slug
 from tests.browser.conftest import World
-from tests.browser.desk import press
+from tests.browser.reviewing.desk import press
 from tests.labeling.world import make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)

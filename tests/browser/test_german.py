@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from labeling.models import Project, Ranking, Skip
 from tests import messages
-from tests.browser.desk import press, slot_shown
+from tests.browser.reviewing.desk import press, slot_shown
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
