@@ -18,8 +18,8 @@ from recipes.layout.forward import score_all
 from recipes.preferences.best import best_responses
 from recipes.preferences.groups import Group, Judgment
 from recipes.preferences.tokens import Prepared, TokenGroup, prepare
+from tests.finetune.methods.trl_oracle import Oracle
 from tests.finetune.training.training_runs import ranked_group, user
-from tests.finetune.training.trl_oracle import Oracle
 from tests.tiny import make_model, make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,7 +18,8 @@ from recipes.preferences.groups import Group, Judgment
 from recipes.preferences.tokens import prepare
 from recipes.settings import ConfigError
 from recipes.stopping import StopSignal
-from tests.finetune.training.test_training_dpo import apart, report_of
+from tests.finetune.methods.test_training_dpo import apart, report_of
+from tests.finetune.methods.trl_oracle import KTOOracle
 from tests.finetune.training.test_training_policy import (
     assert_same_gradients,
     gradients_of,
@@ -35,7 +36,6 @@ from tests.finetune.training.training_runs import (
     start,
     user,
 )
-from tests.finetune.training.trl_oracle import KTOOracle
 from tests.tiny import make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,7 +17,8 @@ from recipes.preferences.groups import RESPONSES_CUT_OFF, Group, Judgment
 from recipes.preferences.tokens import TokenGroup, prepare
 from recipes.stopping import StopSignal
 from recipes.training.callbacks import newest_checkpoint
-from tests.finetune.training.test_training_dpo import apart, report_of, weights_of
+from tests.finetune.methods.test_training_dpo import apart, report_of, weights_of
+from tests.finetune.methods.trl_oracle import sft_oracle
 from tests.finetune.training.test_training_policy import (
     assert_same_gradients,
     gradients_of,
@@ -34,7 +35,6 @@ from tests.finetune.training.training_runs import (
     start,
     user,
 )
-from tests.finetune.training.trl_oracle import sft_oracle
 from tests.tiny import make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
