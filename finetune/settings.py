@@ -1,7 +1,7 @@
 """Settings of generation, fine-tuning, merging and evaluation."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from typing import Any
 
 from recipes.settings import RecipeConfig, option
@@ -176,7 +176,7 @@ class ReferenceSettings(FinetuneSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SampledSettings(FinetuneSettings):
-    """Settings of methods that learn from the model's own samples, ranked by a reward model."""
+    """Settings of methods that learn from the model's own samples, scored by a reward model."""
 
     reward_model: str = option(MISSING, "Folder of the reward model that scores the samples.")
     samples_per_prompt: int = option(
@@ -186,34 +186,12 @@ class SampledSettings(FinetuneSettings):
         min=2,
         max=64,
     )
-    prompts_per_round: int | None = option(
-        None,
-        "Training prompts per round. The rounds take different ones as long as there are any. Empty: "
-        "all, in every round.",
-        min=1,
-    )
-    tie_margin: float = option(
-        0.0,
-        "Responses whose score is at most this much below the best of their tier are tied with it. 0: "
-        "only equal scores are ties.",
-        label="Margin of ties",
-        min=0,
-        max=1000,
-    )
     temperature: float = option(
         1.0,
         "Randomness of sampling. 1 is the model's own distribution, and the one for which the KL "
         "estimate is unbiased.",
         min=0.01,
         max=5.0,
-    )
-    top_p: float = option(
-        1.0,
-        "Sample from the smallest set of tokens with this total probability. 1 keeps all tokens.",
-        min=0.01,
-        max=1.0,
-        label="Top-p",
-        advanced=True,
     )
     max_new_tokens: int = option(
         256,
@@ -231,10 +209,6 @@ class SampledSettings(FinetuneSettings):
         advanced=True,
     )
 
-    @property
-    def number_of_rounds(self) -> int:
-        return 1
-
     def conflicts(self) -> dict[str, str]:
         if conflicts := super().conflicts():
             return conflicts
@@ -250,13 +224,130 @@ class SampledSettings(FinetuneSettings):
         return SamplingConfig(
             samples_per_prompt=self.samples_per_prompt,
             temperature=self.temperature,
-            top_p=self.top_p,
+            top_p=1.0,
             max_new_tokens=self.max_new_tokens,
             max_prompt_tokens=self.max_length - self.max_new_tokens,
             seed=(self.seed + number - 1) % 2**31,
             batch_size=self.sampling_batch_size,
             dtype=self.dtype,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedSamplesSettings(SampledSettings):
+    """Settings of methods that learn from rankings of the model's own samples, in rounds."""
+
+    prompts_per_round: int | None = option(
+        None,
+        "Training prompts per round. The rounds take different ones as long as there are any. Empty: "
+        "all, in every round.",
+        min=1,
+    )
+    tie_margin: float = option(
+        0.0,
+        "Responses whose score is at most this much below the best of their tier are tied with it. 0: "
+        "only equal scores are ties.",
+        label="Margin of ties",
+        min=0,
+        max=1000,
+    )
+    top_p: float = option(
+        1.0,
+        "Sample from the smallest set of tokens with this total probability. 1 keeps all tokens.",
+        min=0.01,
+        max=1.0,
+        label="Top-p",
+        advanced=True,
+    )
+
+    @property
+    def number_of_rounds(self) -> int:
+        return 1
+
+    def sampling_of_round(self, number: int) -> SamplingConfig:
+        return replace(super().sampling_of_round(number), top_p=self.top_p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradientSettings(SampledSettings):
+    """Settings of methods that follow the gradient of the expected reward, step by step."""
+
+    without = frozenset({"tokens_at_once", "layout", "packing", "compile"})
+
+    learning_rate: float = option(
+        1e-5,
+        "Peak learning rate. 1e-6 to 2e-5 for models of a billion weights and more; smaller models need "
+        "more.",
+        min=1e-8,
+        max=1.0,
+    )
+    batch_size: int = option(
+        16,
+        "Prompts per optimizer step. Each step learns from this many prompts times the responses per "
+        "prompt.",
+        label="Prompts per step",
+        min=1,
+        max=4096,
+    )
+    micro_batch_size: int = option(
+        4,
+        "Prompts, with all their responses, per forward pass; must divide the prompts per step. Changes "
+        "memory and speed, not the result. Halved automatically when memory runs out, down to a single "
+        "response.",
+        label="Prompts per forward pass",
+        min=1,
+        max=4096,
+    )
+    steps: int | None = option(
+        None,
+        "Optimizer steps, in place of the epochs. Empty: as many as the epochs need, each with new "
+        "prompts.",
+        label="Optimizer steps",
+        min=1,
+        max=1_000_000,
+    )
+    samples_per_prompt: int = option(
+        8,
+        "Responses that the model samples per prompt and step (the group size). A reward counts relative "
+        "to the others of its group; more make that comparison more certain, and each step slower.",
+        label="Responses per prompt",
+        min=2,
+        max=64,
+    )
+    beta: float = option(
+        0.05,
+        "Strength of the pull towards the original model, by the KL divergence. 0: none, which saves the "
+        "pass for the reference, but nothing then stops the model from exploiting errors of the reward "
+        "model.",
+        min=0,
+        max=10.0,
+        label="Beta (β)",
+    )
+    updates_per_sample: int = option(
+        1,
+        "Optimizer steps on the same samples, before the model samples again. More save sampling time, "
+        "but learn from samples of an older model.",
+        label="Updates per sample",
+        min=1,
+        max=16,
+        advanced=True,
+    )
+    epsilon: float = option(
+        0.2,
+        "Clip range: samples whose probability has changed by more than this share since they were drawn "
+        "do not push it further. Has an effect only from two updates per sample on.",
+        label="Clip range (ε)",
+        min=0.001,
+        max=10.0,
+        advanced=True,
+    )
+    skip_truncated: bool = option(
+        False,
+        "Leave responses that were cut off at the longest response out of the loss. Their reward still "
+        "counts in the comparison of their group.",
+        label="Skip truncated responses",
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from math import isfinite
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
 class ConfigError(ValueError):
@@ -72,11 +72,15 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
+    without: ClassVar[frozenset[str]] = frozenset()
+    """Inherited settings that have no effect in this recipe. They are neither offered nor accepted."""
+
     @classmethod
     def options(cls) -> list[Option]:
         """Return the settings in the order of the form: required, inherited, and the class's own."""
         hints = typing.get_type_hints(cls)
-        ordered = sorted(fields(cls), key=lambda item: item.default is not MISSING)
+        offered = [item for item in fields(cls) if item.name not in cls.without]
+        ordered = sorted(offered, key=lambda item: item.default is not MISSING)
         return [_option(item, hints[item.name]) for item in ordered]
 
     @classmethod
@@ -110,7 +114,7 @@ class RecipeConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name not in self.without}
 
     def validate(self) -> None:
         """Raise ConfigError if a value is outside its limits or if values contradict each other."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from finetune.methods.method import SampledMethod
 from finetune.methods.sft import SFT, SFTSettings
-from finetune.settings import SampledSettings
+from finetune.settings import RankedSamplesSettings
 from recipes.settings import option
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # SFTSettings comes first, because its default of the learning rate applies.
 @dataclass(frozen=True, kw_only=True)
-class BestOfNSettings(SFTSettings, SampledSettings):
+class BestOfNSettings(SFTSettings, RankedSamplesSettings):
     """Settings for supervised fine-tuning on the best of n samples."""
 
     samples_per_prompt: int = option(

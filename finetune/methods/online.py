@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from finetune.methods.dpo import DPO, DPOSettings
 from finetune.methods.method import SampledMethod
-from finetune.settings import SampledSettings
+from finetune.settings import RankedSamplesSettings
 from recipes.settings import option
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineSettings(SampledSettings, DPOSettings):
+class OnlineSettings(RankedSamplesSettings, DPOSettings):
     """Settings for on-policy rounds of Direct Preference Optimization."""
 
     rounds: int = option(

@@ -22,84 +22,41 @@ Left out, and why:
 Legend: K responses of a prompt.
 """
 
-import json
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, cast
 
-import numpy as np
-import pyarrow as pa
-import torch
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig
 
-from finetune.engines.sampled_text import Prompt, read_rows, write_rows
-from finetune.evaluation.rounds import (
-    Samples,
-    by_prompt,
-    curve_point,
-    round_figures,
-    score_change,
-    sentence,
-)
+from finetune.evaluation.rounds import Samples, by_prompt, curve_point, score_change, sentence
 from finetune.report import RoundFigures, SampledReport
-from finetune.settings import SampledSettings
-from finetune.training.fitting.reference import ReferenceCache, cache_key, reference_logps
+from finetune.settings import RankedSamplesSettings
 from finetune.training.fitting.trainer import Fitted, fit
-from finetune.training.models.language_model import device
-from finetune.training.models.policy import PolicyModel
-from finetune.training.sampling.batches import plan, report_plan, sample_all
-from finetune.training.train import Setup, publish_run, report_data, report_of, set_up
-from recipes.errors import RecipeError
-from recipes.layout import attention
-from recipes.layout.collate import Collator
-from recipes.layout.families import precision
-from recipes.layout.forward import score_all
-from recipes.machine import processes
-from recipes.machine.memory import free_memory
-from recipes.models import quantization
-from recipes.models.adapter import restore, trained_weights
-from recipes.preferences.groups import (
-    RESPONSES_CUT_OFF,
-    Group,
-    Judgment,
-    PreferenceError,
-    read_folder,
+from finetune.training.samples import (
+    SampledRun,
+    prompts_of_round,
+    read_data,
+    refuse_several_processes,
 )
-from recipes.preferences.tokens import Prepared, TokenGroup, no_training_data, prepare
+from finetune.training.train import publish_run, report_data, report_of, set_up
+from recipes.models.adapter import restore, trained_weights
+from recipes.preferences.groups import RESPONSES_CUT_OFF, Group, Judgment
+from recipes.preferences.tokens import Prepared, no_training_data, prepare
 from recipes.rundir import RunDir
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
 from recipes.training import checkpoints
 from recipes.training.parts import Part
 from reward.evaluation.schema import Figure
-from reward.training.score import Scorer
 
 REVIEWER = "reward model"
-PROMPTS_AT_ONCE = 64
-"""Prompts scored between two checks of the stop signal."""
-SAMPLES = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("sample", pa.int64()),
-        ("seed", pa.int64()),
-        ("response", pa.string()),
-        ("tokens", pa.int64()),
-        ("truncated", pa.bool_()),
-        ("score", pa.float64()),
-    ]
-)
-"""A sample per row. `score` is null for a response that is too long for the reward model."""
 
 
 def online(run_dir: RunDir, stop: StopSignal) -> None:
-    if processes.count() > 1:
-        raise RecipeError("Sampling uses one GPU. Start this run in one process.")
+    refuse_several_processes()
     setup = set_up(run_dir)
     run_dir.stage("Reading the data")
     prompts, held_out = read_data(run_dir)
@@ -115,37 +72,15 @@ def online(run_dir: RunDir, stop: StopSignal) -> None:
     publish_run(run_dir, setup, report, "score_change")
 
 
-def read_data(run_dir: RunDir) -> tuple[list[Prompt], list[Group]]:
-    """Return the training prompts and the held-out groups. Raises RecipeError without prompts."""
-    try:
-        groups = list(read_folder(run_dir.data))
-    except PreferenceError as error:
-        raise RecipeError(str(error)) from error
-    prompts = [Prompt(g.group_id, g.prompt) for g in groups if g.split == "train"]
-    if not prompts:
-        raise RecipeError(f"There is no prompt in the train split of {run_dir.data}.")
-    return prompts, [group for group in groups if group.split == "test"]
-
-
 @dataclass
-class Rounds:
+class Rounds(SampledRun):
     """The rounds of a run. `figures` has one entry per round that has begun."""
 
-    run_dir: RunDir
-    setup: Setup
-    prompts: list[Prompt]
-    held_out: list[Group]
-    stop: StopSignal
     figures: list[RoundFigures] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.method, self.policy, self.chat = self.setup.method, self.setup.policy, self.setup.chat
-        self.config = cast(SampledSettings, self.method.config)
-        self.messages = {prompt.prompt_id: prompt.messages for prompt in self.prompts}
-        self.reference = trained_weights(self.policy)
-        self.sent: set[str] = set()
-        if not quantization.is_quantized(self.policy.inner):
-            self.policy.to(device())
+        super().__post_init__()
+        self.config = cast(RankedSamplesSettings, self.method.config)
 
     def train(self) -> tuple[Fitted, Prepared]:
         """Run all incomplete rounds, and return the training and the data of the last round.
@@ -168,14 +103,9 @@ class Rounds:
                 shutil.rmtree(path)
         return self.round(self.part(f"round-{total}", f"Round {total} of {total}"), total)
 
-    def part(self, name: str, title: str) -> Part:
-        part = Part(self.run_dir, name, title, self.sent)
-        part.checkpoints.mkdir(parents=True, exist_ok=True)
-        return part
-
     def round(self, part: Part, number: int) -> tuple[Fitted, Prepared]:
         """Sample, score and learn. Expects the policy of the previous round."""
-        samples = self.samples(part, number)
+        samples = self.samples_of_round(part, number)
         figures = self.figures_of(part, samples)
         self.figures.append(figures)
         self.run_dir.message(f"{part.title}: {sentence(figures)}")
@@ -194,73 +124,11 @@ class Rounds:
         )
         return fitted, prepared
 
-    # --- samples ----------------------------------------------------------------------------------
-
-    def samples(self, part: Part, number: int) -> Samples:
+    def samples_of_round(self, part: Part, number: int) -> Samples:
         """Return the scored samples of a round, from the file if it exists."""
-        path = part.checkpoints / "samples.parquet"
-        checkpoints.delete_if_damaged(part, path)
-        if not path.exists():
-            samples = self.score(part, self.sample(part, number))
-            with checkpoints.sealed(path) as draft:
-                write_rows(draft, samples, SAMPLES)
-        return read_rows(path)
-
-    def sample(self, part: Part, number: int) -> Samples:
-        part.stage("Sampling responses")
-        sampling = self.config.sampling_of_round(number)
-        prompts = prompts_of_round(
-            self.prompts, number, self.config.prompts_per_round, self.config.seed
-        )
-        requests, left_out = plan(prompts, self.chat, self.policy.config, sampling)
-        report_plan(part, requests, left_out)
-        with sampling_from(self.policy) as model:
-            answers = sample_all(
-                model,
-                self.chat,
-                requests,
-                sampling,
-                run_dir=part,
-                name="responses",
-                stop=self.stop,
-            )
-        rows = [
-            {
-                "prompt_id": answer.prompt_id,
-                "sample": answer.sample,
-                "seed": answer.seed,
-                "response": answer.text,
-                "tokens": answer.tokens,
-                "truncated": answer.truncated,
-            }
-            for answer in answers.values()
-        ]
-        order = {prompt.prompt_id: index for index, prompt in enumerate(prompts)}
-        return sorted(rows, key=lambda row: (order[row["prompt_id"]], row["sample"]))
-
-    def score(self, part: Part, samples: Samples) -> Samples:
-        """Return the samples with the reward model's scores, which are equal for equal texts."""
-        part.stage("Scoring the responses with the reward model")
-        texts = [
-            (prompt, list(dict.fromkeys(row["response"] for row in rows)))
-            for prompt, rows in by_prompt(samples).items()
-        ]
-        scorer = Scorer(self.config.reward_model)
-        scores: dict[tuple[str, str], float] = {}
-        for start in range(0, len(texts), PROMPTS_AT_ONCE):
-            self.stop.check()
-            some = texts[start : start + PROMPTS_AT_ONCE]
-            values = scorer.score(
-                [(self.messages[prompt], responses) for prompt, responses in some]
-            )
-            for (prompt, responses), row in zip(some, values, strict=True):
-                pairs = zip(responses, row, strict=True)
-                scores |= {(prompt, text): float(v) for text, v in pairs if not np.isnan(v)}
-        del scorer
-        free_memory()
-        return [
-            {**row, "score": scores.get((row["prompt_id"], row["response"]))} for row in samples
-        ]
+        config = self.config
+        prompts = prompts_of_round(self.prompts, number, config.prompts_per_round, config.seed)
+        return self.samples(part, prompts, config.sampling_of_round(number))
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -291,8 +159,8 @@ class Rounds:
         It answers the prompts of the first round with the same seeds.
         """
         part = self.part("after", "After training")
-        before = self.samples(self.part("round-1", "Round 1"), 1)
-        after = self.samples(part, 1)
+        before = self.samples_of_round(self.part("round-1", "Round 1"), 1)
+        after = self.samples_of_round(part, 1)
         figures = self.figures_of(part, after)
         self.run_dir.message(f"{part.title}: {sentence(figures)}")
         total = self.config.number_of_rounds
@@ -305,101 +173,8 @@ class Rounds:
         )
         return figures, score_change(before, after, self.config.seed)
 
-    def figures_of(self, part: Part, samples: Samples) -> RoundFigures:
-        """Return the figures of a round's samples. They are stored, because later rounds change the policy."""
-        path = part.checkpoints / "figures.json"
-        checkpoints.delete_if_damaged(part, path)
-        if not path.exists():
-            figures = round_figures(samples, self.log_ratios(part, samples), self.config.seed)
-            with checkpoints.sealed(path) as draft:
-                draft.write_text(json.dumps(figures))
-        return self.stored_figures(part)
 
-    @staticmethod
-    def stored_figures(part: Part) -> RoundFigures:
-        return json.loads((part.checkpoints / "figures.json").read_text())
-
-    def log_ratios(self, part: Part, samples: Samples) -> dict[str, list[tuple[float, int]]]:
-        """Return log π - log π_ref and the number of copies of each different sample, by prompt.
-
-        π is the policy now. Samples that are too long with their prompt are left out.
-        """
-        part.stage("Comparing the model with the reference")
-        prompts, groups, counts = [], [], []
-        for prompt, rows in by_prompt(samples).items():
-            number = Counter(row["response"] for row in rows)
-            cut_off = {row["response"]: row["truncated"] for row in rows}
-            encoded = self.chat.read(self.messages[prompt], list(number), list(cut_off.values()))
-            fitting = [
-                (ids, count)
-                for ids, count in zip(encoded.responses, number.values(), strict=True)
-                if 0 < len(ids) <= self.setup.limit - len(encoded.prompt)
-            ]
-            if fitting:
-                responses = [ids for ids, _ in fitting]
-                wins = np.zeros((len(fitting),) * 2, dtype=np.float32)
-                prompts.append(prompt)
-                groups.append(TokenGroup(encoded.prompt, responses, wins))
-                counts.append([count for _, count in fitting])
-        now, reference = self.logps(part, groups)
-        return {
-            prompt: [(float(a - b), n) for a, b, n in zip(*rows, strict=True)]
-            for prompt, *rows in zip(prompts, now, reference, counts, strict=True)
-        }
-
-    def logps(
-        self, part: Part, groups: Sequence[TokenGroup]
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return log π and log π_ref of the groups' responses, (K,) each. π is the policy now."""
-        policy, config = self.policy, self.config
-        collator = Collator(self.setup.tokenizer.pad_token_id, "plain", targets=True)
-        key = cache_key(policy, config.adapter, str(policy.inner.dtype))
-        kind = precision(policy)
-        current = trained_weights(policy)
-        with torch.autocast(policy.device.type, kind, enabled=kind != torch.float32):
-            now = [row[:, 0] for row in score_all(policy, groups, collator, self.stop)]
-            restore(policy, self.reference)
-            reference, _ = reference_logps(
-                policy, groups, collator, ReferenceCache(part, key), self.stop
-            )
-        restore(policy, current)
-        return now, reference
-
-
-@contextmanager
-def sampling_from(policy: PolicyModel) -> Iterator[Any]:
-    """Yield the language model with its adapter, ready to sample.
-
-    It has ordinary attention, no published sampling defaults, and no dropout.
-    """
-    model, inner = policy.ordinary, policy.inner
-    own, training = inner.generation_config, model.training
-    way = inner.config._attn_implementation
-    if policy.attends != attention.DENSE:
-        inner.set_attn_implementation("sdpa")
-    inner.generation_config = GenerationConfig(eos_token_id=own.eos_token_id)
-    model.eval()
-    try:
-        yield model
-    finally:
-        inner.generation_config = own
-        if policy.attends != attention.DENSE:
-            inner.set_attn_implementation(way)
-        model.train(training)
-
-
-# --- prompts and rankings -------------------------------------------------------------------------
-
-
-def prompts_of_round(
-    prompts: list[Prompt], number: int, count: int | None, seed: int
-) -> list[Prompt]:
-    """Return the prompts of a round: all, or the next `count` of a random order that repeats."""
-    if count is None or count >= len(prompts):
-        return prompts
-    order = np.random.default_rng(seed).permutation(len(prompts))
-    start = (number - 1) * count
-    return [prompts[order[(start + index) % len(prompts)]] for index in range(count)]
+# --- rankings --------------------------------------------------------------------------------------
 
 
 def rank_group(

@@ -159,21 +159,33 @@ class Scorer:
         """Return groups to forward, and the conversation and response indices of each."""
         members, groups = [], []
         for number, (prompt, responses) in enumerate(conversations):
-            readable = [k for k, text in enumerate(responses) if self._may_fit(prompt, text)]
-            if not readable:
-                continue
-            try:
-                head, ends = self.chat.encode(prompt, [responses[k] for k in readable])
-            except ValueError:
-                continue
-            tails = dict(zip(readable, ends, strict=True))
-            fits = [k for k, t in tails.items() if len(t) and len(head) + len(t) <= self.limit]
+            head, tails = self._readable(prompt, responses)
+            fits = list(tails)
             for start in range(0, len(fits), TOGETHER):
                 indices = fits[start : start + TOGETHER]
                 wins = np.zeros((len(indices), len(indices)), dtype=np.float32)
                 members.append((number, indices))
                 groups.append(TokenGroup(head, [tails[k] for k in indices], wins))
         return members, groups
+
+    def can_read(self, prompt: list[dict[str, str]], response: str) -> bool:
+        """Return whether the response is short enough, and its chat fits the template, for a score."""
+        return bool(self._readable(prompt, [response])[1])
+
+    def _readable(
+        self, prompt: list[dict[str, str]], responses: Sequence[str]
+    ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+        """Return the tokens of the prompt, and those of each readable response by its index."""
+        empty = np.zeros(0, dtype=np.int32)
+        readable = [k for k, text in enumerate(responses) if self._may_fit(prompt, text)]
+        if not readable:
+            return empty, {}
+        try:
+            head, ends = self.chat.encode(prompt, [responses[k] for k in readable])
+        except ValueError:
+            return empty, {}
+        tails = zip(readable, ends, strict=True)
+        return head, {k: t for k, t in tails if len(t) and len(head) + len(t) <= self.limit}
 
     def _may_fit(self, prompt: list[dict[str, str]], response: str) -> bool:
         """Return False for texts that are certainly too long. Tokenizing them would take a second."""

@@ -162,7 +162,6 @@ def order_of(prompts: list[Prompt]) -> Callable[[Request], tuple[int, int]]:
 # --- a batch --------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def sample_batch(
     model: Any,
     chat: PolicyChat,
@@ -174,25 +173,37 @@ def sample_batch(
 
     Without a `distribution`, temperature and top-p of the settings apply.
     """
+    return [_finish(row, chat) for row in sample_rows(model, chat, requests, config, distribution)]
+
+
+@torch.no_grad()
+def sample_rows(
+    model: Any,
+    chat: PolicyChat,
+    requests: list[Request],
+    config: SamplingConfig,
+    distribution: Distribution | None = None,
+) -> list["Row"]:
+    """Return the tokens of the responses that `sample_batch` returns as text."""
     distribution = distribution or Distribution.of_settings(config)
     try:
-        return _sample_batch(model, chat, requests, config, distribution)
+        return _sample_rows(model, chat, requests, config, distribution)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or len(requests) == 1:
             raise
     free_memory()
     half = len(requests) // 2
-    first = sample_batch(model, chat, requests[:half], config, distribution)
-    return first + sample_batch(model, chat, requests[half:], config, distribution)
+    first = sample_rows(model, chat, requests[:half], config, distribution)
+    return first + sample_rows(model, chat, requests[half:], config, distribution)
 
 
-def _sample_batch(
+def _sample_rows(
     model: Any,
     chat: PolicyChat,
     requests: list[Request],
     config: SamplingConfig,
     distribution: Distribution,
-) -> list[Sampled]:
+) -> list["Row"]:
     """Sample in stages of doubling length, and drop finished rows between stages.
 
     Most responses are much shorter than the limit. Reading the text so far again costs less
@@ -205,12 +216,12 @@ def _sample_batch(
         more = upto < config.max_new_tokens
         running = [row for row in running if more and not row.ended]
         upto *= 2
-    return [_finish(row, chat) for row in rows]
+    return rows
 
 
 @dataclass
 class Row:
-    """A response in progress."""
+    """The tokens of a response, in progress. `written` includes the token that ended it."""
 
     request: Request
     most: int
