@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune import methods
-from finetune.settings import FinetuneSettings
+from finetune.settings import FinetuneSettings, PolicyGradientSettings
 from recipes.preferences.evidence import Evidence, plain_evidence, why_no_evidence
 from recipes.preferences.groups import Group
 from reward.evaluation.report import split_counts
@@ -121,6 +121,33 @@ class SampledMethod(Method):
     multi_gpu = False
     reward_model = True
     lacking = "two different samples with scores"
+
+
+class PolicyGradientMethod(SampledMethod):
+    """Base class of methods that follow the gradient of the expected reward with a trainer of TRL.
+
+    A method names TRL's trainer in `trainer_classes` and passes its options on in `arguments`.
+    """
+
+    program = "finetune.training.policy_gradient"
+    trains_on_reference = False
+    settings = PolicyGradientSettings
+    config: PolicyGradientSettings
+
+    def trainer_classes(self) -> tuple[type, type]:
+        """Return TRL's trainer, and the class of its arguments. Imports torch."""
+        raise NotImplementedError
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that follow from the method's own options."""
+        return {}
+
+    def learned_from(self, prepared: "Prepared") -> str:
+        config, prompts = self.config, len(prepared.groups["train"])
+        return (
+            f"{config.samples_per_prompt} samples of its own to each of {prompts} prompts, scored by a "
+            "reward model"
+        )
 
 
 def all_methods() -> list[type[Method]]:

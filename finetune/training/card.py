@@ -28,7 +28,7 @@ def model_card(report: FinetuneReport) -> str:
         "# LoRA adapter\n",
         f"`{base}`, fine-tuned on {report['learned_from']}, by "
         f"{method_named(report['kind']).paper}{_setting(config, 'beta', ' with β = {:g}')}, rank "
-        f"{config['lora_r']}, {config['epochs']:g} epochs at a learning rate of "
+        f"{config['lora_r']}, {_duration(config)} at a learning rate of "
         f"{config['learning_rate']:g}.\n",
         "## On held-out prompts\n",
         *_likelihood_lines(report["likelihood"]),
@@ -75,6 +75,11 @@ def _score_lines(change: Any) -> list[str]:
         f"{low:+.3f} to {high:+.3f}), on training prompts. It shows that the reward model was followed, "
         "not that people prefer the answers.\n"
     ]
+
+
+def _duration(config: dict[str, Any]) -> str:
+    steps = config.get("steps")
+    return f"{steps} steps" if steps else f"{config['epochs']:g} epochs"
 
 
 def _setting(config: dict[str, Any], name: str, text: str) -> str:

@@ -269,7 +269,7 @@ class RewardScores:
         while True:
             try:
                 return self.scorer.score(conversations)
-            except (RuntimeError, MemoryError) as error:
+            except (RuntimeError, MemoryError, IndexError, ValueError) as error:
                 if not is_out_of_memory(error):
                     raise RecipeError(
                         f"The reward model failed while it scored samples ({type(error).__name__}: "

@@ -126,12 +126,15 @@ class ProgressEvents(TrainerCallback):
             "progress",
             step=state.global_step,
             total=state.max_steps,
-            epoch=round(float(state.epoch or 0.0), 4),
+            epoch=round(self.epochs_done(state), 4),
             loss=self.loss,
             metrics=metrics,
             memory_mb=peak_memory_mb(),
             **fields,
         )
+
+    def epochs_done(self, state: TrainerState) -> float:
+        return float(state.epoch or 0.0)
 
     def _rate(self, tokens: float) -> float:
         now = time.monotonic()

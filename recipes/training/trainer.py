@@ -285,19 +285,28 @@ class WatchHeldOut(TrainerCallback):
 
 
 def common_arguments(
-    run_dir: RunDir, config: Any, *, rows: int, batch: tuple[int, int], saves: int
+    run_dir: RunDir,
+    config: Any,
+    *,
+    rows: int,
+    batch: tuple[int, int],
+    saves: int,
+    steps: int | None = None,
 ) -> dict[str, Any]:
     """Return the TrainingArguments that follow from the settings shared by all recipes.
 
     An epoch has `rows` rows, and `batch` is (micro-batch size, accumulation steps). A run writes
-    about `saves` checkpoints unless the settings say otherwise.
+    about `saves` checkpoints unless the settings say otherwise. `steps` replaces the number of steps
+    that follows from rows and epochs.
     """
-    steps = ceil(config.epochs * ceil(rows / config.batch_size))
+    limit = {} if steps is None else {"max_steps": steps}
+    steps = steps or ceil(config.epochs * ceil(rows / config.batch_size))
     dtype = torch_dtype(config.dtype)
     half = dtype == torch.bfloat16
     return {
         "output_dir": str(trainer_folder(run_dir)),
         "num_train_epochs": config.epochs,
+        **limit,
         "per_device_train_batch_size": batch[0],
         "gradient_accumulation_steps": batch[1],
         "learning_rate": config.learning_rate,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from finetune.methods.method import Loss, Method
 from finetune.settings import FinetuneSettings
@@ -104,7 +104,7 @@ class PolicyTrainer(GroupTrainer):
 class Fitted:
     """A trained policy, and the report's figures about its training."""
 
-    trainer: PolicyTrainer
+    trainer: Trainer
     held_out: HeldOut
     collator: Collator
     layout_reason: str | None

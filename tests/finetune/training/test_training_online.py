@@ -2,12 +2,9 @@
 
 import json
 import math
-import random
 import signal
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from finetune.engines.sampled_text import Prompt, read_rows
 from finetune.evaluation.rounds import round_figures, score_change
@@ -15,13 +12,12 @@ from finetune.methods.best_of_n import BestOfN, BestOfNSettings
 from finetune.methods.online import OnlineSettings
 from finetune.report import SampledReport
 from finetune.training.fitting.reference import ReferenceCache
-from finetune.training.models.language_model import PolicyChat
 from finetune.training.online import (
     online,
-    prompts_of_round,
     rank_group,
     tiers_of,
 )
+from finetune.training.samples import prompts_of_round
 from recipes.errors import RecipeError
 from recipes.preferences.groups import RESPONSES_CUT_OFF
 from recipes.settings import ConfigError
@@ -32,6 +28,7 @@ from tests.finetune.training.training_runs import (
     dpo_run,
     groups_that_like_b,
     interrupt_when,
+    make_letters_model,
     messages,
     progress,
     ranked_group,
@@ -41,34 +38,13 @@ from tests.finetune.training.training_runs import (
 )
 from tests.reward.scored import make_scorer_folder
 from tests.schema import differences
-from tests.tiny import make_model, make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Return the folder of a tiny model whose answers, of a's and b's, have the same tokens when read.
-
-    One with random weights would sample bytes that are not text.
-    """
-    folder = make_model(tmp_path_factory.mktemp("models") / "letters")
-    policy, tokenizer = AutoModelForCausalLM.from_pretrained(folder), make_tokenizer()
-    chat, rng = PolicyChat(tokenizer), random.Random(0)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
-    for step in range(80):
-        answers = ["".join(rng.choices("ab", k=rng.randint(1, 7))) for _ in range(8)]
-        encoded = chat.read(user(f"Question g{step % 16}?"), answers)
-        rows = [[*encoded.prompt.tolist(), *ids.tolist()] for ids in encoded.responses]
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        labels = torch.where(ids == 0, -100, ids)
-        labels[:, : len(encoded.prompt)] = -100
-        policy(input_ids=ids, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    policy.save_pretrained(folder)
-    return folder
+    return make_letters_model(tmp_path_factory.mktemp("models") / "letters")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any
 from finetune.engines.sampled_text import Prompt, write_prompts
 from recipes.preferences.groups import Group, Judgment, write_groups
 from recipes.rundir import RunDir
+from tests.tiny import make_model, make_tokenizer
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -63,6 +64,35 @@ def dpo_run(
     run_dir = RunDir.create(path, {"kind": method, "config": settings})
     write_groups(run_dir.data / "preferences.parquet", groups)
     return run_dir
+
+
+def make_letters_model(folder: Path) -> Path:
+    """Write a tiny model whose answers, of a's and b's, have the same tokens when read again.
+
+    One with random weights would sample bytes that are not text.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from finetune.training.models.language_model import PolicyChat
+
+    make_model(folder)
+    policy, tokenizer = AutoModelForCausalLM.from_pretrained(folder), make_tokenizer()
+    chat, rng = PolicyChat(tokenizer), random.Random(0)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    for step in range(80):
+        answers = ["".join(rng.choices("ab", k=rng.randint(1, 7))) for _ in range(8)]
+        encoded = chat.read(user(f"Question g{step % 16}?"), answers)
+        rows = [[*encoded.prompt.tolist(), *ids.tolist()] for ids in encoded.responses]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        labels = torch.where(ids == 0, -100, ids)
+        labels[:, : len(encoded.prompt)] = -100
+        policy(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    policy.save_pretrained(folder)
+    return folder
 
 
 def sampling_run(path: Path, kind: str, prompts: list[Prompt], **config: Any) -> RunDir:
