@@ -35,7 +35,6 @@ from transformers import PrinterCallback, set_seed
 from finetune.evaluation.rounds import Samples, by_prompt, score_change, sentence
 from finetune.methods.method import PolicyGradientMethod
 from finetune.report import RoundFigures, SampledReport
-from finetune.settings import PolicyGradientSettings
 from finetune.training.fitting.held_out import HeldOut
 from finetune.training.fitting.reference import ReferenceCache, cache_key, reference_logps
 from finetune.training.fitting.trainer import Fitted
@@ -103,8 +102,8 @@ class PolicyGradient(SampledRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.method = cast(PolicyGradientMethod, self.setup.method)
-        self.config = cast(PolicyGradientSettings, self.method.config)
+        self.of_trl = cast(PolicyGradientMethod, self.method)
+        self.config = self.of_trl.config
         if self.policy.attends != attention.DENSE:
             # The other ways of attention expect the masks of our layout, which TRL does not make.
             self.policy.inner.set_attn_implementation("sdpa")
@@ -199,13 +198,13 @@ class PolicyGradient(SampledRun):
             for number in range(1, rounds + 1)
             for prompt in prompts_of_round(self.prompts, number, per_step, config.seed)
         ]
-        trainer_class, arguments_class = self.method.trainer_classes()
+        trainer_class, arguments_class = self.of_trl.trainer_classes()
         common = common_arguments(
             self.run_dir, config, rows=len(names), batch=batch, saves=10, steps=steps
         )
         arguments = arguments_class(
             **common,
-            **self.method.arguments(),
+            **self.of_trl.arguments(),
             num_generations=each,
             max_completion_length=config.max_new_tokens,
             temperature=config.temperature,

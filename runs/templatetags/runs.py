@@ -85,6 +85,12 @@ METRICS = {
     "drift": "drift on other prompts",
     "reward_score": "mean score of samples",
     "kl": "KL to the original model, nats",
+    "kl_per_token": "KL to the original model, nats per token",
+    "reward_spread": "spread of the scores of samples",
+    "equal_rewards": "prompts whose samples have equal scores",
+    "mean_tokens": "mean length of samples, tokens",
+    "truncated": "samples cut off",
+    "clipped": "share clipped",
     "distinct": "different samples",
     "score_change": "change in the mean score of samples",
 }

@@ -1,4 +1,4 @@
-"""Tests of SFT and KTO from the launch form or command, through the worker, to pages and evaluation."""
+"""Tests of SFT, KTO, GRPO and RLOO from the launch form or command, through the worker, to pages and evaluation."""
 
 import io
 import json
@@ -19,7 +19,9 @@ from labeling.rankings.recording import record
 from reward.preferences.snapshots import SnapshotFilter, freeze
 from runs import services
 from runs.models import Run, State
+from tests.finetune.factory import make_reward_model
 from tests.reward.factory import make_project, make_prompt, make_task, make_user
+from tests.reward.scored import make_scorer_folder
 from tests.tiny import make_model
 
 pytestmark = pytest.mark.django_db
@@ -88,6 +90,29 @@ def test_a_run_leads_to_a_model_with_pages_and_an_evaluation(
     assert "change in nats per token" in shown and "of held-out pairs" not in shown
     assert client.get(reverse("model", args=[tuned.pk])).status_code == 200
     assert "of held-out pairs" in client.get(reverse("runs")).content.decode()
+    judged = {**inputs, "candidate": tuned.pk, "baseline": base.pk, "judge": rule}
+    del judged["model"]
+    assert run("evaluate", {"max_new_tokens": 4}, judged, trainer).result["win_rate"]
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+def test_a_run_with_rewards_leads_to_a_model_with_pages_and_an_evaluation(
+    project, snapshot, base, trainer, client, rule, tmp_path, kind
+):
+    scorer = make_scorer_folder(tmp_path / "scorer", heads=1)
+    reward_model = make_reward_model(snapshot, path=str(scorer))
+    page = client.get(reverse("run-launch", args=[kind])).content.decode()
+    assert "Clip range" in page and "Optimizer steps" in page and "Tokens per forward" not in page
+    inputs = {"project": project.pk, "snapshot": snapshot.pk, "model": base.pk}
+    config = {**SMALL, "steps": 2, "samples_per_prompt": 2, "max_new_tokens": 4, "evaluations": 1}
+    ended = run(kind, config, {**inputs, "reward_model": reward_model.pk}, trainer)
+    tuned = Model.objects.get(run=ended)
+    assert tuned.name.endswith(f"-{kind}-{ended.pk}")
+    assert tuned.parent == base and tuned.snapshot == snapshot
+    assert ended.result["score_change"]["interval"]
+    shown = client.get(reverse("run", args=[ended.pk])).content.decode()
+    assert "KL to the original model, nats per token" in shown and "Before training" in shown
+    assert client.get(reverse("model", args=[tuned.pk])).status_code == 200
     judged = {**inputs, "candidate": tuned.pk, "baseline": base.pk, "judge": rule}
     del judged["model"]
     assert run("evaluate", {"max_new_tokens": 4}, judged, trainer).result["win_rate"]

@@ -159,7 +159,9 @@ def test_the_number_of_queries_of_an_evaluation_is_constant(
 # --- the launch forms ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["reward", "generate", "dpo", "online", "best_of_n", "evaluate"])
+@pytest.mark.parametrize(
+    "kind", ["reward", "generate", "dpo", "online", "best_of_n", "grpo", "rloo", "evaluate"]
+)
 def test_each_kind_has_a_launch_page(client, people, adapter, kind):
     client.force_login(people["trainer"])
     assert client.get(reverse("run-launch", args=[kind])).status_code == 200
