@@ -1,6 +1,6 @@
 // Show a preview of the Markdown next to its text area. The server renders it with the same function
 // as on reviewer pages. Without this script, the preview is that of the last save.
-import { control, data, find, findAll, followFields, isChanged, isControl } from "../js/dom.js";
+import { control, data, find, findAll, findOptional, followFields, isChanged, isControl } from "../js/dom.js";
 
 const WAIT_MS = 250;
 
@@ -53,15 +53,18 @@ function follow(editor, source, form) {
 }
 
 /**
- * Ask before someone leaves the page with fields that differ from the server's, unless they were sent.
+ * Ask before someone leaves the page with unsaved fields: those that differ from the server's, or all
+ * if the server has refused to save them.
  * @param {HTMLFormElement} form
  */
 function warnBeforeLeaving(form) {
+  const refused = findOptional(form, ".form-errors, .errornote") !== null;
   let sent = false;
   form.addEventListener("input", () => { sent = false; });
   form.addEventListener("submit", () => { sent = true; });
   window.addEventListener("beforeunload", (event) => {
-    if (!sent && [...form.elements].some((field) => isControl(field) && isChanged(field))) event.preventDefault();
+    const changed = [...form.elements].some((field) => isControl(field) && isChanged(field));
+    if (!sent && (refused || changed)) event.preventDefault();
   });
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Dialog, Page, Route, expect
 
 from accounts.models import Role
 from labeling.models import Membership, Slot
@@ -57,29 +57,45 @@ def test_a_guideline_typed_before_the_script_starts_is_previewed(visit, lead, ed
     expect(page.locator("[data-preview] strong")).to_have_text("who")
 
 
-def test_unsaved_text_is_previewed_and_guarded_after_going_back(visit, lead, editor):
-    page = visit(editor, lead)
+def leave(page: Page) -> list[str]:
+    """Leave the editor, and return the questions that the browser asked."""
     questions: list[str] = []
-    page.on("dialog", lambda dialog: (questions.append(dialog.type), dialog.accept()))
-    page.locator("#id_text").fill(TEXT)
+
+    def accept(dialog: Dialog) -> None:
+        questions.append(dialog.type)
+        dialog.accept()
+
+    page.on("dialog", accept)
     page.get_by_role("link", name="Cancel").click()
     page.wait_for_url("**/guideline/")
+    page.remove_listener("dialog", accept)
+    return questions
+
+
+def test_unsaved_text_is_previewed_and_guarded_after_going_back(visit, lead, editor):
+    page = visit(editor, lead)
+    page.locator("#id_text").fill(TEXT)
+    assert leave(page) == ["beforeunload"]
     page.go_back()
     expect(page.locator("#id_text")).to_have_value(TEXT)
     expect(page.locator("[data-preview] strong")).to_have_text("who")
-    page.get_by_role("link", name="Cancel").click()
-    page.wait_for_url("**/guideline/")
-    assert questions == ["beforeunload"] * 2
+    assert leave(page) == ["beforeunload"]
 
 
 def test_an_unchanged_guideline_can_be_left_without_a_question(visit, lead, editor):
     page = visit(editor, lead)
-    questions: list[str] = []
-    page.on("dialog", lambda dialog: (questions.append(dialog.type), dialog.accept()))
     page.locator("#id_text").press("End")
-    page.get_by_role("link", name="Cancel").click()
-    page.wait_for_url("**/guideline/")
-    assert questions == []
+    assert leave(page) == []
+
+
+def test_a_guideline_that_the_server_refused_is_guarded(visit, lead, editor):
+    page = visit(editor, lead)
+    page.locator("#id_text").fill(TEXT)
+    page.locator(".criterion").last.get_by_label("Name").fill("two words")
+    page.get_by_role("button", name="Save draft").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was saved.")
+    page.wait_for_load_state()
+    assert leave(page) == ["beforeunload"]
 
 
 def test_a_name_typed_before_the_script_starts_proposes_an_address(visit):
