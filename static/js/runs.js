@@ -56,7 +56,7 @@ function followRun() {
         redirect: "manual", headers: { Accept: "application/json" }, signal: AbortSignal.timeout(10000),
       });
       if (reply.type === "opaqueredirect" || reply.status === 403 || reply.status === 404) {
-        say("You are signed out, or the run is gone. Reload the page.");
+        say("You are signed out, or the run was deleted. Reload the page.");
         return;
       }
       if (!reply.ok) throw new Error(String(reply.status));
