@@ -1,1 +1,1 @@
-"""Imports of files: received by the web, read by a worker, and stored after a preview."""
+"""Imports of files. The web receives a file, and a worker reads it and stores its rows after a preview."""

@@ -1,4 +1,4 @@
-"""Replacing or cutting values that the database cannot store, with a count of each change."""
+"""Replace or cut values that the database cannot store, and count the changes."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ REPLACED = "prompts with characters that cannot be stored, replaced by U+FFFD"
 
 
 def storable_record(record: PromptRecord, tally: Tally) -> PromptRecord:
-    """Return the record with storable values and with reviewers' names as accounts normalise them."""
+    """Return the record with storable values, and with reviewers' names normalised as in accounts."""
     clean = PromptRecord(
         record.line,
         [{name: storable(text) for name, text in m.items()} for m in record.messages],
@@ -34,7 +34,7 @@ def storable_record(record: PromptRecord, tally: Tally) -> PromptRecord:
 
 
 def storable_json(value: Any) -> Any:
-    """Return a JSON value without the characters that PostgreSQL cannot store."""
+    """Return a JSON value in which characters that PostgreSQL cannot store are replaced."""
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, dict):
@@ -79,7 +79,7 @@ def _texts(record: PromptRecord) -> Any:
 
 
 def _shortened(record: PromptRecord, tally: Tally) -> PromptRecord:
-    """Return the record with ids and model names cut to the length of their columns."""
+    """Return the record with ids and model names cut to the maximum length of their columns."""
     ids = [record.external_id, *(task.external_id for task in record.tasks)]
     ids += [response.external_id for response in record.responses]
     long_ids = sum(len(text) > MAX_ID_LENGTH for text in ids)
@@ -87,9 +87,7 @@ def _shortened(record: PromptRecord, tally: Tally) -> PromptRecord:
     if not long_ids and not long_models:
         return record
     tally.changed[f"ids, cut to their first {MAX_ID_LENGTH} characters"] += long_ids
-    tally.changed[f"names of models, cut to their first {MAX_MODEL_LENGTH} characters"] += (
-        long_models
-    )
+    tally.changed[f"model names, cut to their first {MAX_MODEL_LENGTH} characters"] += long_models
     return replace(
         record,
         external_id=record.external_id[:MAX_ID_LENGTH],

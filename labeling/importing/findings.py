@@ -1,11 +1,11 @@
-"""Findings of the scan, and the decisions of leads about them.
+"""Problems that the scan finds in responses, and leads' decisions about them.
 
-A new task that contains a response with a finding is held: no reviewer gets it. A lead can dismiss
-the finding as a false alarm, which releases the task, or drop the response, which replaces the task
-by a task with the other responses. A task that would keep only one response stays held. Findings are
-never deleted, so a decision about a response also applies to later tasks that contain it.
+A new task that contains a response with a finding is held: reviewers do not get it. A lead can dismiss
+the finding as a false alarm, which releases the task, or drop the response, which replaces the task with
+one that has only the other responses. A task in which only one response would remain stays held. Findings
+are never deleted, so a decision about a response also applies to later tasks with the same response.
 
-A task imported with rankings is not held, because people have already seen it elsewhere.
+A task that is imported with rankings is not held, because people have already seen its responses.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -36,11 +36,10 @@ def add_tasks(
     ranked: Iterable[bool] = (),
     kinds: Collection[str] = tuple(Finding.Kind.values),
 ) -> list[tuple[int, bool]]:
-    """Scan the responses and add the tasks with queue.add_tasks.
+    """Scan the tasks' responses, and add the tasks with queue.add_tasks. Return what it returns.
 
-    Only new tasks added here are scanned. `ranked` says for each task whether it comes with
-    rankings; by default, no task does. `kinds` are the kinds of findings that hold a task. Reads every
-    response once, 2,000 at a time. Raises ValueError.
+    `ranked` says for each task whether it already has rankings; by default, none has. `kinds` are the
+    kinds of findings for which a task is held. Raises ValueError for a task that cannot be ranked.
     """
     suspects = record({pk for task in tasks for pk in task.response_ids}, kinds)
     come_ranked = [*ranked] or [False] * len(tasks)
@@ -54,7 +53,10 @@ def add_tasks(
 
 
 def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
-    """Scan responses and store the findings. Return the ids that reviewers must not see."""
+    """Scan responses and store the findings. Return the ids of responses that reviewers must not see.
+
+    Reads 2,000 responses at a time.
+    """
     ids = sorted(response_ids)
     suspects: set[int] = set()
     for start in range(0, len(ids), RESPONSE_BATCH_SIZE):
@@ -80,14 +82,14 @@ def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
 
 
 def waiting(project: Project) -> QuerySet[Task]:
-    """Return the held tasks with a finding that no lead has decided about."""
+    """Return the held tasks that have a finding about which no lead has decided."""
     open_ones = Finding.objects.filter(response__places__task=OuterRef("pk"), dismissed_at=None)
     return Task.objects.filter(Exists(open_ones), project=project, held=True, inactive=False)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts for the overview, each up to MAX_COUNT so that the cost is bounded."""
+    """Numbers for the overview. Counting stops at MAX_COUNT, to limit the time it takes."""
 
     held: int
     identity: int
@@ -99,7 +101,7 @@ class Counts:
 
 
 def counts(project: Project) -> Counts:
-    """Return the number of held tasks and their open findings. Costs two queries."""
+    """Return the number of held tasks and of their open findings by kind. Costs two queries."""
     held = list(waiting(project).order_by("pk").values_list("pk", flat=True)[:MAX_COUNT])
     by_kind = dict(
         Finding.objects.filter(dismissed_at=None, response__places__task__in=held)
@@ -113,7 +115,7 @@ def counts(project: Project) -> Counts:
 
 
 def page_of(project: Project, *, after: int | None = None) -> tuple[list[Task], int | None]:
-    """Return held tasks, oldest first, and the id after which the next page begins.
+    """Return a page of held tasks, oldest first, and the `after` of the next page, or None.
 
     Costs four queries.
     """
@@ -131,9 +133,9 @@ def page_of(project: Project, *, after: int | None = None) -> tuple[list[Task], 
 
 @transaction.atomic
 def dismiss(*, project: Project, response_id: int, by: User) -> int:
-    """Close a response's findings as false alarms and release the tasks that waited only for it.
+    """Close a response's findings as false alarms, and release the tasks that have no other open finding.
 
-    Return the number of tasks released to reviewers.
+    Return the number of released tasks.
     """
     if not _close(project, response_id, by, dropped=False):
         return 0
@@ -143,7 +145,7 @@ def dismiss(*, project: Project, response_id: int, by: User) -> int:
 
 @transaction.atomic
 def release(*, project: Project, task_id: int, by: User) -> bool:
-    """Dismiss all findings of a task as false alarms. Return False when it was not waiting."""
+    """Dismiss all findings of a task as false alarms. Return False if the task was not held."""
     task = waiting(project).filter(pk=task_id).first()
     if task is None:
         return False
@@ -156,16 +158,16 @@ def release(*, project: Project, task_id: int, by: User) -> bool:
 @dataclass(frozen=True)
 class DropResult:
     replaced: int
-    """Tasks that continue with the other responses."""
+    """Number of tasks that were replaced with tasks of the other responses."""
     ended: int
-    """Tasks that had only one other response and stay held."""
+    """Number of tasks that stay held, because they have only one other response."""
 
 
 @transaction.atomic
 def drop(*, project: Project, response_id: int, by: User) -> DropResult:
-    """Replace every held task that has the response with one that does not. The response itself stays.
+    """Replace every held task that contains the response with a task without it.
 
-    The new task is held too when another of its responses has an open finding.
+    The response itself is kept. The new task is also held if another of its responses has an open finding.
     """
     if not _close(project, response_id, by, dropped=True):
         return DropResult(0, 0)
@@ -184,13 +186,13 @@ def _close(project: Project, response_id: int, by: User, *, dropped: bool) -> in
 
 
 def _held_with(project: Project, response_id: int) -> list[Task]:
-    """Return the held tasks with the response, locked so that leads decide one after the other."""
+    """Lock and return the held tasks with the response, so that concurrent decisions are serialised."""
     tasks = Task.objects.filter(project=project, held=True, places__response=response_id)
     return list(tasks.order_by("pk").select_for_update(of=("self",)))
 
 
 def _release(project: Project, tasks: list[Task]) -> int:
-    """Release the tasks without open findings and dropped responses. Return their number."""
+    """Release those tasks that have no open finding and no dropped response; return their number."""
     blocking = Finding.objects.filter(
         Q(dismissed_at=None) | Q(dropped=True), response__places__task=OuterRef("pk")
     )
@@ -199,7 +201,7 @@ def _release(project: Project, tasks: list[Task]) -> int:
 
 
 def _without(task: Task, response_id: int) -> NewTask | None:
-    """Return the task with its other responses, or None when only one would be left."""
+    """Return a task with the other responses, or None if fewer than two would be left."""
     places = TaskResponse.objects.filter(task=task, withdrawn=False).order_by("position")
     gone = set(
         Finding.objects.filter(response__places__task=task, dropped=True).values_list(

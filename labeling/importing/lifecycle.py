@@ -1,9 +1,9 @@
 """The life cycle of an uploaded file: received, checked, previewed, imported or cancelled.
 
 The web only receives the file and updates the row. A worker reads the file in a separate process
-(labeling.importing.process) with limited memory and processor time, so that no file can harm the
-worker or the site. The row is the source of truth; the Celery message only carries its id. A worker that dies
-leaves a row without a heartbeat, and `reap` hands it to another worker.
+(labeling.importing.process) with limited memory and processor time, so that no file can harm the worker or
+the site. The row is the source of truth; the Celery message only carries its id. If a worker dies, the row's
+heartbeat stops, and `reap` gives the row to another worker.
 """
 
 import json
@@ -34,7 +34,7 @@ LEASE = timedelta(seconds=30)
 HEARTBEAT_SECONDS = 1
 MAX_ATTEMPTS = 3
 RETENTION = timedelta(days=1)
-"""The time for which a file waits to be imported."""
+"""How long a checked file is kept for its import."""
 
 WORKER_STOPPED = (
     "The worker stopped several times while it read this file. Send the file again, or import it "
@@ -49,7 +49,7 @@ def receive(
     chunks: Iterable[bytes], *, user: User, project: Project, name: str, format: str = "",
     any_criteria: bool = False, encoding: str = "utf-8",
 ) -> FileImport:  # fmt: skip
-    """Write the file to disk and have a worker check it. Leave nothing behind on failure."""
+    """Write the file to disk and ask a worker to check it. On failure, leave nothing behind."""
     delete_old_files()
     file_import = FileImport(
         project=project,
@@ -79,14 +79,14 @@ def receive(
 
 
 def start_import(file_import: FileImport) -> bool:
-    """Have a worker import a checked file. Return False when it is not ready."""
+    """Ask a worker to import a checked file. Return False if the file is not ready."""
     with transaction.atomic():
         rows = FileImport.objects.filter(pk=file_import.pk, state=State.READY).update(
             state=State.IMPORTING,
             attempt=0,
             heartbeat_at=None,
             prompts_read=0,
-            cancel_requested=False,  # a request that came too late for the check
+            cancel_requested=False,  # it may have been set too late to cancel the check
         )
         if rows:
             _send_after_commit(file_import.pk)
@@ -94,9 +94,9 @@ def start_import(file_import: FileImport) -> bool:
 
 
 def map_columns(file_import: FileImport, mapping: Mapping) -> bool:
-    """Have a worker check the file again with another meaning of its columns.
+    """Ask a worker to check the file again with new meanings of its columns.
 
-    Return False when the file can no longer be changed.
+    Return False if the meanings can no longer be changed.
     """
     with transaction.atomic():
         rows = FileImport.objects.filter(pk=file_import.pk, state__in=FileImport.OPEN).update(
@@ -116,7 +116,7 @@ def map_columns(file_import: FileImport, mapping: Mapping) -> bool:
 
 
 def start_undo(file_import: FileImport, by: User) -> bool:
-    """Have a worker undo an import. Return False when there is nothing to undo."""
+    """Ask a worker to undo an import. Return False if there is nothing to undo."""
     with transaction.atomic():
         rows = FileImport.objects.filter(pk=file_import.pk, state=State.IMPORTED).update(
             state=State.UNDOING, problem="", attempt=0, heartbeat_at=None
@@ -128,7 +128,7 @@ def start_undo(file_import: FileImport, by: User) -> bool:
 
 
 def cancel(file_import: FileImport) -> bool:
-    """Stop the work on a file, or discard one that is ready. Return False when it has ended."""
+    """Stop work on a file, or discard a file that is ready. Return False if it is too late for either."""
     if file_import.state == State.UNDOING:
         return False
     waiting = Q(state__in=FileImport.OPEN) | Q(state__in=FileImport.ACTIVE, heartbeat_at=None)
@@ -143,7 +143,7 @@ def cancel(file_import: FileImport) -> bool:
 
 
 def delete_old_files() -> None:
-    """Delete uploads that were not imported within a day, and partial files left by a web crash."""
+    """Delete uploads that were not imported within a day, and partial files left by a crashed server."""
     expired = FileImport.objects.filter(created_at__lt=Now() - RETENTION)
     _end(expired.filter(state__in=(State.READY, State.UNCLEAR)), State.CANCELLED)
     folder = Path(settings.UPLOADS_DIR)
@@ -160,7 +160,7 @@ def _send_after_commit(pk: int) -> None:
 
 
 def _send(pk: int) -> None:
-    """Send the message. If the broker is unavailable, `reap` sends it again later."""
+    """Send the row's id to a worker. If the broker is unavailable, `reap` sends it later."""
     with suppress(OperationalError):
         current_app.send_task("labeling.importing.tasks.read_file", args=[pk])
 
@@ -169,7 +169,7 @@ def _send(pk: int) -> None:
 
 
 def execute(pk: int) -> None:
-    """Claim the file's row and run its current step in a separate process."""
+    """Claim the file's row, and run its current step in a separate process."""
     token = claim(pk)
     if token is None:
         return
@@ -182,9 +182,9 @@ def execute(pk: int) -> None:
 
 
 def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> None:
-    """End the row if the step has not ended it, and delete a file that is no longer needed.
+    """Set the row's final state if the step has not done so, and delete the file if no longer needed.
 
-    A file that failed is kept for a day, because another meaning of its columns may be right.
+    A file with a problem is kept for a day, because it may be readable with other column meanings.
     """
     own_row = FileImport.objects.filter(pk=pk, token=token, state__in=FileImport.ACTIVE)
     if cancelled:
@@ -199,7 +199,10 @@ def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> Non
 
 
 def reap() -> int:
-    """Hand rows with an expired lease to another worker; fail them after MAX_ATTEMPTS."""
+    """Give rows with an expired lease to another worker, and return their number.
+
+    After MAX_ATTEMPTS attempts a row fails instead.
+    """
     unleased = FileImport.objects.filter(_unleased(), state__in=FileImport.ACTIVE)
     exhausted = unleased.filter(attempt__gte=MAX_ATTEMPTS)
     _restore_imported(exhausted, WORKER_STOPPED)
@@ -215,7 +218,7 @@ def _unleased() -> Q:
 
 
 def claim(pk: int) -> int | None:
-    """Claim the row. Return the new token, or None when there is nothing to claim."""
+    """Claim the row. Return the new token, or None if the row cannot be claimed."""
     rows = FileImport.objects.filter(
         _unleased(), pk=pk, state__in=FileImport.ACTIVE, attempt__lt=MAX_ATTEMPTS
     ).update(token=F("token") + 1, attempt=F("attempt") + 1, heartbeat_at=Now())
@@ -227,7 +230,7 @@ def _end(rows: QuerySet[FileImport], state: str, **fields: Any) -> int:
 
 
 def _restore_imported(rows: QuerySet[FileImport], problem: str = "") -> int:
-    """Mark imports whose undo failed as imported again, with their finishing time unchanged."""
+    """Set imports whose undo failed back to imported, without changing the time they finished."""
     return rows.filter(state=State.UNDOING).update(
         state=State.IMPORTED, heartbeat_at=None, cancel_requested=False, problem=problem
     )
@@ -236,8 +239,8 @@ def _restore_imported(rows: QuerySet[FileImport], problem: str = "") -> int:
 class _FileProcess:
     """The process that reads the file, supervised by this worker.
 
-    The process watches its standard input. When this worker dies, the pipe closes and the process
-    ends; PostgreSQL then rolls back its writes.
+    The process watches its standard input. If this worker dies, the pipe closes, the process ends, and
+    PostgreSQL rolls back its writes.
     """
 
     def __init__(self, pk: int, token: int):
@@ -254,7 +257,7 @@ class _FileProcess:
         )
 
     def wait(self) -> str:
-        """Relay progress until the process ends. Return the problem, or ""."""
+        """Store the progress until the process ends. Return the problem, or ""."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -278,10 +281,11 @@ class _FileProcess:
             self.process.wait()
 
     def _renew_lease(self) -> bool:
-        """Renew the lease and store the progress. Return False when the process has to stop."""
+        """Renew the lease and store the progress. Return False if the process must stop."""
         own_row = self.rows.filter(state__in=FileImport.ACTIVE)
         if not own_row.update(heartbeat_at=Now(), prompts_read=self.prompts):
-            # The row exists if its process has just ended the step; otherwise the claim was lost.
+            # If the row still has this token, the process has just finished its step. Otherwise the
+            # claim was lost.
             return self.rows.exists()
         self.cancelled = self.rows.filter(cancel_requested=True).exists()
         return not self.cancelled

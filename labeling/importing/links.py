@@ -1,4 +1,4 @@
-"""Records of a file with the ids of the rows that store them."""
+"""Records from a file, linked to the ids of the rows in which they are stored."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MAX_SLOTS = 9
 
 @dataclass(frozen=True)
 class StoredPrompt:
-    """A prompt with the ids of its row and of its responses, in the order of the record."""
+    """A prompt with the ids of its row and of its responses' rows, in the order of the record."""
 
     record: PromptRecord
     prompt_id: int
@@ -39,7 +39,7 @@ def task_key(stored: StoredPrompt, task: TaskRecord) -> tuple[Any, ...]:
 
 
 def reviewers_by_task(rows: list[tuple[StoredPrompt, TaskRecord]]) -> dict[Any, set[str]]:
-    """Return the reviewers of each task, as a file may have one row per reviewer."""
+    """Return each task's reviewers, who may be in several rows of a file."""
     by_task: dict[Any, set[str]] = {}
     for row in rows:
         names = {ranking.reviewer for ranking in row[1].rankings}
@@ -48,10 +48,10 @@ def reviewers_by_task(rows: list[tuple[StoredPrompt, TaskRecord]]) -> dict[Any, 
 
 
 def new_task(stored: StoredPrompt, task: TaskRecord, reviewers: int) -> NewTask:
-    """Return the task to add. Raises BadInput when two of its responses are the same."""
+    """Return the task to add. Raises BadInput if two of its responses are the same."""
     ids = [stored.response_ids[index] for index in task.responses]
     if len(set(ids)) < len(ids):
-        sentence = "two responses are the same text by the same model. Give them ids, or drop one."
+        sentence = "two responses have the same text and model. Give them ids, or remove one."
         raise BadInput(sentence, task.line)
     rankings = max(reviewers, task.rankings_wanted or 0)
     return NewTask(
@@ -66,7 +66,7 @@ def new_task(stored: StoredPrompt, task: TaskRecord, reviewers: int) -> NewTask:
 
 @dataclass(frozen=True)
 class ImportedRanking:
-    """A ranking with the ids that its indexes refer to."""
+    """A ranking from a file, with the ids to which its indexes refer."""
 
     stored: StoredPrompt
     task: TaskRecord
@@ -107,7 +107,7 @@ class ImportedRanking:
 def first_of_each_task(
     fresh: dict[Any, ImportedRanking], new_tasks: set[int]
 ) -> dict[Any, ImportedRanking]:
-    """Return the rankings that fill the first slots of new tasks, at most nine each, without gold."""
+    """Return the rankings to copy in bulk: those of new tasks, at most nine per task, except gold."""
     counts = Counter[int]()
     bulk = {}
     for key, imported in fresh.items():

@@ -1,4 +1,4 @@
-"""The meanings that leads gave to columns, stored for the next file with the same columns."""
+"""The column meanings that leads have set, stored for the next file with the same columns."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from labeling.models import ColumnMapping, FileImport, digest
 
 
 def of(file_import: FileImport, path: Path) -> Mapping | None:
-    """Return the mapping that a lead set for this file, or for the last one with the same columns.
+    """Return the mapping that a lead set for this file, or for an earlier one with the same columns.
 
-    `path` is the file in UTF-8.
+    `path` is the file in UTF-8. Return None if there is no such mapping.
     """
     if file_import.mapping:
         return Mapping.from_json(file_import.mapping)

@@ -1,9 +1,9 @@
-"""Reading one file for a worker, in a process with limited memory and processor time.
+"""Read one file for a worker, in a process with limited memory and processor time.
 
     python -m labeling.importing.process ID TOKEN
 
-Prints JSON lines: {"prompts": N} as progress, {"problem": "…"} when the file is refused. The report
-is written to the file's row, in the transaction of the import itself.
+It prints JSON lines: {"prompts": N} for progress, and {"problem": "…"} if the file is refused. The report is
+written to the file's row, in the same transaction as the import.
 """
 
 import json
@@ -26,9 +26,9 @@ Progress = Callable[[int], None]
 
 
 def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
-    """Check, import or undo the file of a row, by its state. Return the problem, or "".
+    """Check, import or undo the file of a row, depending on its state. Return the problem, or "".
 
-    Does nothing when the row belongs to another claim.
+    Does nothing if the row has been claimed again.
     """
     from labeling.core.text import storable
     from labeling.importing import mappings, undoing
@@ -58,7 +58,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
                 row, path, unclear.proposal, state=FileImport.State.UNCLEAR, heartbeat_at=None
             )
     except BadInput as error:
-        # The meaning of its columns may be the cause.
+        # A wrong column meaning may be the cause, so let the lead change the meanings.
         with suppress(BadInput), as_utf8(row.path, row.encoding) as path:
             _describe(row, path, proposal_of(path, mappings.of(row, path)))
         return storable(str(error)).replace(row.path.name, row.name)
@@ -75,7 +75,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
 
 
 def _describe(row: Any, path: Path, proposal: Any, **fields: Any) -> None:
-    """Store the columns of the file, so that a lead can choose their meanings."""
+    """Store the file's columns in its row, so that a lead can choose their meanings."""
     from labeling.importing.reading import first_rows
     from labeling.importing.report import columns
     from labeling.models import FileImport
@@ -86,7 +86,7 @@ def _describe(row: Any, path: Path, proposal: Any, **fields: Any) -> None:
 
 
 def _check(row: Any, progress: Progress) -> None:
-    """Import the file, roll back, and store the report."""
+    """Import the file, roll back the import, and store its report."""
     from labeling.importing.report import report
     from labeling.models import FileImport
 
@@ -146,7 +146,7 @@ def _read(row: Any, progress: Progress) -> Any:
 
 
 def load_library(pk: int) -> None:
-    """Import pyarrow if the row's file is Parquet, so that the limit of memory is for the file alone."""
+    """Import pyarrow for a Parquet file before memory is limited, so that the limit excludes pyarrow."""
     from labeling.importing.files.source import PARQUET
     from labeling.models import FileImport
 
@@ -159,7 +159,7 @@ def load_library(pk: int) -> None:
 
 
 def limit(memory_mb: int, seconds: int) -> None:
-    """Limit this process: memory in addition to current use, and processor time."""
+    """Limit the memory that this process may use in addition to now, and its processor time."""
     pages = int(Path("/proc/self/statm").read_text().split()[5]) if sys.platform == "linux" else 0
     data = pages * resource.getpagesize() + memory_mb * MB
     resource.setrlimit(resource.RLIMIT_DATA, (data, data))
@@ -168,7 +168,7 @@ def limit(memory_mb: int, seconds: int) -> None:
 
 
 def _end_with_worker() -> None:
-    """End this process when the worker dies and closes the other end of standard input."""
+    """End this process if the worker dies, which closes standard input."""
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 512):

@@ -1,9 +1,8 @@
-"""Importing a file: detecting its format, reading its prompts and storing them.
+"""Import a file: detect its format, read its prompts and store them.
 
-Every format can come in every kind of file that `labeling.importing.files.source` reads. Files whose rows
-have columns are read by the meaning of the columns (`labeling.importing.formats.columns`). Formats
-with a structure of their own are modules in `labeling.importing.formats`, which describes how to
-add one.
+Each format can be read from each kind of file in `labeling.importing.files.source`. Files whose rows have
+columns are read by the meaning of the columns (`labeling.importing.formats.columns`). Formats with a
+structure of their own are modules in `labeling.importing.formats`, which explains how to add one.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +41,7 @@ class Format:
     title: str
     recognises: Callable[[Any], bool]
     read: Callable[[Path, Tally], Iterator[PromptRecord]] | None
-    """The reader of a format; None reads rows by the meaning of their columns."""
+    """The function that reads the format, or None to read rows by the meaning of their columns."""
 
 
 FORMATS = {
@@ -59,12 +58,12 @@ FORMATS = {
         Format("columns", "Rows with columns", lambda first: isinstance(first, dict), None),
     )
 }
-"""The formats in the order in which they are tried."""
+"""The formats by name, in the order in which they are tried."""
 
 
 PREVIEWED = 3
 FIRST_ROWS = 50
-"""The number of rows from which the meaning of the columns is proposed."""
+"""Number of rows from which the column meanings are proposed."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,13 @@ class ImportResult:
     tally: Tally
     written: WrittenRows
     mapping: Mapping | None = None
-    """The meaning of the columns, for the format "columns"."""
+    """The column meanings, if the format is "columns"."""
     first: tuple[PromptRecord, ...] = ()
     """The first prompts, for the preview."""
 
 
 class UnclearColumns(BadInput):
-    """The user has to choose the meaning of some columns. `proposal` holds the questions."""
+    """Raised if the user must choose the meaning of some columns. `proposal` has the questions."""
 
     def __init__(self, proposal: Proposal):
         super().__init__(" ".join(proposal.questions.values()))
@@ -87,7 +86,7 @@ class UnclearColumns(BadInput):
 
 
 def detect(path: Path) -> Format:
-    """Return the format of a file, detected from its first value. Raises BadInput."""
+    """Detect a file's format from its first value. Raises BadInput."""
     first = _first_values(path, FIRST_ROWS)[0]
     for format in FORMATS.values():
         if format.recognises(first):
@@ -98,7 +97,7 @@ def detect(path: Path) -> Format:
 
 
 def proposal_of(path: Path, mapping: Mapping | None = None) -> Proposal:
-    """Return the proposed meaning of a file's columns, with the user's mapping. Raises BadInput."""
+    """Return the proposed meanings of a file's columns, changed by the user's mapping. Raises BadInput."""
     proposal = propose(first_rows(path))
     return proposal.with_answers(mapping) if mapping else proposal
 
@@ -108,7 +107,7 @@ def first_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _first_values(path: Path, count: int) -> list[Any]:
-    """Return the first readable values. Raises BadInput when none of the first is readable."""
+    """Return the first readable values. Raises BadInput if none of the first values is readable."""
     values = rows_and_problems(path)
     first: list[Any] = []
     try:
@@ -135,11 +134,11 @@ def import_file(
     progress: Callable[[int], None] = lambda prompts: None,
     file_import: int | None = None,
 ) -> ImportResult:
-    """Import all of a file or nothing. Importing it again adds no duplicates.
+    """Import the whole file or nothing. Importing it again adds no duplicates.
 
-    `mapping` is the user's meaning of the columns. `file_import` is the id of the import's row, by
-    which it can be undone. Raises BadInput, and UnclearColumns when the user has to choose the meaning of
-    a column.
+    `mapping` contains the user's column meanings. `file_import` is the id of the import's row, which is
+    needed to undo the import. Raises BadInput, and UnclearColumns if the user must choose the meaning of a
+    column.
     """
     if mapping and format is None:
         format = FORMATS["columns"]
@@ -169,8 +168,8 @@ def import_file(
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('labeling.import', %s))", [project.pk]
         )
-        # Nothing has counted the rows of this transaction, so the planner expects each lookup of a
-        # batch to need most of the table, and scans all of it. Every statement here looks up by key.
+        # The planner has no statistics about the rows of this transaction. It would scan whole tables,
+        # although every statement of an import looks up rows by key.
         cursor.execute("SET LOCAL enable_seqscan = off")
         try:
             with transaction.atomic():
@@ -183,7 +182,7 @@ def import_file(
 
 
 def refresh_statistics(written: WrittenRows) -> None:
-    """Update the planner's statistics after the commit of a large import, before autovacuum does."""
+    """Update the planner's statistics after a large import, without waiting for autovacuum."""
     if sum(written.new.values()) < ANALYZE_FROM:
         return
     with connection.cursor() as cursor:

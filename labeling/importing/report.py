@@ -13,10 +13,7 @@ TABLES = ("prompts", "responses", "tasks", "rankings")
 
 
 class Line(TypedDict):
-    """Numbers of rows of one table: `read` are in the file, `known` of them existed before the import.
-
-    `new` is the number of added rows.
-    """
+    """Counts for one table: rows read from the file, known from before the import, and newly added."""
 
     name: str
     read: int
@@ -25,9 +22,9 @@ class Line(TypedDict):
 
 
 class ColumnLine(TypedDict):
-    """One column. `filled` and `empty` count rows; both are 0 until the whole file is read.
+    """One column of the file. `filled` and `empty` count values; both are 0 until the file has been read.
 
-    `nested` marks a key of objects within a column.
+    `nested` is whether this is a key of objects in a column.
     """
 
     name: str
@@ -39,7 +36,7 @@ class ColumnLine(TypedDict):
 
 
 class Preview(TypedDict):
-    """One of the first prompts as reviewers will see it, with long texts cut."""
+    """One of the first prompts, with its responses and rankings. Long texts are cut."""
 
     messages: list[dict[str, str]]
     responses: list[dict[str, str]]
@@ -61,7 +58,7 @@ class Report(TypedDict, total=False):
 
 
 def report(imported: ImportResult) -> Report:
-    """Return the report on an import. `read`, `left_out` and `changed` count in the file's terms."""
+    """Return the report on an import. See records.Tally for `read`, `left_out` and `changed`."""
     written, tally = imported.written, imported.tally
     account: Report = {
         "columns": [
@@ -97,7 +94,7 @@ def report(imported: ImportResult) -> Report:
 
 
 def columns(proposal: Proposal, rows: list[dict[str, Any]]) -> Report:
-    """Return the columns of the first rows with their proposed meaning, and questions for the lead."""
+    """Return the columns of the first rows with their proposed meanings, and the questions for the lead."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     meaning = proposal.mapping.of(names).meaning
     account: Report = {
@@ -118,7 +115,7 @@ def columns(proposal: Proposal, rows: list[dict[str, Any]]) -> Report:
 
 
 def _storable(account: Report) -> Report:
-    """Return the report without characters that cannot be stored; names and examples are untrusted."""
+    """Return the report with unstorable characters replaced, which names and examples may contain."""
     return cast(Report, storable_json(account))
 
 

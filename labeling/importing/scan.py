@@ -1,11 +1,8 @@
-"""Detection of responses that reveal their model or were cut off.
+"""Detect responses that reveal their model or were cut off.
 
-Both checks read the text alone, with rules that prefer missing a case to a false alarm, because a
-lead reads every finding. Text in quotation marks, quoted paragraphs and code does not count, and
-neither does text about models: only a response that describes itself counts. "As an AI language
-model" alone does not reveal which model it is.
-
-Only the beginning and the end of a long text are read.
+A lead must read every finding, so the rules avoid false alarms even if they miss some cases. They ignore
+quotations, code, and text about other models; a response must say which model it is itself. "As an AI
+language model" alone does not reveal the model. In a long text, only the beginning and the end are read.
 """
 
 import re
@@ -26,7 +23,7 @@ class Match:
 
 
 def scan(text: str, *, model: str = "", sampling: Mapping[str, Any] | None = None) -> list[Match]:
-    """Return at most one finding of each kind. Takes about 50 µs for 1,000 characters."""
+    """Return at most one match of each kind. A text of 1,000 characters takes about 50 µs."""
     matches = []
     if leak := identity_leak(text, model):
         matches.append(Match(Finding.Kind.IDENTITY, leak))
@@ -51,7 +48,7 @@ _ONLY_A_MODEL = (
     r"|WizardLM|OpenHermes|Tülu|OLMo|通义千问|文心一言|豆包)"
 )
 _ALSO_A_NAME = r"(?:Claude|Gemini|Bard|Llama|Mistral|Grok|Copilot|Vicuna|Alpaca|Koala|Dolly|Falcon)"
-"""Model names that are also names of people, animals or signs of the zodiac."""
+"""Model names that are also names of people or animals, or ordinary words."""
 
 _I_AM = (
     r"(?:\bI am|\bI['’]m|\b[Mm]y name is|\b[Mm]y name['’]s|\bcall me|\b[Jj]e suis|\b[Jj]e m['’]appelle"
@@ -77,7 +74,7 @@ STEMS = (
     "百度", "阿里", "智谱", "月之暗面", "深度求索", "通义", "文心", "豆包",
 )  # fmt: skip
 STEM_WORDS = re.compile(r"\b(?:meta|cohere)\b")
-"""Whole words, so that "metal" and "coherent" do not match. A text with no stem or word is not searched."""
+"""Like STEMS, but whole words, so that "metal" does not match. A text with neither is not searched."""
 LEAKS = (
     re.compile(rf"{_I_AM}{_BETWEEN} ?{_ONLY_A_MODEL}"),
     re.compile(rf"{_I_AM}{_BETWEEN} {_MAKER}['’]s (?:\w+ ){{0,3}}{_AN_AI}"),
@@ -108,9 +105,9 @@ NOT_NAMES = {"human", "unknown", "model", "baseline", "reference"}
 
 
 def identity_leak(text: str, model: str = "") -> str:
-    """Return the words in which a response reveals its model, or "".
+    """Return the words with which a response reveals its model, or "".
 
-    `model` is the stored name of the response's model, which the text should not reveal either.
+    `model` is the stored name of the response's model. The text should not contain this name either.
     """
     read = text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
     lower = read.lower()
@@ -166,9 +163,9 @@ SENTENCE_END = re.compile(r"[.!?…。！？:][*_\"'”’»)\]]*$")
 
 
 def truncation(text: str, sampling: Mapping[str, Any], model: str = "") -> str:
-    """Return the end of a response that was cut off, or "" when it seems complete.
+    """Return the end of a response that was cut off, or "" if it seems complete.
 
-    People leave out a last full stop and have no token limit, so their texts count as cut off only
+    A person's text has no token limit and often no final full stop. It counts as cut off only if it ends
     where no sentence can end.
     """
     if reached_limit(sampling):
@@ -187,7 +184,7 @@ def truncation(text: str, sampling: Mapping[str, Any], model: str = "") -> str:
 
 
 def reached_limit(sampling: Mapping[str, Any]) -> bool:
-    """Return whether a response ended at a limit of tokens, according to its sampling parameters."""
+    """Return whether the response reached its token limit, according to its sampling parameters."""
     if isinstance(truncated := sampling.get("truncated"), bool):
         return truncated
     if sampling.get("finish_reason") in ("length", "max_tokens"):
@@ -197,7 +194,7 @@ def reached_limit(sampling: Mapping[str, Any]) -> bool:
 
 
 def _dangles(last: str) -> bool:
-    """Return whether the text ends where no sentence can, as on a comma, a bracket or "the"."""
+    """Return whether the text ends where no sentence can end, such as after a comma or "the"."""
     if SIGN_OFF.fullmatch(last) and len(last) < 30:
         return False
     if last[-1] in ",([{" or last.endswith((" -", " –", " —")):
@@ -207,7 +204,7 @@ def _dangles(last: str) -> bool:
 
 
 def _lacks_usual_full_stop(body: str, last: str) -> bool:
-    """Return whether the last line lacks a full stop although similar lines before it have one."""
+    """Return whether the last line lacks a full stop although earlier lines of its kind have one."""
     if not last[-1].isalnum():
         return False
     lines = [line.strip() for line in body[-HEAD:].split("\n")]

@@ -1,4 +1,4 @@
-"""Undoing an import: deleting the rows it added, as long as nobody has worked with them."""
+"""Undo an import by deleting the rows it added, provided that nobody has used them."""
 
 from collections.abc import Callable
 
@@ -25,11 +25,11 @@ from labeling.queue import slots
 from labeling.removal.erasing import unfrozen
 
 USES: list[Callable[[FileImport], str]] = []
-"""Checks registered by higher packages. Each returns why an import cannot be undone, or ""."""
+"""Checks that higher packages register. Each returns why an import cannot be undone, or ""."""
 
 
 class CannotUndo(Exception):  # noqa: N818 - reads better without Error
-    """An import cannot be undone; the text says why. Nothing was changed."""
+    """Raised if an import cannot be undone, before anything is changed. The message says why."""
 
 
 def obstacle(file_import: FileImport) -> str:
@@ -45,14 +45,14 @@ def obstacle(file_import: FileImport) -> str:
         return "A reviewer has one of its tasks open. Try again when they have finished or left."
     decided = Q(adjudication__isnull=False) | Q(relabelled__isnull=False)
     if tasks.filter(decided).exists() or _sampled(tasks).exists():
-        return "A lead has decided or relabelled some of its tasks, so it can no longer be undone."
+        return "A lead has decided some of its tasks or had them ranked again, so it can no longer be undone."
     return next((sentence for use in USES if (sentence := use(file_import))), "")
 
 
 def undo(file_import: FileImport) -> None:
     """Delete the tasks, rankings, responses and prompts of an import, and mark it as undone.
 
-    Prompts and responses that are now used elsewhere stay. Raises CannotUndo.
+    Prompts and responses that are now also used elsewhere are kept. Raises CannotUndo.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         for lock in ("labeling.import", "labeling.add_tasks"):
@@ -61,7 +61,7 @@ def undo(file_import: FileImport) -> None:
                 [lock, file_import.project_id],
             )
         tasks = Task.objects.filter(file_import=file_import)
-        # Slots before tasks, as a submission locks them; the reverse order could deadlock.
+        # Lock slots before tasks, as a submission does; the reverse order could deadlock.
         list(Slot.objects.filter(task__in=tasks).select_for_update().values_list("pk", flat=True))
         if sentence := obstacle(file_import):
             raise CannotUndo(sentence)
@@ -77,7 +77,7 @@ def undo(file_import: FileImport) -> None:
 
 
 def undo_now(file_import: FileImport) -> None:
-    """Undo an import in this process, for the command. Raises CannotUndo."""
+    """Undo an import in this process instead of a worker, for the command. Raises CannotUndo."""
     with transaction.atomic():
         rows = FileImport.objects.filter(pk=file_import.pk, state=FileImport.State.IMPORTED)
         if not rows.update(state=FileImport.State.UNDOING, token=F("token") + 1):
@@ -92,7 +92,7 @@ def _sampled(tasks: QuerySet[Task]) -> QuerySet[RelabelledTask]:
 
 
 def _delete(file_import: FileImport, tasks: QuerySet[Task]) -> dict[str, int]:
-    """Delete rows in an order that respects foreign keys."""
+    """Delete the import's rows, in an order that respects foreign keys, and return their numbers."""
     rankings = Ranking.objects.filter(file_import=file_import)
     with unfrozen():
         slots.remove_imported(tasks=tasks, rankings=rankings)

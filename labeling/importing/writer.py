@@ -1,8 +1,8 @@
-"""Bulk storage of a file's records: all or nothing, without duplicates.
+"""Store the records of a file in bulk: all or none of them, and without duplicates.
 
-A prompt is identified by its chat, a response by its prompt, model, text and id, a task by its
-responses, and a ranking by its task and reviewer. Existing rows are counted, not written again. A
-task with rankings is complete and needs no others; a task without rankings goes to reviewers.
+A prompt is identified by its chat, a response by its prompt, model, text and id, a task by its responses,
+and a ranking by its task and reviewer. Rows that already exist are counted but not written again. A task
+that has rankings in the file needs no others; a task without rankings is given to reviewers.
 """
 
 from collections import Counter
@@ -47,7 +47,7 @@ from labeling.removal.erasing import unfrozen
 
 PROMPT_BATCH_SIZE = 1000
 MAX_BATCH_CHARACTERS = 8_000_000
-"""A batch of long texts has fewer prompts, so that memory stays bounded."""
+"""Maximum number of characters in a batch, so that long texts do not need too much memory."""
 EXISTING, NEW = "existing", "new"
 HIGHEST_RATING = 10
 OTHER_META = "prompts whose metadata differs from that of the same prompt stored before"
@@ -55,12 +55,12 @@ OTHER_META = "prompts whose metadata differs from that of the same prompt stored
 
 @dataclass
 class WrittenRows:
-    """The numbers of rows by table: `read` are in the file, and `new` of them were added."""
+    """Numbers of rows by table: rows `read` from the file, and `new` rows that were added."""
 
     read: Counter[str] = field(default_factory=Counter)
     new: Counter[str] = field(default_factory=Counter)
     held: int = 0
-    """New tasks held until a lead has checked their findings."""
+    """Number of new tasks that are held until a lead has checked their findings."""
 
     def known(self, name: str) -> int:
         return self.read[name] - self.new[name]
@@ -69,11 +69,11 @@ class WrittenRows:
 class Writer:
     """Stores prompts with their responses, tasks and rankings.
 
-    With `reviewers` set to "new", names in the file become inactive users, and the name of an
-    active person is refused. With "existing", rankings are credited to the people with those names.
-    `any_criteria` keeps ratings from 1 to 10 of criteria that the guideline does not have.
-    `progress` is called with the number of prompts read after each batch. `file_import` is the id
-    of the import, stored with its rows so that it can be undone.
+    If `reviewers` is "new", reviewers in the file become inactive users, and the name of an active user is
+    refused. If it is "existing", rankings are credited to the users with these names. With `any_criteria`,
+    ratings from 1 to 10 for criteria that the guideline does not have are stored. After each batch,
+    `progress` is called with the number of prompts read so far. `file_import` is the id of the import's row,
+    which is stored with each new row so that the import can be undone.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Writer:
         )
 
     def write(self, records: Iterable[PromptRecord]) -> WrittenRows:
-        """Store the records. Call it inside a transaction. Raises BadInput."""
+        """Store the records. Call this in a transaction. Raises BadInput if there are problems."""
         for batch in _batches(self._readable(records)):
             batch = [storable_record(record, self.tally) for record in batch]
             stored = self._store_responses(batch, self._store_prompts(batch))
@@ -110,7 +110,7 @@ class Writer:
         return self.written
 
     def _readable(self, records: Iterable[PromptRecord]) -> Iterator[PromptRecord]:
-        """Yield the records. Problems in reading are reported together with those in the content."""
+        """Yield the records, and keep reading problems to report them with those found in storing."""
         try:
             yield from records
         except SeveralProblems as problem:
@@ -119,7 +119,7 @@ class Writer:
             self.tally.problems.items += problem.problems
 
     def _accepts(self, step: Callable[[], object]) -> bool:
-        """Run a step and return whether it succeeded. Its problem is reported later, with others."""
+        """Run a step; return whether it succeeded. A problem is kept and reported with others later."""
         try:
             step()
         except BadInput as problem:
@@ -168,9 +168,10 @@ class Writer:
         return [existing[h][0] if h in existing else ids[h] for h in hashes]
 
     def _existing_record(self, record: PromptRecord, external_id: str, meta: Any) -> PromptRecord:
-        """Return the record of an existing prompt. If its id differs, the id goes to its tasks.
+        """Return the record of a prompt that already exists.
 
-        Values that differ from the stored prompt and are not stored elsewhere are counted.
+        If its id differs from the stored one, its tasks get the id. Ids that no task can get, and metadata
+        that differs from the stored metadata, are counted as left out.
         """
         self.tally.left_out[OTHER_META] += bool(record.meta) and record.meta != meta
         if record.external_id in ("", external_id):
@@ -265,7 +266,7 @@ class Writer:
         self._store_rankings(rankings, {task_id for task_id, created in added if created})
 
     def _note_other_ids(self, named: list[tuple[int, str]]) -> None:
-        """Count the tasks whose id is not stored because the same task existed under another id."""
+        """Count the tasks whose id is lost because the same task exists under another id."""
         named_rows = [(pk, name) for pk, name in named if name]
         stored_names = (
             dict(
@@ -304,7 +305,7 @@ class Writer:
                 self._record_one(key, ranking)
 
     def _rated(self, imported: ImportedRanking) -> ImportedRanking:
-        """Return the ranking without ratings of criteria that only its source has."""
+        """Return the ranking without ratings for criteria that the guideline does not have."""
         ranking = imported.ranking
         if not ranking.own_scales or self.any_criteria:
             return imported
@@ -335,7 +336,7 @@ class Writer:
         ] += 1
 
     def _copy_rankings(self, fresh: dict[Any, ImportedRanking]) -> None:
-        """Copy rankings into new tasks, whose slots are numbered from 1 and all free."""
+        """Copy rankings into new tasks, all of whose slots are free and numbered from 1."""
         ids = reserve_ids("labeling_ranking", len(fresh))
         now, slot_numbers = timezone.now(), Counter[int]()
         rows, filled = [], []
@@ -368,7 +369,7 @@ class Writer:
         fill_imported(filled)
 
     def _record_one(self, key: Any, imported: ImportedRanking) -> None:
-        """Add a ranking to a task that existed before."""
+        """Add a ranking to an existing task, or count it if its reviewer has already ranked the task."""
         try:
             ranking, _ = recording.record(
                 task=Task.objects.get(pk=imported.task_id),
@@ -397,13 +398,13 @@ class Writer:
             self._accepts(partial(self._find_user, name, users.get(name), lines[name]))
 
     def _find_user(self, name: str, user: User | None, line: int) -> None:
-        """Find or create the user for a reviewer's name. Raises BadInput."""
+        """Find or create the user with a reviewer's name. Raises BadInput if that is not possible."""
         if user is None and self.reviewers == EXISTING:
             raise BadInput(f"no user is named {name!r}.", line)
         if user is not None and user.is_active and self.reviewers == NEW:
             raise BadInput(
-                f"the reviewer {name!r} has the username of an active person. Rename "
-                "the reviewer, or pass --reviewers existing if they are the same.",
+                f"the reviewer {name!r} has the username of an active user. Rename "
+                "the reviewer, or pass --reviewers existing if both are the same person.",
                 line,
             )
         self.users[name] = user or self._make_user(name, line)
@@ -413,11 +414,12 @@ class Writer:
             UnicodeUsernameValidator()(name)
         except ValidationError:
             raise BadInput(
-                f"the reviewer {name!r} cannot be a username: letters, digits and @.+-_ only.",
+                f"{name!r} is not a valid username. A reviewer's name may contain letters, digits and "
+                "@.+-_ only.",
                 line,
             ) from None
         if len(name) > 150:
-            raise BadInput("the name of a reviewer may have at most 150 characters.", line)
+            raise BadInput("a reviewer's name may have at most 150 characters.", line)
         self.written.new["reviewers"] += 1
         return User.objects.create(username=name, is_active=False, password=make_password(None))
 
@@ -441,7 +443,7 @@ def _batches(records: Iterable[PromptRecord]) -> Iterator[list[PromptRecord]]:
 
 
 def _store_gold(task_id: int, line: int, ids: list[int], gold_record: GoldRecord) -> None:
-    """Store the known answer of a task, unless the task already has one."""
+    """Store a task's known answer, unless the task already has one."""
     constraints = [
         {key: ids[name] if key in ("a", "b") else name for key, name in constraint.items()}
         if isinstance(constraint, dict)

@@ -1,1 +1,1 @@
-"""The values in files of every kind: text, JSON, CSV, Excel and Parquet, within limits."""
+"""Readers for every kind of file (JSON, CSV, Excel, Parquet), with limits on memory and size."""

@@ -16,9 +16,9 @@ ENCODINGS = (UTF8, "windows-1252", "utf-16")
 
 @contextmanager
 def as_utf8(path: Path, encoding: str) -> Iterator[Path]:
-    """Yield the path of the file in UTF-8: the file itself, or a temporary copy.
+    """Yield the path of the file itself if it is in UTF-8, otherwise of a temporary copy in UTF-8.
 
-    Raises BadInput when the file is not text in this encoding.
+    Raises BadInput if the file is not text in this encoding.
     """
     if encoding == UTF8:
         yield path

@@ -1,4 +1,4 @@
-"""The rows of an Excel file, which is read whole."""
+"""A reader for Excel files, which it loads into memory as a whole."""
 
 from collections.abc import Iterator
 from datetime import date, datetime, time
@@ -13,7 +13,7 @@ from labeling.importing.records import BadInput
 
 
 def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row, {column: cell}) of the only sheet with data. Raises BadInput."""
+    """Yield (row number, {column: cell}) for each row of the only sheet with data. Raises BadInput."""
     limits.check_workbook(path)
     try:
         workbook = CalamineWorkbook.from_path(str(path))
@@ -37,7 +37,7 @@ def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a cell as a JSON value. Excel stores every number as a float."""
+    """Return a cell as a JSON value. Whole floats become integers, because Excel stores only floats."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, datetime | date | time):

@@ -1,7 +1,7 @@
-"""Limits on the resources that one file may use, so that a small file cannot exhaust memory.
+"""Limits on the memory and time that a file may need, so that a small file cannot exhaust memory.
 
-A file can unpack to far more than its size: gzip stores a thousand equal bytes in one byte, and Parquet
-stores a column of equal values in a few bytes. Most limits are settings; see docs/settings.md.
+A file can unpack to far more than its own size: gzip can store a thousand equal bytes as one byte, and
+Parquet a column of equal values as a few bytes. Most limits are settings; see docs/settings.md.
 """
 
 import gzip
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MB = 1 << 20
 RATIO = 100
-"""Text compresses 3 to 30 times. A higher ratio suggests a file built to exhaust memory."""
+"""Maximum compression ratio. Usual text has 3 to 30; a higher ratio suggests a malicious file."""
 RATIO_FROM = 32 * MB
 COLUMNS = 1000
 MAX_VALUES_PER_ROW = 100_000
@@ -28,7 +28,7 @@ WORKBOOK = 64 * MB
 
 
 def value_bytes() -> int:
-    """Return the maximum size of one line, element or row, in bytes."""
+    """Return the maximum size of one line, array element or row, in bytes."""
     return int(settings.IMPORT_VALUE_MB) * MB
 
 
@@ -41,7 +41,7 @@ def too_long(unit: str, line: int) -> BadInput:
 
 
 def check_count(number: int) -> None:
-    """Raise BadInput when a file has more rows than allowed."""
+    """Raise BadInput if a file has more rows than allowed."""
     if number > settings.IMPORT_ROWS:
         raise BadInput(
             f"the file has more than {settings.IMPORT_ROWS:,} rows, the maximum for one import. "
@@ -50,7 +50,7 @@ def check_count(number: int) -> None:
 
 
 def check_unpacked(size: int, packed: int) -> None:
-    """Raise BadInput when `packed` bytes unpacked to `size`, and that exceeds a limit."""
+    """Raise BadInput if `packed` bytes that have been unpacked to `size` bytes exceed a limit."""
     if size > settings.IMPORT_UNPACKED_MB * MB:
         raise BadInput(
             f"the file unpacks to more than {settings.IMPORT_UNPACKED_MB} MB. Split it; "
@@ -64,7 +64,7 @@ def check_unpacked(size: int, packed: int) -> None:
 
 
 class Unpacking(io.RawIOBase):
-    """A gzip file that counts the bytes it unpacks against the limits while it is read."""
+    """A gzip file that checks the number of unpacked bytes against the limits while it is read."""
 
     def __init__(self, path: Path):
         self.packed: IO[bytes] = path.open("rb")
@@ -88,7 +88,7 @@ class Unpacking(io.RawIOBase):
 
 
 def check_workbook(path: Path) -> None:
-    """Raise BadInput for an Excel file (a zip archive) that is damaged or unpacks to too much."""
+    """Raise BadInput for an Excel file (a zip archive) that is damaged or too large when unpacked."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(part.file_size for part in archive.infolist())
@@ -103,13 +103,15 @@ def check_workbook(path: Path) -> None:
 
 
 def check_parquet(path: Path, footer: "pq.FileMetaData") -> None:
-    """Raise BadInput for a Parquet file whose footer exceeds the limits.
+    """Raise BadInput if a Parquet file exceeds the limits according to its footer.
 
-    The footer may be wrong, so rows are measured again as they are decoded.
+    The footer may be wrong, so the rows are measured again when they are decoded.
     """
     check_count(footer.num_rows)
     if footer.num_columns > COLUMNS:
-        raise BadInput(f"{path.name} has {footer.num_columns:,} columns; at most {COLUMNS:,}.")
+        raise BadInput(
+            f"{path.name} has {footer.num_columns:,} columns; the maximum is {COLUMNS:,}."
+        )
     unpacked = 0
     for group in map(footer.row_group, range(footer.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
@@ -117,6 +119,6 @@ def check_parquet(path: Path, footer: "pq.FileMetaData") -> None:
             if column.num_values > MAX_VALUES_PER_ROW * max(group.num_rows, 1):
                 raise BadInput(
                     f"{path.name} has {column.num_values:,} values of {column.path_in_schema!r} in "
-                    f"{group.num_rows:,} row(s); at most {MAX_VALUES_PER_ROW:,} per row."
+                    f"{group.num_rows:,} row(s); the maximum is {MAX_VALUES_PER_ROW:,} per row."
                 )
     check_unpacked(unpacked, path.stat().st_size)

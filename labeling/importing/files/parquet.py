@@ -1,4 +1,4 @@
-"""The rows of a Parquet file, a batch at a time."""
+"""A reader for Parquet files, which loads one batch of rows at a time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ ROW_BATCH_SIZE = 256
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row, {column: value}) of each row, a batch at a time. Raises BadInput."""
+    """Yield (row number, {column: value}) for each row. Raises BadInput."""
     try:
         with _parquet(path) as file:
             number = size = 0
@@ -33,8 +33,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parquet(path: Path) -> pq.ParquetFile:
     """Open the file after checking its footer against the limits.
 
-    Texts stay dictionary-encoded as in the file: decoded in full, a page of a few bytes can become
-    gigabytes. Pages are streamed, not read ahead by column.
+    Texts stay dictionary-encoded as in the file, because a page of a few bytes can become gigabytes when
+    it is decoded. Pages are streamed instead of reading whole columns ahead.
     """
     bounds: dict[str, Any] = {
         "thrift_string_size_limit": limits.FOOTER, "thrift_container_size_limit": limits.FOOTER,
@@ -49,7 +49,7 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 
 def _values(batch: pa.RecordBatch, before: int) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a batch, one at a time if the whole batch would be too large."""
+    """Yield the rows of a batch. They are decoded one by one if the whole batch would be too large."""
     if _expanded(batch.to_struct_array()) <= limits.value_bytes():
         yield from batch.to_pylist()
         return
@@ -61,7 +61,7 @@ def _values(batch: pa.RecordBatch, before: int) -> Iterator[dict[str, Any]]:
 
 
 def _expanded(array: pa.Array) -> int:
-    """Return the approximate size of an array's values when decoded, in bytes."""
+    """Return the approximate size of an array's values in bytes after decoding."""
     if pa.types.is_dictionary(array.type):
         lengths = pc.binary_length(array.dictionary).take(array.indices)
         return int(pc.sum(lengths).as_py() or 0)

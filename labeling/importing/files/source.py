@@ -1,8 +1,8 @@
-"""Reading the values in a file one by one, with the line where each begins.
+"""Read the values in a file one by one, with the number of the line on which each begins.
 
-`rows` reads JSON lines, one JSON array, CSV and Parquet, plain or compressed with gzip, and Excel
-files. It recognises them by their content. All are streamed: memory holds one value, or one batch
-of a Parquet file. `labeling.importing.files.limits` bounds the size of unpacked files.
+`rows` reads JSON lines, a JSON array, CSV, Excel and Parquet, recognised by their content; text files may
+be compressed with gzip. Except for Excel files, only one value or one Parquet batch is in memory at a
+time. labeling.importing.files.limits limits the size of unpacked files.
 """
 
 import codecs
@@ -25,23 +25,23 @@ from labeling.importing.files.rows import CHUNK, Cells, column_names
 from labeling.importing.records import BadInput, Tally
 
 NOT_UTF8 = (
-    "this is not UTF-8 text. Programs on Windows often write windows-1252, and Excel's Unicode text "
-    "is utf-16: pass --encoding, or choose it on the import page."
+    "this is not UTF-8 text. Programs on Windows often write windows-1252, and Excel saves Unicode text "
+    "as utf-16. Pass --encoding, or choose the encoding on the import page."
 )
 MAX_LINES_PER_ROW = 50_000
 LINES_PER_ROW = 10
-"""The maximum average number of lines per CSV row; cells may hold line breaks."""
+"""Maximum average number of lines per CSV row. Cells may contain line breaks."""
 GZIP, PARQUET, BYTE_ORDER_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
 EXCEL = b"PK\x03\x04"
 DELIMITERS = ",\t;|"
 SEPARATOR = re.compile(r'"?sep=(.)"?\s*')
-"""A first line that sets the delimiter for Excel."""
+"""Matches a first line such as `sep=;`, which sets the delimiter for Excel."""
 HEADER = re.compile(r"[^\W\d][^{}\[\]]{0,99}")
 _SPACE = re.compile(r"\s*")
 
 
 def rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line, value) of each line, element or row of the file. Raises BadInput."""
+    """Yield (line number, value) for each line, array element or row of the file. Raises BadInput."""
     for line, value in rows_and_problems(path):
         if isinstance(value, BadInput):
             raise value
@@ -49,7 +49,7 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def kind_of(path: Path) -> str:
-    """Return the kind of a file by its content, a key of READERS. Raises BadInput."""
+    """Detect the kind of a file by its content and return it as a key of READERS. Raises BadInput."""
     head = _head(path)
     if head.startswith(PARQUET):
         return "parquet"
@@ -64,7 +64,7 @@ def kind_of(path: Path) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line, value), where the value is a BadInput if only this line is wrong."""
+    """Yield (line number, value). The value is a BadInput if only this line cannot be read."""
     return READERS[kind_of(path)](path)
 
 
@@ -74,10 +74,10 @@ Read = TypeVar("Read")
 def each_row(
     path: Path, tally: Tally, read: Callable[[int, dict[str, Any]], Iterable[Read]]
 ) -> Iterator[Read]:
-    """Yield the results of `read` for each row. Raises BadInput at the end.
+    """Yield the results of `read` for each row. Raises BadInput at the end if there were problems.
 
-    The error lists up to ten problems: reading continues after a wrong row, so that all problems of
-    a file are reported together. The caller stores nothing from a file with problems.
+    Reading continues after a wrong row, so that up to ten problems are reported together. The caller must
+    store nothing from a file with problems.
     """
     for line, row in _until_unreadable(path, tally):
         try:
@@ -94,7 +94,7 @@ def each_row(
 
 
 def _until_unreadable(path: Path, tally: Tally) -> Iterator[tuple[int, Any]]:
-    """Yield rows until the file ends or becomes unreadable, which is recorded as a problem."""
+    """Yield rows until the file ends or becomes unreadable, and record the latter as a problem."""
     try:
         yield from rows_and_problems(path)
     except BadInput as problem:
@@ -102,7 +102,7 @@ def _until_unreadable(path: Path, tally: Tally) -> Iterator[tuple[int, Any]]:
 
 
 def rows_and_problems(path: Path) -> Generator[tuple[int, Any], None, None]:
-    """Yield (line, value) like `rows`, with a BadInput in place of the value of a wrong line."""
+    """Yield (line number, value) like `rows`, but with a BadInput as the value of a wrong line."""
     most = settings.IMPORT_ROWS
     for number, (line, value) in enumerate(_rows(path), start=1):
         if number > most:
@@ -111,14 +111,14 @@ def rows_and_problems(path: Path) -> Generator[tuple[int, Any], None, None]:
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """Open a file, and unpack it if it is compressed."""
+    """Open a file for reading, and unpack it while it is read if it is compressed."""
     with path.open("rb") as file:
         compressed = file.read(2) == GZIP
     return io.BufferedReader(Unpacking(path), CHUNK) if compressed else path.open("rb")
 
 
 def _head(path: Path) -> bytes:
-    """Return the beginning of the file. Unpacks enough of it to check the compression ratio."""
+    """Return the first CHUNK bytes of the file, after unpacking enough to check its compression ratio."""
     with open_file(path) as file:
         head = b"".join(_chunks(file, most=CHUNK))
         if isinstance(file.raw, Unpacking):  # type: ignore[attr-defined]
@@ -128,7 +128,7 @@ def _head(path: Path) -> bytes:
 
 
 def _has_header(text: bytes) -> bool:
-    """Return whether the first line looks like column names. The first or last name may be empty."""
+    """Return whether the first line looks like column names, of which some may be empty."""
     line = text.split(b"\n", 1)[0].decode("utf-8", "replace").strip("\r\n ")
     if SEPARATOR.fullmatch(line):
         return True
@@ -137,7 +137,7 @@ def _has_header(text: bytes) -> bool:
 
 
 def _chunks(file: IO[bytes], most: int | None = None) -> Iterator[bytes]:
-    """Yield the file in chunks. Raises BadInput for a damaged archive."""
+    """Yield the file in chunks, up to `most` bytes. Raises BadInput for a damaged archive."""
     read = 0
     try:
         while (most is None or read < most) and (chunk := file.read(CHUNK)):
@@ -151,7 +151,7 @@ def _chunks(file: IO[bytes], most: int | None = None) -> Iterator[bytes]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, value or BadInput) of each line that is not blank. Raises BadInput."""
+    """Yield (line number, value or BadInput) for each line that is not blank. Raises BadInput."""
     with open_file(path) as file:
         most = settings.IMPORT_ROWS
         for number, line in _text_lines(file):
@@ -162,7 +162,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _text_lines(file: IO[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of each line of a UTF-8 file. Raises BadInput."""
+    """Yield (line number, line) for each line of a UTF-8 file. Raises BadInput."""
     longest = limits.value_bytes()
     for number in count(1):
         try:
@@ -189,27 +189,27 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 def _value_or_problem(line: str, number: int) -> Any:
     try:
-        if line.startswith("{"):  # nearly every line; `decode` would look for spaces on both sides
+        if line.startswith("{"):  # the usual case; `decode` would be slower, as it strips spaces
             value, end = _DECODER.raw_decode(line)
             if line[end:] in ("", "\n", "\r\n"):
                 return value
         return _DECODER.decode(line)
     except json.JSONDecodeError as error:
         return BadInput(f"not valid JSON: {error.msg}.", number)
-    except ValueError:  # Python refuses to read a number of so many digits
+    except ValueError:  # Python refuses numbers with more than 4,300 digits
         return BadInput("a number has too many digits.", number)
     except RecursionError:
-        return BadInput("this is nested too deeply.", number)
+        return BadInput("the value is nested too deeply.", number)
 
 
 def json_array(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, value) of each element of the array in the file. Raises BadInput."""
+    """Yield (line number, value) for each element of the JSON array in the file. Raises BadInput."""
     with open_file(path) as file:
         yield from _Array(file).elements()
 
 
 class _Array:
-    """An array read in chunks. Memory holds no element before the current one."""
+    """A JSON array that is read in chunks. Elements before the current one are not kept in memory."""
 
     def __init__(self, file: IO[bytes]):
         self.source = _chunks(file)
@@ -219,7 +219,7 @@ class _Array:
 
     def elements(self) -> Iterator[tuple[int, Any]]:
         if self._next() != "[":
-            raise BadInput("the file must be one JSON array that begins with [.", 1)
+            raise BadInput("the file must contain one JSON array, which begins with [.", 1)
         self.at += 1
         while self._next() != "]":
             line = self.line
@@ -230,7 +230,7 @@ class _Array:
             self.at += mark == ","
 
     def _next(self) -> str:
-        """Return the next character that is not a space, or "" at the end."""
+        """Return the next character that is not whitespace, or "" at the end of the file."""
         while True:
             self._pass(_SPACE.match(self.text, self.at).end())  # type: ignore[union-attr]
             if self.at < len(self.text) or not self._more():
@@ -241,7 +241,10 @@ class _Array:
         self.at = end
 
     def _more(self) -> bool:
-        """Read at least as many characters as remain, and drop those already parsed."""
+        """Read more text, and drop the part that was already parsed. Return False at the end of the file.
+
+        The unparsed text at least doubles, so that a large element is not parsed again too often.
+        """
         rest, missing = self.text[self.at :], max(CHUNK, len(self.text) - self.at)
         if len(self.text) - self.at > self.longest:
             raise limits.too_long("value", self.line)
@@ -268,10 +271,10 @@ class _Array:
                     continue
                 line = self.line + self.text.count("\n", self.at, error.pos)
                 raise BadInput(f"not valid JSON: {error.msg}.", line) from None
-            except ValueError:  # Python refuses to read a number of so many digits
+            except ValueError:  # Python refuses numbers with more than 4,300 digits
                 raise BadInput("a number has too many digits.", self.line) from None
             except RecursionError:
-                raise BadInput("this is nested too deeply.", self.line) from None
+                raise BadInput("the value is nested too deeply.", self.line) from None
             if end < len(self.text) or not self._more():
                 self._pass(end)
                 return value
@@ -281,7 +284,7 @@ class _Array:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, {column: cell} or BadInput) of each row. Empty cells are None."""
+    """Yield (line number, {column: cell} or BadInput) for each row. Empty cells are None."""
     with open_file(path) as file:
         first = next(_text_lines(file), (1, ""))[1]
     separator = SEPARATOR.fullmatch(first)
@@ -303,7 +306,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
 class _RowLines:
     """The lines of a CSV file, with a limit on the lines and characters of one row.
 
-    Otherwise an unclosed quotation mark would make the rest of the file one row.
+    Without the limit, an unclosed quotation mark would turn the rest of the file into one row.
     """
 
     def __init__(self, file: IO[bytes]):
@@ -327,7 +330,7 @@ class _RowLines:
 
 
 def _cells(reader: Any, names: list[str]) -> Iterator[tuple[int, Any]]:
-    """Yield (line, cells), with a BadInput in place of the cells when their number is wrong."""
+    """Yield (line number, cells), or a BadInput instead of cells if their number is wrong."""
     before = reader.line_num
     for cells in reader:
         line, before = before + 1, reader.line_num
@@ -357,7 +360,7 @@ def _excel_rows(path: Path) -> Iterator[tuple[int, Any]]:
     return excel_rows(path)
 
 
-# Imported when needed, which saves 9 MB and 0.1 seconds for other kinds of file.
+# The libraries for these two are imported only when needed: that takes 9 MB of memory and 0.1 seconds.
 READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
     "parquet": _parquet_rows,
     "excel": _excel_rows,

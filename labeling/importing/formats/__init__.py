@@ -2,13 +2,13 @@
 
 To add a format, write a module here with two functions:
 
-    recognises(first)   Return whether a file is of this format, given its first value.
+    recognises(first)   Return whether a file has this format, judging by its first value.
     read(path, tally)   Yield a PromptRecord for each prompt. Raises BadInput.
 
-Iterate with `labeling.importing.files.source.each_row`, which works for every kind of file (JSON lines,
-a JSON array, CSV, Excel, Parquet) and gathers the problems of all rows. `conversations.Draft`
-builds a prompt with its responses and rankings. Count every column in `tally.columns`, and every
-value that is not used in `tally.left_out`, so that the report accounts for the whole file.
+Read the rows with `labeling.importing.files.source.each_row`, which works for every kind of file (JSON
+lines, a JSON array, CSV, Excel, Parquet) and collects the problems of all rows. Build each prompt, with its
+responses and rankings, with `conversations.Draft`. Count every column in `tally.columns`, and every unused
+value in `tally.left_out`, so that the report accounts for the whole file.
 
 Then list the module in FORMATS in `labeling/importing/reading.py`, describe it in
 `docs/import-formats.md`, and test it with a small file in `tests/labeling/importing/formats/test_import_formats.py`.

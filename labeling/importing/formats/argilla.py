@@ -1,17 +1,17 @@
-"""Records exported from Argilla 1 and 2, as JSON records or as the columns of a data set.
+"""Records exported from Argilla 1 and 2, as JSON records or as columns of a data set.
 
     {"id", "fields": {"prompt": …, "reply-1": …, "reply-2": …},
      "responses": {"ranking": [{"value": [{"value": "reply-2", "rank": 1}, …], "user_id": …}]}}
 
-Argilla 1 writes "responses" as [{"user_id", "status", "values": {"ranking": {"value": …}}}]. Its
-data sets have a column of [{"user_id", "value", "status"}] for each question. Those of Argilla 2
-have the columns "ranking.responses", "ranking.responses.users" and "ranking.responses.status".
-Records of Argilla's first text classification have "inputs" and an "annotation".
+Argilla 1 writes "responses" as [{"user_id", "status", "values": {"ranking": {"value": …}}}]. Data sets from
+Argilla 1 have a column of [{"user_id", "value", "status"}] for each question. Data sets from Argilla 2 have
+the columns "ranking.responses", "ranking.responses.users" and "ranking.responses.status". Records from
+Argilla's old text classification have "inputs" and an "annotation".
 
-Every user's answer to a RankingQuestion is a ranking; equal ranks are a tie. Without such an answer, a
-user's RatingQuestions, one for each response, become a ranking; equal ratings are a tie. With two
-responses, a LabelQuestion whose answer names one of them is read too. Reviewers are named
-"argilla-" and the user's id. Discarded answers, drafts and suggestions by models are left out.
+Each user's answer to a RankingQuestion is a ranking; equal ranks are a tie. If there is none, a user's
+answers to RatingQuestions, one for each response, are a ranking; equal ratings are a tie. With two
+responses, an answer to a LabelQuestion that names one of them is a ranking too. Reviewers are named
+"argilla-" and the user's id. Discarded answers, drafts and models' suggestions are left out.
 """
 
 import re
@@ -41,7 +41,7 @@ PROMPT = (
 ANSWER = re.compile(r"response|reply|generation|completion|answer|output|candidate", re.IGNORECASE)
 REASON = re.compile(r"comment|rationale|reason|explanation|feedback|why", re.IGNORECASE)
 UNREAD = "users' answers that rank or rate no responses"
-FURTHER = "answers of users to questions next to the one that was read as their ranking"
+FURTHER = "users' answers to other questions than the one read as their ranking"
 
 
 def recognises(first: Any) -> bool:
@@ -90,7 +90,7 @@ def _draft(record: Record, line: int, tally: Tally) -> Draft:
 
 
 def _responses(fields: dict[str, Any], prompt: str | None) -> list[str]:
-    """Return the names of the fields that are responses, by their names if possible."""
+    """Return the names of the fields that hold responses: those named like responses, or all texts."""
     texts = [k for k, v in fields.items() if k != prompt and v and isinstance(v, str | list)]
     answers = [k for k, v in fields.items() if k != prompt and v != "" and ANSWER.search(k)]
     readable = [k for k in answers if k in texts or values.as_text(fields[k]) is not None]
@@ -104,7 +104,7 @@ def _is_reason(question: str, answer: Any) -> bool:
 def _tiers(
     answers: dict[str, Any], indexes: dict[str, int], line: int
 ) -> tuple[list[list[int]] | None, set[str]]:
-    """Return the order given by a user's answers, and the questions it comes from."""
+    """Return the tiers that a user's answers give, or None, and the questions that were used."""
     for question, value in answers.items():
         value = _listed(value)
         if isinstance(value, list) and len(value) > 1 and (tiers := _ranked(value, indexes, line)):
@@ -131,7 +131,7 @@ def _tiers(
 
 
 def _listed(value: Any) -> Any:
-    """Return a ranking as a list of objects; some data sets have an object of lists."""
+    """Return a ranking as a list of objects. Some data sets store it as an object of lists."""
     value = values.parsed(value) or value if isinstance(value, str) else value
     if isinstance(value, dict) and {"value", "rank"} <= value.keys():
         names, ranks = value["value"], value["rank"]
@@ -141,7 +141,7 @@ def _listed(value: Any) -> Any:
 
 
 def _ranked(value: list[Any], indexes: dict[str, int], line: int) -> list[list[int]] | None:
-    """Return tiers from [{"value", "rank"}, …], or from just the names in order."""
+    """Return tiers from [{"value", "rank"}, …], or from a list of names in order."""
     if all(isinstance(item, str) for item in value):
         if all(_index(name, indexes) is None for name in value):
             return None  # labels of another kind
@@ -159,7 +159,7 @@ def _ranked(value: list[Any], indexes: dict[str, int], line: int) -> list[list[i
 
 
 def _index_of_label(label: str, indexes: dict[str, int]) -> int | None:
-    """Return the index of the only field that a label names, by its name or its number."""
+    """Return the index of the only field whose name or number matches a label, or None."""
     bare_label = _bare(label)
     exact = [index for key, index in indexes.items() if _bare(key) == bare_label]
     within = [index for key, index in indexes.items() if _bare(key) in bare_label]
@@ -168,7 +168,7 @@ def _index_of_label(label: str, indexes: dict[str, int]) -> int | None:
 
 
 def _index(name: str, indexes: dict[str, int]) -> int | None:
-    """Return the index of the field that a name contains, in any spelling, or None."""
+    """Return the index of the field whose name is contained in `name`, ignoring spelling, or None."""
     if name in indexes:
         return indexes[name]
     bare_name = _bare(name)

@@ -1,4 +1,4 @@
-"""The records of Argilla's exports in all their shapes; see labeling.importing.formats.argilla."""
+"""Readers for all shapes of Argilla's exported records; see labeling.importing.formats.argilla."""
 
 import re
 from collections import defaultdict
@@ -10,7 +10,7 @@ from labeling.importing.formats.conversations import text_of
 from labeling.importing.records import NESTED, BadInput, Meaning, Tally
 
 DISCARDED = "discarded answers and drafts"
-SUGGESTIONS = "suggestions of models (not the judgment of a person)"
+SUGGESTIONS = "models' suggestions (not a person's judgment)"
 SUGGESTION = re.compile(r"(.+)[.-]suggestion(?:[.-](?:metadata|score|agent|type))?")
 COLUMN = re.compile(r"(.+)\.responses(?:\.(users|status))?")
 ABOUT = frozenset(
@@ -21,35 +21,35 @@ ABOUT = frozenset(
         "annotation", "annotation_agent",
     }
 )  # fmt: skip
-"""Columns of a data set that are not fields of the record."""
+"""Columns of a data set that are not fields of its records."""
 
 VALUE = {"value": "ranking", "user_id": "reviewer", "status": "status"}
 ANSWERS: Meaning = {"": "ranking", "*": {"": "ranking", **VALUE}}
-"""The meaning of "responses" that is an object by question."""
+"""The meaning of "responses" if it is an object with a key for each question."""
 BY_USER: Meaning = {
     "": "ranking", "user_id": "reviewer", "status": "status",
     "values": {"*": {"": "ranking", "value": "ranking"}},
 }  # fmt: skip
-"""The meaning of "responses" that is a list with one element per user."""
+"""The meaning of "responses" if it is a list with one element per user."""
 
 Answers = dict[str, dict[str, Any]]
-"""The answers by user, then by question."""
+"""Users' answers, keyed by user and then by question."""
 
 
 @dataclass
 class Record:
-    """A record in any of the shapes: its texts by name, and the answers of each user."""
+    """A record of any shape: its fields by name, and each user's answers."""
 
     fields: dict[str, Any]
     answers: Answers
     metadata: dict[str, Any]
     external_id: str
     prefix: str = ""
-    """The prefix of the fields' names in the file."""
+    """The prefix of the field names in the file."""
 
 
 def shape_of(row: dict[str, Any]) -> str:
-    """Return the name of a record's shape, or ""."""
+    """Return the name of a record's shape, or "" if it is not from Argilla."""
     if isinstance(values.structure(row, "fields"), dict) and "responses" in row:
         return "record"
     if any(name.endswith(".responses.users") for name in row):
@@ -65,7 +65,7 @@ def shape_of(row: dict[str, Any]) -> str:
 
 
 def _questions(row: dict[str, Any]) -> list[str]:
-    """Return the columns that hold users' answers as Argilla 1 writes them in a data set."""
+    """Return the columns that contain users' answers, as in data sets from Argilla 1."""
     return [
         name
         for name in row
@@ -137,7 +137,7 @@ def _collect(by_user: Answers, question: str, answers: list[Any], line: int, tal
 
 
 def _of_columns(row: dict[str, Any], line: int, tally: Tally) -> Record:
-    """Read Argilla 2's data set: "q.responses", "q.responses.users" and "q.responses.status"."""
+    """Read a row from Argilla 2, with "q.responses", "q.responses.users" and "q.responses.status"."""
     by_user: Answers = defaultdict(dict)
     for name in row:
         match = COLUMN.fullmatch(name)
@@ -160,7 +160,7 @@ def _of_columns(row: dict[str, Any], line: int, tally: Tally) -> Record:
 
 
 def _of_questions(row: dict[str, Any], line: int, tally: Tally) -> Record:
-    """Read Argilla 1's data set: a column of users' answers for each question."""
+    """Read a row from Argilla 1, with a column of users' answers for each question."""
     by_user: Answers = defaultdict(dict)
     questions = _questions(row)
     for name in questions:
@@ -177,7 +177,7 @@ def _of_questions(row: dict[str, Any], line: int, tally: Tally) -> Record:
 def _flat(
     row: dict[str, Any], judged: set[str], meaning: Meaning, answers: Answers, tally: Tally
 ) -> Record:
-    """Return the record of a row in which fields are columns next to the answers."""
+    """Return the record for a row whose columns are fields as well as answers."""
     suggested = {name for name in row if SUGGESTION.fullmatch(name) and name not in judged}
     tally.left_out[SUGGESTIONS] += sum(
         row[name] not in (None, "", [])
@@ -192,7 +192,7 @@ def _flat(
 
 
 def _of_classification(row: dict[str, Any], line: int, tally: Tally) -> Record:
-    """Read a record of Argilla's first text classification, whose label names a response."""
+    """Read a record from Argilla's old text classification, whose label names a response."""
     answers: Answers = {}
     if row.get("annotation") not in (None, "", []):
         if row.get("status") in (None, "Validated", "Default"):
@@ -211,7 +211,7 @@ def _of_classification(row: dict[str, Any], line: int, tally: Tally) -> Record:
 
 
 def _metadata(row: dict[str, Any], tally: Tally) -> dict[str, Any]:
-    """Return the metadata of a record, which a data set holds as JSON in a text."""
+    """Return a record's metadata. In data sets it is a text that contains JSON."""
     if "metadata" not in row:
         return {}
     value = values.structure(row, "metadata")

@@ -1,4 +1,4 @@
-"""Helpers shared by formats: chats, drafts of prompts, and orders from scores."""
+"""Helpers that the formats share: for chats, for building prompts, and for orders from scores."""
 
 import json
 import re
@@ -23,20 +23,20 @@ NAMES_OF_ROLES = {
 }  # fmt: skip
 
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
-"""The beginning of a turn of a transcript in Anthropic's data sets."""
+"""Matches the beginning of a turn in transcripts from Anthropic's data sets."""
 
 Messages = list[dict[str, str]]
 
 NO_TASK = "prompts with fewer than two responses (no task)"
 OF_ONE = "rankings of fewer than two responses"
 ITS_OWN_TWIN = "judgments between a response and itself"
-NOTHING_TO_ANSWER = "conversations that end with the assistant, where a prompt was expected"
+NOTHING_TO_ANSWER = "conversations that end with the assistant, so that nothing is left to answer"
 EMPTY = "empty responses"
 EMPTY_JUDGED = "rankings with fewer than two responses that are not empty"
 
 
 def transcript(text: str) -> Messages:
-    """Return the turns of a transcript, a text that begins with a TURN."""
+    """Return a transcript, which is a text that begins with a TURN, as messages."""
     _, *parts = TURN.split(text)
     return [
         {"role": "user" if role == "Human" else "assistant", "content": content.strip()}
@@ -49,7 +49,7 @@ def can_be_answered(messages: Messages) -> bool:
 
 
 def same_start(first: Messages, second: Messages) -> int:
-    """Return the number of messages that two chats share at the beginning."""
+    """Return the number of messages in the common beginning of two chats."""
     count = 0
     for message, other in zip(first, second, strict=False):
         if message != other:
@@ -60,7 +60,7 @@ def same_start(first: Messages, second: Messages) -> int:
 
 @dataclass
 class Draft:
-    """A prompt under construction. Equal texts by the same model are one response."""
+    """A prompt that is being built. Equal texts by the same model become one response."""
 
     line: int
     messages: Messages
@@ -89,9 +89,7 @@ class Draft:
         )
 
     def records(self, tally: Tally) -> Iterator[PromptRecord]:
-        """Yield the prompt with a task of its responses, or nothing if the chat is already
-        answered.
-        """
+        """Yield the prompt with its tasks, or nothing if the chat already ends with an answer."""
         if not can_be_answered(self.messages):
             tally.left_out[NOTHING_TO_ANSWER] += 1
             return
@@ -104,7 +102,7 @@ class Draft:
         )
 
     def _drop_empty(self, tally: Tally) -> None:
-        """Remove responses without text from the prompt and its rankings, as they cannot be judged."""
+        """Remove responses without text, which cannot be judged, from the prompt and its rankings."""
         responses = [response for response in self.responses if response.text.strip()]
         if len(responses) == len(self.responses):
             return
@@ -117,7 +115,7 @@ class Draft:
         tally.read["rankings"] -= len(rankings) - len(self.rankings)
 
     def _tasks(self) -> list[TaskRecord]:
-        """Return the tasks of the prompt. More than nine responses are split into equal tasks."""
+        """Return the prompt's tasks. More than nine responses are split into tasks of similar size."""
         indexes = list(range(len(self.responses)))
         if len(indexes) < 2:
             return []
@@ -151,7 +149,7 @@ class Draft:
 
 
 def _renumbered(ranking: RankingRecord, new: Mapping[int, int]) -> RankingRecord:
-    """Return the ranking with new indexes for its responses, without removed responses."""
+    """Return the ranking with the `new` index of each response. Responses without one are removed."""
     tiers = [[new[index] for index in tier if index in new] for tier in ranking.tiers]
     above = tiers[: ranking.cut] if ranking.cut is not None else []
     return replace(
@@ -163,7 +161,7 @@ def _renumbered(ranking: RankingRecord, new: Mapping[int, int]) -> RankingRecord
 
 
 def in_tiers(scores: dict[int, float]) -> list[list[int]]:
-    """Return indexes by score, highest first. Equal scores are a tie."""
+    """Return tiers of indexes, highest score first. Equal scores are a tie."""
     ordered = sorted(scores, key=lambda index: (-scores[index], index))
     return [list(tied) for _, tied in groupby(ordered, key=lambda index: scores[index])]
 
@@ -171,7 +169,10 @@ def in_tiers(scores: dict[int, float]) -> list[list[int]]:
 def tiers_and_strength(
     first: int, second: int, preference: float
 ) -> tuple[list[list[int]], float | None]:
-    """Return tiers and strength of a graded pair: the first is better below 0, the second above 0."""
+    """Return the tiers and the strength of a graded pair.
+
+    `preference` is negative if the first is better and positive if the second is. A tie has no strength.
+    """
     if not preference:
         return [[first, second]], None
     order = [[first], [second]] if preference < 0 else [[second], [first]]
@@ -179,7 +180,7 @@ def tiers_and_strength(
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number, also from text, or None for anything else."""
+    """Return a number, or a text that contains one, as a finite float, or None for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -190,13 +191,13 @@ def number(value: Any) -> float | None:
 
 
 def text_of(value: dict[str, Any], names: Iterable[str]) -> str:
-    """Return the first of these values that is not empty, as text."""
+    """Return the value of the first of these names that is not empty, as text."""
     content = next((value[name] for name in names if value.get(name) not in (None, "")), "")
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 def name_of(value: Any) -> str:
-    """Return an id as text: 0 is an id, 7.0 (as data frames write it) is 7, and None is ""."""
+    """Return an id as text. 0 is an id, 7.0 from a data frame becomes "7", and None becomes ""."""
     value = finite(value)
     if value is None or value in ("", [], {}):
         return ""
@@ -208,9 +209,9 @@ def name_of(value: Any) -> str:
 def account(
     row: dict[str, Any], meaning: Meaning, tally: Tally, prefix: str = ""
 ) -> dict[str, Any]:
-    """Count every column of a row and return those to be stored with its prompt.
+    """Count every column of a row, and return the values to store with its prompt.
 
-    `meaning` gives the meaning of the columns that a format uses; all others are stored.
+    `meaning` contains the columns that a format uses; all other columns are stored.
     """
     tally.columns.add(row, meaning, prefix, default="metadata")
     return {
@@ -221,7 +222,7 @@ def account(
 
 
 def finite(value: Any) -> Any:
-    """Return the value with None for NaN and infinity, which neither JSON nor the database stores."""
+    """Return the value with None for NaN and infinity, which JSON and the database cannot store."""
     if value is None or isinstance(value, str):  # nearly every cell
         return value
     if isinstance(value, float):

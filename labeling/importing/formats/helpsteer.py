@@ -1,12 +1,12 @@
-"""HelpSteer3 preferences: a conversation, two responses, and graded preferences by several people.
+"""HelpSteer3 preferences: a conversation, two responses, and several people's graded preferences.
 
     {"context": [{"role", "content"}, …], "response1": …, "response2": …, "overall_preference": -2,
      "individual_preference": [{"score": -2, "reasoning": …}, …]}
 
-A score ranges from -3 (response 1 is much better) to 3 (response 2 is much better), with 0 for
-about the same, and becomes the strength of the ranking. Each individual preference is a ranking by
-the reviewer "helpsteer-1", "helpsteer-2", …, with its reasoning as the rationale. In a row without
-individual preferences, the overall preference is a ranking by "helpsteer".
+A score goes from -3 (response 1 is much better) to 3 (response 2 is much better); 0 is a tie. It becomes
+the strength of a ranking. Each individual preference becomes a ranking by the reviewer "helpsteer-1",
+"helpsteer-2", …, with its reasoning as the rationale. In a row without individual preferences, the overall
+preference becomes a ranking by "helpsteer".
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ MEANING = {
     "individual_preference": {"": "preference", "score": "preference", "reasoning": "rationale"},
 }  # fmt: skip
 STRONGEST = 3
-OVERALL = "overall preferences next to individual ones, which are used instead"
+OVERALL = "overall preferences in rows with individual preferences, which are used instead"
 
 
 def recognises(first: Any) -> bool:

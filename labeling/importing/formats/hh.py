@@ -1,9 +1,9 @@
-r"""Anthropic's HH-RLHF: "chosen" and "rejected", each a whole transcript as one text.
+r"""Anthropic's HH-RLHF: rows with "chosen" and "rejected", each a whole transcript as one text.
 
     {"chosen": "\n\nHuman: …\n\nAssistant: …", "rejected": "\n\nHuman: …\n\nAssistant: …"}
 
-The turns shared by both are the prompt. The last turns of the assistant are the two responses,
-ranked once by the reviewer "hh-rlhf". Transcripts that differ before the last turn are left out.
+The turns that both have in common are the prompt. The assistant's last turns are the two responses, with
+one ranking by the reviewer "hh-rlhf". Transcripts that differ before the last turn are left out.
 """
 
 from collections.abc import Iterator

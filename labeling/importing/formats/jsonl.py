@@ -1,20 +1,19 @@
-"""Tiebreak's own format: one JSON object per line, one prompt per object.
+"""Tiebreak's own format: each line is a JSON object with one prompt.
 
     {"messages": [{"role": "user", "content": "…"}],
      "responses": [{"text": "…", "model": "…"}, …],
      "rankings": [{"reviewer": "ada", "tiers": [[1], [0, 2]], "cut": 1, "rationale": "…"}]}
 
-Tiers are lists of indexes in "responses", from 0, best first. They are lists of response ids when
-every response has an "id". A line may hold only a prompt, or responses without rankings, which
-become a task for reviewers. A line may also have "id", "meta" and "priority"; a ranking may have
-"strength", "ratings", "flags" and "active_seconds". Other names are refused, to catch typing
-errors.
+Tiers are lists of indexes in "responses", counted from 0, best first. If every response has an "id", they
+are lists of response ids. A line may contain only a prompt, or a prompt and responses without rankings,
+which become a task for reviewers. A line may also have "id", "meta" and "priority"; a ranking may have
+"strength", "ratings", "flags" and "active_seconds". Unknown keys are refused, to catch typing errors.
 
-"gold" is the known answer in the form of labeling.gold.constraints, with responses named as in
-tiers: {"constraints": [{"kind": "above", "a": 0, "b": 2}], "purpose": "check", "explanation": "…"}.
+"gold" is the known answer, as described in labeling.gold.constraints, with responses named as in tiers:
+{"constraints": [{"kind": "above", "a": 0, "b": 2}], "purpose": "check", "explanation": "…"}.
 
-`manage.py export --format full` writes the same format with several tasks per prompt: "tasks", each
-with the indexes of its "responses", its "rankings", "priority", "rankings_wanted" and "kind".
+`manage.py export --format full` writes the same format with several "tasks" per prompt. Each task has the
+indexes of its "responses", its "rankings", "priority", "rankings_wanted" and "kind".
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,7 +137,7 @@ def _messages(value: dict[str, Any], line: int, tally: Tally) -> list[dict[str, 
 
 
 def _parsed(value: Any) -> Any:
-    """Return the list or object that a cell of a table holds as JSON, and other values unchanged."""
+    """Return the list or object that a text contains as JSON, or the value itself otherwise."""
     content = values.parsed(value) if isinstance(value, str) else None
     return value if content is None else content
 
@@ -240,7 +239,7 @@ def _wrong_size(responses: int, line: int) -> BadInput:
 
 
 def _gold(value: dict[str, Any], indexes: Indexes, line: int) -> GoldRecord | None:
-    """Return the known answer, unchecked; labeling.gold.constraints checks it."""
+    """Return the known answer without checking it, which labeling.gold.constraints does later."""
     if (gold := _parsed(value.get("gold"))) is None:
         return None
     _check_names(gold, GOLD, '"gold"', line)
@@ -294,9 +293,9 @@ def _ranking(value: Any, indexes: Indexes, line: int) -> RankingRecord:
 
 
 def _shown_order(value: dict[str, Any], indexes: Indexes, line: int) -> list[int]:
-    """Return the order shown, from "shown_order" or from "rationale_letters".
+    """Return the order in which the responses were shown, from "shown_order" or "rationale_letters".
 
-    The letters give the same order as an object: {"A": 2, "B": 0, "C": 1}.
+    "rationale_letters" gives this order as an object: {"A": 2, "B": 0, "C": 1}.
     """
     if value.get("shown_order") is None and value.get("rationale_letters") is None:
         return []
@@ -336,7 +335,10 @@ def _index(name: Any, indexes: Indexes, line: int) -> int:
 
 
 def _by_index(value: dict[str, Any], name: str, indexes: Indexes, line: int) -> dict[int, Any]:
-    """Return an object by response. JSON keys are text, even when responses are named by index."""
+    """Return the object `name` keyed by response index.
+
+    JSON keys are always text, even if they are response indexes.
+    """
     if value.get(name) is None:
         return {}
     by_response = _parsed(value[name]) or {}

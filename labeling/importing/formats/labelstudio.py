@@ -1,18 +1,18 @@
 """Label Studio exports: tasks with their annotations as JSON, or one row per annotation.
 
-The results of Ranker (an order, or buckets), Pairwise (left or right) and Choices (left, right or a
-tie) are read. `completed_by` is the reviewer, named "labelstudio-" and their number; `lead_time` is
-the active time; texts written next to a ranking are its rationale. Cancelled annotations and other
+This reads the results of Ranker (an order, or buckets), Pairwise (left or right) and Choices (left, right
+or a tie). `completed_by` is the reviewer, who is named "labelstudio-" and the user's number. `lead_time` is
+the active time. Texts in an annotation with a ranking are its rationale. Cancelled annotations and other
 results are left out.
 
-The items of a Ranker are the list in `data` that has their ids. The sides of a pair are two texts
-in `data` whose names differ only in their ending: 1 and 2, a and b, left and right. Each bucket is
-a tier, in the order of the export; items in "_" were not ranked. An annotation with both a choice
-and a pairwise answer counts once.
+A Ranker's items are the list in `data` that contains their ids. The sides of a pair are two texts in `data`
+whose names differ only in their ending: 1 and 2, a and b, left and right. Each bucket is a tier, in the
+order of the export; items in the bucket "_" were not ranked. An annotation with both a choice and a pairwise
+answer is read once.
 
-JSON_MIN and CSV have a row per annotation, with the data of the task and a column for each result.
-They are read here when they hold the items of a Ranker, a result that is an object, or a text that
-is a choice. Other rows are read as tables (labeling.importing.formats.columns).
+JSON_MIN and CSV have one row per annotation, with the task's data and a column for each result. This module
+reads such a row if it contains a Ranker's items, a result that is an object, or a text that is a choice.
+Other rows are read as tables (labeling.importing.formats.columns).
 """
 
 import re
@@ -51,12 +51,12 @@ PLAIN = re.compile(
     r"|left|right|first|second)(?: (?:one|side))?(?: (?:is|was)(?: \w+){0,3})?[.!]?",
     re.IGNORECASE,
 )
-"""A choice between sides in words. A single letter or number could also be a grade."""
+"""Matches a choice of a side in words. A single letter or number could also be a grade."""
 TIE = re.compile(r"\b(ties?|tied|equal(ly)?|same|both|neither|draw)\b")
 UNREAD = "annotations without a ranking, a pairwise answer or a choice between two"
 
 
-FURTHER = "results of an annotation next to the one that was read as its ranking"
+FURTHER = "further results of annotations, in addition to the one read as the ranking"
 OTHER = "results of annotations that are neither a ranking nor a text"
 ITEM_TEXT = ("text", "body", "html", "content")
 
@@ -72,7 +72,7 @@ FLAT: Meaning = {
     "id": "id", "annotator": "reviewer", "lead_time": "active time", "annotation_id": "unused",
     "created_at": "unused", "updated_at": "unused", "agreement": "unused",
 }  # fmt: skip
-"""Columns of JSON_MIN and CSV that are not data of the task."""
+"""Columns of JSON_MIN and CSV that are not part of the task's data."""
 
 
 def recognises(first: Any) -> bool:
@@ -91,17 +91,17 @@ def recognises(first: Any) -> bool:
 
 
 def _is_flat(row: dict[str, Any]) -> bool:
-    """Return whether a row has the columns that JSON_MIN and CSV add to the data of a task."""
+    """Return whether a row has the columns that JSON_MIN and CSV add to a task's data."""
     return "id" in row and len({"annotation_id", "annotator", "lead_time"} & row.keys()) > 1
 
 
 def _with_parsed_cells(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with the lists and objects in its cells parsed."""
+    """Return the row with its cells parsed if they contain lists or objects."""
     return {name: values.structure(row, name) for name in row}
 
 
 def _is_result(value: Any) -> bool:
-    """Return whether a column holds results of Ranker or Pairwise, or several of Choices."""
+    """Return whether the value is a result, or a list of results, of Ranker, Pairwise or Choices."""
     results = value if isinstance(value, list) else [value]
     return bool(results) and all(
         isinstance(item, dict) and {"ranker", "selected", "choices"} & item.keys()
@@ -126,7 +126,7 @@ def _records(line: int, task: dict[str, Any], tally: Tally) -> Iterator[PromptRe
 
 
 def _task_of(row: dict[str, Any], tally: Tally) -> dict[str, Any]:
-    """Return a row of JSON_MIN or CSV as a task with one annotation."""
+    """Convert a row of JSON_MIN or CSV to a task with one annotation."""
     opened = _with_parsed_cells(row)
     data = {name: value for name, value in opened.items() if name not in FLAT}
     names = {name for name in data if _is_result(data[name]) or _is_answer(name, data)}
@@ -146,7 +146,7 @@ def _task_of(row: dict[str, Any], tally: Tally) -> dict[str, Any]:
 
 
 def _is_answer(name: str, data: dict[str, Any]) -> bool:
-    """Return whether a column with a text is a choice between the two sides of a pair."""
+    """Return whether a column contains a text that chooses one of the two sides of a pair."""
     value, sides = data[name], _sides(data)
     return (
         bool(sides)
@@ -171,7 +171,7 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
     meta = _account(data, name or "", sides, prefix, line, tally)
     if name is None:
         raise BadInput(
-            f"none of data's values is the prompt: {', '.join(data)}. Name it one of "
+            f"data has no prompt; its keys are {', '.join(data)}. Name the prompt's key one of "
             f"{', '.join(PROMPT)}.",
             line,
         )
@@ -196,7 +196,7 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
 
 
 def _text_and_model(item: dict[str, Any]) -> tuple[str, str]:
-    """Return the keys of an item that hold its text and its model, "" if absent."""
+    """Return the keys of an item's text and model. The latter is "" if the item has no model."""
     text = next((key for key in ITEM_TEXT if isinstance(item.get(key), str) and item[key]), "")
     model = "model" if item.get("model") else "title" if text and item.get("title") else ""
     return text or "title", model
@@ -205,7 +205,7 @@ def _text_and_model(item: dict[str, Any]) -> tuple[str, str]:
 def _account(
     data: dict[str, Any], prompt: str, sides: tuple[str, ...], prefix: str, line: int, tally: Tally
 ) -> dict[str, Any]:
-    """Count the keys of a task's data and return those stored with the prompt."""
+    """Count the keys of a task's data, and return the values to store with the prompt."""
     listed = next((name for name in data if _items({name: data[name]})), None)
     if listed and len(_items(data)) < len(data[listed]):
         raise BadInput(f'two items of "{listed}" have the same id.', line)
@@ -233,15 +233,15 @@ def _items(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _sides(data: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of the responses: texts or chats whose names differ only in their ending.
+    """Return the keys of the responses: texts or chats whose keys differ only in their ending.
 
-    A number or boolean next to a text is a response too. Numbers alone may be ratings.
+    A number or boolean is a response too if another one is a text. Numbers alone may be ratings.
     """
     return _siblings(data, texts=2) or (() if _items(data) else _siblings(data, texts=1))
 
 
 def _siblings(data: dict[str, Any], *, texts: int) -> tuple[str, ...]:
-    """Return the first keys that differ only in their ending and hold at least that many texts."""
+    """Return the first keys that differ only in their ending, with at least `texts` texts among them."""
     for endings in ENDINGS:
         for name in data:
             if not name.endswith(endings[0]):
@@ -300,7 +300,7 @@ def _judge(
 
 
 def _rating(result: Any, sides: tuple[str, ...]) -> tuple[str, float] | None:
-    """Return the side to which the end of a rating's name refers, and the rating."""
+    """Return the rated side, according to the end of the rating's name, and the rating, or None."""
     if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
         return None
     rating, name = number(result["value"].get("rating")), str(result.get("from_name") or "")
@@ -311,23 +311,23 @@ def _rating(result: Any, sides: tuple[str, ...]) -> tuple[str, float] | None:
 def _of_ratings(
     results: list[Any], indexes: dict[str, int], sides: tuple[str, ...]
 ) -> list[list[list[int]]]:
-    """Return a list with the order given by ratings of at least two sides, or an empty list."""
+    """Return a list with the tiers by rating if at least two sides are rated, or an empty list."""
     if any(_is_result(result.get("value")) for result in results if isinstance(result, dict)):
-        return []  # a ranking is a direct judgment of the order
+        return []  # a ranking has priority, because it judges the order directly
     rated = dict(filter(None, (_rating(result, sides) for result in results)))
     scores = {indexes[side]: rating for side, rating in rated.items()}
     return [in_tiers(scores)] if len(scores) > 1 else []
 
 
 def _mark(side: str) -> str:
-    """Return the ending in which a side differs from the others."""
+    """Return the ending that distinguishes a side's name from the others."""
     return next(
         (f"{ending}" for endings in ENDINGS for ending in endings if side.endswith(ending)), side
     ).lower()
 
 
 def _text(result: Any) -> str:
-    """Return the text that a reviewer wrote in a text area."""
+    """Return the text that the reviewer wrote in a text area, or ""."""
     value = result.get("value") if isinstance(result, dict) else None
     content = value.get("text") if isinstance(value, dict) else None
     texts = content if isinstance(content, list) else [content]
@@ -359,7 +359,7 @@ def _tiers(
 
 
 def _choice(answer: str, sides: tuple[str, ...]) -> list[list[int]] | None:
-    """Return tiers of side numbers from an answer in words, or None when it names no side."""
+    """Return tiers of side indexes for an answer in words, or None if it names no side."""
     indexes = list(range(len(sides)))
     words = re.sub(r"[\W_]+", " ", answer.lower()).strip()
     whole = [n for n, side in enumerate(sides) if answer.lower() == side.lower()]
@@ -390,5 +390,5 @@ def _ranked(ranker: Any, indexes: dict[str, int], line: int) -> list[list[int]]:
         return [[indexes[str(key)] for key in tier] for tier in tiers]
     except KeyError as missing:
         raise BadInput(
-            f"the ranking names the item {missing}, which is not in data.", line
+            f"the ranking contains the item {missing}, which is not in data.", line
         ) from None

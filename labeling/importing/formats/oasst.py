@@ -1,11 +1,11 @@
 """Open Assistant conversation trees: one JSON tree per line, as published by the project.
 
-A prompter's message with its history is a prompt. At least two replies with a `rank` (0 is best)
-make a task, ranked once by the reviewer "oasst", because the published rank already merges the
-opinions of several people. Equal ranks are a tie. A reply without a rank was not judged: it is
-stored as a response of the prompt but is not part of the task, so that every ranking covers every
-response of its task. If more than nine replies are ranked, nine are taken at even steps from best to
-worst. Deleted messages and the replies below them are left out.
+Each prompter message, with its history, is a prompt. Two or more replies with a `rank` (0 is best) are a
+task with one ranking by the reviewer "oasst", because the published rank already combines several people's
+opinions. Equal ranks are a tie. A reply without a rank was not judged. It becomes a response to the prompt
+but not part of the task, so that the ranking covers every response in its task. If more than nine replies
+are ranked, the task has nine of them, evenly spaced from best to worst. Deleted messages, and all replies
+below them, are left out.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ MEANING = {
     "replies": NESTED, "rank": "rank", "lang": "metadata", "deleted": "status", "model_name": "model",
     "synthetic": "model",
 }  # fmt: skip
-"""The meaning of each message's keys, counted as `message.KEY` at any depth."""
+"""The meaning of a message's keys, which are counted as `message.KEY` at every depth."""
 
 
 def recognises(first: Any) -> bool:
@@ -60,7 +60,7 @@ def _records(line: int, tree: dict[str, Any], tally: Tally) -> Iterator[PromptRe
 
 
 def _account(tree: dict[str, Any], tally: Tally) -> None:
-    """Count the keys of a tree and of all its messages, including those left out."""
+    """Count the keys of a tree and of all its messages, including messages that are left out."""
     tally.columns.add(tree, {"prompt": NESTED})
     waiting = [tree["prompt"]]
     while waiting:
@@ -163,7 +163,7 @@ def _prompt(node: Node, replies: list[Node], tally: Tally) -> PromptRecord | Non
 
 def _why_not(replies: int, ranked: int) -> str:
     if not replies:
-        return "prompter messages nobody replied to"
+        return "prompter messages without a reply"
     if replies == 1:
         return "prompter messages with a single reply"
     return f"prompter messages with several replies but {'one rank' if ranked else 'no rank'}"

@@ -1,10 +1,9 @@
-"""The PandaLM test set: one JSON array of pairs, each judged by several annotators.
+"""The PandaLM test set: a JSON array of pairs, each judged by several annotators.
 
-Pairs with the same instruction and input share a prompt, with one response for each model and text.
-Each pair is a separate task, ranked by each annotator: 1 or 2 is the better response, and 0 is a tie.
-Pairs stay separate because an annotator's judgments of the pairs of a prompt need not be
-transitive, so that one order could not hold them. A snapshot joins the tasks of a prompt into one
-group with the wins of the file.
+Pairs with the same instruction and input share a prompt, which has one response for each model and text.
+Each pair is a task with a ranking by each annotator: 1 or 2 is the better response, and 0 is a tie. The
+pairs of a prompt are separate tasks, because an annotator's judgments need not be transitive, and one
+ranking could then not express them. A snapshot joins a prompt's tasks into one group with the same wins.
 """
 
 import re
@@ -42,7 +41,7 @@ def recognises(first: Any) -> bool:
 
 @dataclass
 class PromptPairs:
-    """A prompt while its pairs are collected."""
+    """A prompt whose pairs are being collected from the file."""
 
     line: int
     messages: list[dict[str, str]]
@@ -104,7 +103,7 @@ def _add(
 
 
 def _text(pair: dict[str, Any], name: str, line: int, tally: Tally) -> str:
-    """Return a text. The published file writes the answers "True" and "False" as booleans."""
+    """Return a text, also from a boolean: the published file contains True and False as answers."""
     value = pair.get(name)
     if isinstance(value, bool | int | float):
         tally.changed["numbers, true and false in place of a text, kept as text"] += 1
@@ -119,7 +118,7 @@ def _input(pair: dict[str, Any], line: int, tally: Tally) -> str:
 
 
 def _models(pair: dict[str, Any], line: int) -> list[str]:
-    """Return both models from `cmp_key`, which joins their names with an underscore."""
+    """Return the names of both models, which `cmp_key` joins with an underscore."""
     names = str(pair.get("cmp_key") or "response1_response2").split("_")
     if len(names) % 2:
         raise BadInput(f'"cmp_key" must name two models: {"_".join(names)!r} does not.', line)

@@ -3,10 +3,10 @@
     {"instruction": …, "completions": [{"model", "response", "overall_score": 7.5,
      "annotations": {"helpfulness": {"Rating": "4", "Rationale": …}, …}}, …]}
 
-The overall scores become one ranking by the reviewer "ultrafeedback"; equal scores are a tie. The
-mean of a completion's ratings replaces a missing score. A completion without either is stored as a
-response and not ranked. Ratings by aspect are stored where the guideline has a criterion of that
-name. The form {"instruction", "generations", "ratings", "model_names"} is read too.
+The overall scores become one ranking by the reviewer "ultrafeedback"; equal scores are a tie. If a score is
+missing, the mean of the completion's ratings is used. A completion without either is stored as a response
+but not ranked. The rating of an aspect is stored if the guideline has a criterion with the same name. Rows
+of the form {"instruction", "generations", "ratings", "model_names"} are read too.
 """
 
 from collections.abc import Iterator
@@ -94,7 +94,7 @@ def _completions(row: dict[str, Any], line: int) -> list[dict[str, Any]]:
 
 
 def _of_lists(row: dict[str, Any], line: int) -> list[dict[str, Any]]:
-    """Return completions from lists of texts, models and scores of the same length."""
+    """Return completions from equally long lists of texts, models and scores."""
     texts = values.structure(row, "generations") or []
     models_name = "model_names" if row.get("model_names") else "models"
     lists = {"generations": texts}

@@ -115,7 +115,7 @@ def test_excluded_parts_of_a_tree_are_counted(project, save):
     tally = import_file(save([TREE, tree(prompter("Alone?"))]), project=project).tally
     assert +tally.left_out == {
         "deleted messages, with the replies below them": 1,
-        "prompter messages nobody replied to": 1,
+        "prompter messages without a reply": 1,
         "prompter messages with a single reply": 1,
         "replies without a rank at a ranked place (kept as responses)": 1,
     }
@@ -318,7 +318,7 @@ def changed(**fields):
         (changed(messages=[*ASK, {"role": "assistant", "content": "x"}]), "nothing to answer"),
         (changed(responses=[{"text": "So."}]), "a task has 2 to 9 responses; this one has 1"),
         (changed(responses=[{"text": str(n)} for n in range(10)]), "this one has 10"),
-        (changed(responses=[{"text": "So."}] * 2), "same text by the same model"),
+        (changed(responses=[{"text": "So."}] * 2), "the same text and model"),
         (changed(responses=[{"text": "a", "id": 1}, {"text": "b", "id": 1}]), "the same id"),
         (changed(rankings=[{"tiers": [[0], [1]]}]), '"reviewer"'),
         (changed(rankings=[{"reviewer": "ada", "tiers": [[0], [2]]}]), "no response 2"),
@@ -366,7 +366,7 @@ def test_a_byte_order_mark_is_accepted(project, save):
 
 def test_the_name_of_an_existing_user_is_refused(project, save):
     User.objects.create(username="ada")
-    refused(save([OWN]), project, "Line 1: the reviewer 'ada' has the username of an active person")
+    refused(save([OWN]), project, "Line 1: the reviewer 'ada' has the username of an active user")
 
 
 def test_rankings_are_credited_to_existing_users_on_request(project, save):

@@ -80,7 +80,7 @@ def test_problems_of_content_and_structure_are_listed_together(tmp_path):
     with pytest.raises(BadInput) as problem:
         import_file(saved(tmp_path, rows), project=make_project())
     sentences = str(problem.value).split("\n")
-    expected = ["has the username of an active person", "at least two", '"messages" must be', "same text",
+    expected = ["has the username of an active user", "at least two", '"messages" must be', "same text",
                 "gold is refused"]  # fmt: skip
     assert len(sentences) == 5
     for number, (sentence, words) in enumerate(zip(sentences, expected, strict=True), start=1):

@@ -1,8 +1,8 @@
-"""Reading files whose rows have columns, by the meaning of the columns.
+"""Read files whose rows have columns, according to the meaning of each column.
 
-`mapping` holds the meaning of each column, `proposals` derives it from the first rows, and `reader`
-reads rows by it. A user may change a proposal, on the page or with `--map`.
+`mapping` describes the meanings, `proposals` derives them from the first rows, and `reader` reads the rows.
+A user can change the proposed meanings on the page or with `--map`.
 
-The parts of a row (`source_row`) are read by `prompts`, `pairs` or `responses`, `attributes` and
-`verdicts`. `drafts` makes tasks of them.
+`prompts`, `pairs`, `responses`, `attributes` and `verdicts` read the parts of a row (`source_row`), and
+`drafts` builds prompts and tasks from them.
 """

@@ -1,4 +1,4 @@
-"""The responses of a row, their judgments, and matching names in the row to responses."""
+"""The responses and judgments in a row, and the matching of names in a row to its responses."""
 
 import re
 import unicodedata
@@ -15,7 +15,7 @@ SIDES = {"left": 0, "first": 0, "right": 1, "second": 1}
 
 @dataclass
 class Answer:
-    """A response with the values of the columns that describe it."""
+    """A response in a row, with the values of the columns that describe it."""
 
     text: str
     column: str
@@ -27,13 +27,13 @@ class Answer:
     ratings: dict[str, int] = field(default_factory=dict)
 
     def is_marked(self) -> bool:
-        """Return whether a label, a rank or a score was given to the response."""
+        """Return whether the response has a label, a rank or a score."""
         return self.label is not None or self.rank is not None or self.score is not None
 
 
 @dataclass
 class Verdict:
-    """A preference between the answers of one row: their indexes in tiers, best first."""
+    """A preference between the answers in one row. Tiers contain indexes of answers, best first."""
 
     tiers: list[list[int]]
     cut: int | None = None
@@ -61,7 +61,7 @@ class Row:
 
 @lru_cache(maxsize=1000)
 def mark_of(name: str) -> str:
-    """Return the number or letter in a column's name, or ""."""
+    """Return the number or letter in a column's name, such as "2" or "b", or ""."""
     match = re.search(r"(?:^|[_ -])([0-9]+|[a-i])(?:$|[_ -])", name, re.IGNORECASE) or re.search(
         r"([0-9]+)$", name
     )
@@ -70,7 +70,7 @@ def mark_of(name: str) -> str:
 
 @lru_cache(maxsize=1000)
 def belongs(name: str, column: str) -> bool:
-    """Return whether a column such as rank_2 or chosen_model describes another column's response."""
+    """Return whether the column `name`, such as rank_2, describes the response in `column`."""
     whole = rf"(?<![^\W_]){re.escape(column)}(?![^\W_])"
     if re.search(whole, name, re.IGNORECASE):
         return True
@@ -82,7 +82,7 @@ def _bare(name: str) -> str:
 
 
 def response_named(name: str, answers: list[Answer]) -> int | None:
-    """Return the index of the response that a text names by column, number, letter or model."""
+    """Return the index of the response that `name` names by column, number, letter or model."""
     name = _bare(re.sub(r"\.0$", "", name))
     columns = [_bare(answer.column) for answer in answers]
     marks = [mark_of(answer.column) for answer in answers]

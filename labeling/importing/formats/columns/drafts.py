@@ -1,4 +1,4 @@
-"""Building a prompt with its responses and their ranking from rows of a file."""
+"""Build a prompt, with its responses and rankings, from the rows of a file."""
 
 from labeling.importing.formats.columns.answers import Answer, Row
 from labeling.importing.formats.conversations import Draft, in_tiers
@@ -50,7 +50,7 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
 
 
 def _loses_id(row: Row, first: Row) -> bool:
-    """Return whether the row's id is stored in none of its prompt, task and responses."""
+    """Return whether the row has an id that is stored neither in its prompt, task nor responses."""
     if row.task_id not in ("", first.task_id):
         return True
     if row.external_id in ("", first.external_id):
@@ -59,7 +59,7 @@ def _loses_id(row: Row, first: Row) -> bool:
 
 
 def _name_answers(rows: list[Row]) -> None:
-    """Give ids that differ between the rows of a prompt to the responses that the rows hold."""
+    """Use the rows' ids as ids of their responses if the rows of one prompt have different ids."""
     if len(rows) < 2 or len({row.external_id for row in rows}) < 2:
         return
     ids: dict[tuple[str, str], str] = {}
@@ -70,7 +70,7 @@ def _name_answers(rows: list[Row]) -> None:
 
 
 def _judge_marks(draft: Draft, answers: dict[int, Answer], reviewer: str, tally: Tally) -> None:
-    """Rank the responses by the values in each response's own columns."""
+    """Rank the responses by the rank, score or label that each of them has."""
     if not any(answer.is_marked() for answer in answers.values()):
         return
     labels = {n: a.label for n, a in answers.items() if a.label is not None}

@@ -1,4 +1,4 @@
-"""Grouping the rows of each prompt, at any position in the file, in bounded memory."""
+"""Group the rows that belong to one prompt, anywhere in the file, with limited memory."""
 
 import heapq
 import pickle
@@ -19,14 +19,14 @@ Key = Callable[[Any], Any]
 
 
 class ScatteredRows(Exception):  # noqa: N818 - a request to read differently, not an error
-    """Rows of one prompt do not follow each other; read the file again with `all_groups`."""
+    """Raised if the rows of a prompt are not consecutive. Read the file again with `all_groups`."""
 
 
 def consecutive_groups(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
-    """Group consecutive rows by key. Each row with the key None is a separate group.
+    """Group consecutive rows by key. Each row with the key None is a group of its own.
 
-    Raises ScatteredRows when a key returns after other keys, at the end or earlier in a long file. The
-    caller discards the groups read so far. Stores 8 to 9 bytes per key.
+    Raises ScatteredRows if a key occurs again after other keys. In a long file this may happen before the
+    end. The caller must discard the groups read so far. Needs 8 to 9 bytes of memory per key.
     """
     hashes = _Hashes()
     for value, same in groupby(rows, key=key):
@@ -40,11 +40,12 @@ def consecutive_groups(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
 
 
 class _Hashes:
-    """The 64-bit hashes of keys, to detect a key that returns.
+    """The 64-bit hashes of keys, to detect a key that occurs again.
 
-    A million hashes take 8 MB here and 70 MB in a Python set. They are sorted and compared each time
-    their number has grown by half, which costs less than looking each of them up. The chance that two
-    of a million keys have the same hash is 1 in 10**7; such a file would be read with `all_groups`.
+    A million hashes take 8 MB here, compared with 70 MB in a Python set. They are sorted and compared each
+    time their number has grown by half, which is faster than looking up each of them. The probability that
+    two of a million keys have the same hash is below 1 in 10**7. Such a file would be read with
+    `all_groups`, which gives the same result.
     """
 
     def __init__(self) -> None:
@@ -52,13 +53,13 @@ class _Hashes:
         self.next_check = FIRST_CHECK
 
     def add(self, value: int) -> None:
-        """Add a hash. Raises ScatteredRows."""
+        """Add a hash. Raises ScatteredRows if a check is due and a hash was added twice."""
         self.hashes.append(value)
         if len(self.hashes) >= self.next_check:
             self.check()
 
     def check(self) -> None:
-        """Raise ScatteredRows when a hash was added twice. Sorts the hashes in place."""
+        """Raise ScatteredRows if a hash was added twice. Sorts the hashes in place."""
         if not self.hashes:
             return
         ordered = np.frombuffer(self.hashes, dtype=np.int64)
@@ -71,7 +72,7 @@ class _Hashes:
 def all_groups(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
     """Group all rows by key, in the order in which the keys first appear.
 
-    Rows are sorted into buckets on disk by key, so that memory holds one bucket at a time.
+    Rows are first sorted into files by key, so that only one of these files is in memory at a time.
     """
     with tempfile.TemporaryDirectory(prefix="tiebreak-import-") as folder:
         buckets = [Path(folder) / f"{number}" for number in range(BUCKETS)]
@@ -101,7 +102,7 @@ def _sort_into(buckets: list[Path], rows: Iterable[Row], key: Key) -> None:
 
 
 def _group(bucket: Path) -> None:
-    """Rewrite a bucket as (first number, key, rows), by first number."""
+    """Rewrite a bucket as (number of the first row, key, rows), sorted by that number."""
     groups: dict[Any, tuple[int, list[Any]]] = {}
     with bucket.open("rb") as file:
         for number, mark, row in _stored(file):

@@ -1,7 +1,7 @@
 """The meaning of the columns of a file.
 
-A mapping names the columns of each meaning. `*` in a name matches anything, so `response=answer_*`
-names every column that begins with "answer_".
+A mapping lists the columns for each meaning. `*` in a name matches any text, so `response=answer_*`
+selects every column that begins with "answer_".
 """
 
 import re
@@ -50,7 +50,7 @@ ROLE = {
     "metadata": "metadata",
     "unused": "not used",
 }
-"""The name of each meaning in the report of an import."""
+"""The name of each meaning in an import's report."""
 
 LOOKS_LIKE_PREFERENCE = re.compile(
     r"(?:^|[_\W])(?:label|rank|ranking|ranks|score|scores|winner|chosen|rejected|preferred|better|safer|"
@@ -60,19 +60,19 @@ LOOKS_LIKE_PREFERENCE = re.compile(
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Return whether a column's name matches a pattern, in which `*` matches anything."""
+    """Return whether a column's name matches a pattern, in which `*` matches any text."""
     regex = ".*".join(map(re.escape, pattern.split("*")))
     return name == pattern or re.fullmatch(regex, name, re.DOTALL) is not None
 
 
 def normal(name: str) -> str:
-    """Return a column's name in a normal form that the database can store."""
+    """Return a column's name in Unicode normal form, stripped, and storable in the database."""
     return storable(unicodedata.normalize("NFC", name)).strip()
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """The names or patterns of the columns of each meaning."""
+    """The column names or patterns for each meaning."""
 
     columns: Dictionary[str, tuple[str, ...]]
     resolved: dict[tuple[str, ...], "ColumnMeanings"] = field(
@@ -81,7 +81,7 @@ class Mapping:
 
     @classmethod
     def parse(cls, pairs: Iterable[str]) -> "Mapping":
-        """Read MEANING=COLUMN pairs, as `--map` takes them. Raises BadInput."""
+        """Parse MEANING=COLUMN pairs, the values of `--map`. Raises BadInput."""
         columns: dict[str, tuple[str, ...]] = {}
         for pair in pairs:
             meaning, equals, name = pair.partition("=")
@@ -96,10 +96,10 @@ class Mapping:
         return cls(columns)
 
     def applied_to(self, proposed: "Mapping") -> "Mapping":
-        """Return a proposal overridden by this mapping.
+        """Return the proposal with this mapping's choices.
 
-        A column named by this mapping loses its proposed meaning. A meaning that this mapping gives
-        to other columns is removed from the columns that had it in the proposal.
+        A column in this mapping loses its proposed meaning. A meaning in this mapping is taken away from
+        the columns for which it was proposed.
         """
         named = [name for names in self.columns.values() for name in names]
         remaining = {
@@ -115,7 +115,7 @@ class Mapping:
         return Mapping(merged)
 
     def of(self, names: Iterable[str]) -> "ColumnMeanings":
-        """Return the meaning of each of these columns. Cached by the names."""
+        """Return the meaning of each of these columns. Results are cached by the names."""
         key = tuple(names)
         if key not in self.resolved:
             self.resolved[key] = ColumnMeanings.of(self, key)
@@ -131,9 +131,10 @@ class Mapping:
 
 @dataclass(frozen=True)
 class ColumnMeanings:
-    """The columns of a row by meaning, in the order of their numbers, and the meaning by column.
+    """A mapping applied to the columns of a row: columns by meaning, and meaning by column.
 
-    `metadata` are the columns stored with the prompt.
+    The columns of a meaning are in the order of the numbers in their names. `metadata` are the columns that
+    are stored with the prompt.
     """
 
     by_meaning: dict[str, list[str]]
@@ -148,7 +149,8 @@ class ColumnMeanings:
         for role, pattern in _exact_first(mapping.columns):
             fitting = [n for label, n in plain.items() if fits(label, pattern)]
             for name in sorted(fitting, key=natural):
-                # A pattern takes the remaining columns; a column named twice has two meanings.
+                # A pattern applies only to columns that have no meaning yet. A column that is named
+                # twice has two meanings.
                 if "*" in pattern and name in meaning:
                     continue
                 meaning.setdefault(name, role)
@@ -165,7 +167,7 @@ def _exact_first(columns: Dictionary[str, tuple[str, ...]]) -> list[tuple[str, s
 
 
 def natural(name: str) -> list[Any]:
-    """Return a sort key by which answer_10 comes after answer_2."""
+    """Return a sort key that puts answer_10 after answer_2."""
     return [
         (0, int(part), "") if part.isdecimal() else (1, 0, part)
         for part in re.split(r"(\d+)", name)

@@ -1,7 +1,7 @@
-"""Proposing the meaning of columns, from their names and the values of the first rows.
+"""Propose the meaning of each column from its name and its values in the first rows.
 
-A proposal holds questions where it is unsure. The user answers them with a mapping. Nothing is
-imported while a question is open.
+Where the meaning is unclear, a proposal contains a question, which the user answers with a mapping. Nothing
+is imported while a question is open.
 """
 
 import re
@@ -24,7 +24,7 @@ PROMPT = (
     "prompt", "question", "instruction", "query", "user_prompt", "problem", "context", "post", "input",
 )  # fmt: skip
 MORE_PROMPT = {"instruction": ("input", "query")}
-"""The second column of Alpaca files is the input to the instruction, and often empty."""
+"""Additional prompt columns. In Alpaca files, `input` belongs to the instruction, and is often empty."""
 SYSTEM = ("system", "system_prompt", "system_message")
 HISTORY = ("history", "conversation_history")
 CHAT = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue")
@@ -81,17 +81,17 @@ SECOND = re.compile(
     r"|safer_response_id|is_response_\d_safe|response_\d_severity_level",
     re.IGNORECASE,
 )
-"""Columns with details of a preference that another column gives: kept as metadata."""
+"""Columns with details of a preference that is in another column. They are stored as metadata."""
 ANSWERS = ("response", "best_first", "chosen", "rejected", "chat")
 INDEX = re.compile(r"|Unnamed: \d+|index|__index_level_\d+__")
 
 
 @dataclass
 class Proposal:
-    """The proposed meaning of the columns of a file.
+    """The proposed meanings of a file's columns.
 
-    `reviewer` is the name of the reviewer when no column has it. `questions` maps a column or
-    meaning to a question that only the user can answer.
+    `reviewer` is the reviewer's name to use if no column contains it. `questions` maps a column or meaning
+    to a question that only the user can answer.
     """
 
     mapping: Mapping
@@ -99,7 +99,7 @@ class Proposal:
     questions: dict[str, str] = field(default_factory=dict)
 
     def with_answers(self, answer: Mapping) -> "Proposal":
-        """Return the proposal with the user's mapping, and without the questions that it answers."""
+        """Return the proposal with the user's mapping applied and the answered questions removed."""
         names = {column for row in answer.columns.values() for column in row}
         unanswered = {
             about: text
@@ -110,7 +110,7 @@ class Proposal:
 
 
 def propose(rows: Sequence[dict[str, Any]]) -> Proposal:
-    """Return the proposed meaning of the columns of these first rows, with questions for the user."""
+    """Return the proposed meanings of the columns in these first rows, with questions for the user."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     guess = _Guess(names, rows)
     if not guess.prompts() and not guess.whole_chats():
@@ -135,7 +135,7 @@ class _Guess:
     # --- finding columns ---
 
     def first(self, names: Iterable[str]) -> str | None:
-        """Return the first of these names whose column has a value in some row."""
+        """Return the first of these names whose column has a value in at least one row."""
         return next(
             (self.left[name] for name in names if name in self.left and self._used(name)), None
         )
@@ -180,11 +180,11 @@ class _Guess:
         return bool({"prompt", "chat"} & self.columns.keys()) or self._pair() is not None
 
     def whole_chats(self) -> bool:
-        """Return whether columns such as conversation_a hold whole chats, prompts included."""
+        """Return whether columns such as conversation_a contain whole chats, including the prompt."""
         return any(self._chats(name) for name in self.matching(NUMBERED))
 
     def _answered(self, name: str) -> bool:
-        """Return whether a chat in this column ends with an answer."""
+        """Return whether a chat in this column ends with the assistant's answer."""
         for value in self.values(name):
             chat: Any = values.structure({"_": value}, "_")
             chat = chat.get("messages") if isinstance(chat, dict) else chat
@@ -261,7 +261,7 @@ class _Guess:
         )
 
     def ids(self) -> None:
-        """Take the ids of the prompt, the task, and the responses that a column's name points to."""
+        """Find the columns with the ids of prompts, tasks and responses."""
         self.take("id", self.first(ID))
         self.take("task_id", self.first(TASK_ID))
         answers = [c for m in ANSWERS for c in self.columns.get(m, ())]

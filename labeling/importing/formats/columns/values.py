@@ -1,8 +1,7 @@
-"""Reading the value of a cell: a text, a chat, a list or a number.
+"""Read the value of a cell, which may be a text, a chat, a list or a number.
 
-A cell of a CSV file is always text, so a list or a chat is written as JSON, or in Python notation
-when a data frame was saved. In every other kind of file a text stays a text, even when it looks
-like JSON.
+The cells of a CSV file are always text, so a list or chat is written as JSON, or in Python notation if a
+data frame was saved. In other kinds of files a text stays a text, even if it looks like JSON.
 """
 
 import ast
@@ -22,7 +21,7 @@ from labeling.importing.formats.conversations import (
 from labeling.importing.records import BadInput, Tally
 
 MAX_REPR_LENGTH = 1 << 20
-"""Python's parser takes about a hundred times the memory of its input."""
+"""Maximum length of Python notation to parse: Python's parser needs 100 times as much memory."""
 ROLE = ("role", "from")
 CONTENT = ("content", "value", "text")
 SPELLINGS = {
@@ -30,7 +29,7 @@ SPELLINGS = {
     **dict.fromkeys(("function", "observation", "tool_response", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call", "ai", "chatbot"), "assistant"),
 }
-"""Roles as other tools write them."""
+"""Names that other tools use for roles."""
 CALLS = ("tool_calls", "function_call")
 TEXT_PARTS = ("text", "input_text", "output_text")
 PART_TEXT = ("text", "value", "content")
@@ -48,7 +47,7 @@ DROPPED_PARTS = "images, audio and other parts of messages that are not text"
 
 
 def parsed(text: str) -> Any:
-    """Return the list or object that is written in a text, as JSON or in Python notation, or None."""
+    """Return the list or object that a text contains as JSON or in Python notation, or None."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
@@ -65,7 +64,7 @@ def parsed(text: str) -> Any:
 
 
 def structure(row: Mapping[str, Any], name: str) -> Any:
-    """Return a column that should hold a list or object, parsed if it is text."""
+    """Return the value of a column that should contain a list or object, parsed if it is text."""
     value = row.get(name)
     if not isinstance(value, str):
         return finite(value)
@@ -76,7 +75,10 @@ def structure(row: Mapping[str, Any], name: str) -> Any:
 
 
 def chat_or_text(row: Mapping[str, Any], name: str) -> Any:
-    """Return a column that should hold a text or a chat. Texts are parsed in tables only."""
+    """Return the value of a column that should contain a text or a chat.
+
+    A text is parsed as a chat only in CSV and Excel files.
+    """
     value = row.get(name)
     if not isinstance(value, str):
         return finite(value)
@@ -101,7 +103,7 @@ def is_chat(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a text, number or boolean as text, or None for anything else and for NaN."""
+    """Return a text, number or boolean as text, or None for NaN and other values."""
     if isinstance(value, str):
         return value
     if not isinstance(value, bool | int | float):
@@ -110,12 +112,12 @@ def as_text(value: Any) -> str | None:
 
 
 def has_content(value: Any) -> bool:
-    """Return whether there is a value. 0 and False are values; an empty text or list is not."""
+    """Return whether the value is not empty. 0 and False are not empty; an empty text or list is."""
     return value is not None and value not in ("", [], {})
 
 
 def texts(value: Any) -> list[str] | None:
-    """Return the texts of a list of texts, numbers and booleans, without nulls, or None."""
+    """Return a list of texts, numbers and booleans as texts, without nulls, or None for another value."""
     if not isinstance(value, list):
         return None
     converted = [as_text(item) for item in value if item is not None]
@@ -124,7 +126,7 @@ def texts(value: Any) -> list[str] | None:
 
 
 def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
-    """Return a text as one message of the user, and a chat as its messages. Raises BadInput."""
+    """Return a chat's messages, or a text as one user message. Raises BadInput for other values."""
     if isinstance(value, dict) and "messages" in value:
         others = {key: item for key, item in value.items() if key != "messages"}
         tally.columns.add(others, {}, f"{name}.")
@@ -149,13 +151,13 @@ def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
 
 
 def turns(texts: list[str]) -> Messages:
-    """Return alternating texts as a chat that begins with the user."""
+    """Return texts as a chat in which user and assistant alternate, beginning with the user."""
     roles = ("user", "assistant")
     return [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
 
 
 def message(value: Any, line: int, name: str, tally: Tally, path: str) -> dict[str, str]:
-    """Return a message as its role and text. Unused keys are counted under `path`."""
+    """Return a message with only its role and text. Unused keys are counted under `path`."""
     if not isinstance(value, dict):
         raise BadInput(f'a message in "{name}" must be {{"role": …, "content": …}}.', line)
     if len(value) == 2 and value.get("role") in ROLES and isinstance(value.get("content"), str):
@@ -182,13 +184,13 @@ def message(value: Any, line: int, name: str, tally: Tally, path: str) -> dict[s
 
 
 def _written(calls: Any, tally: Tally) -> str:
-    """Return tool calls in the form shown to reviewers."""
+    """Return tool calls as the text that reviewers will see."""
     tally.changed[WRITTEN_CALLS] += 1
     return calls if isinstance(calls, str) else json.dumps(finite(calls), ensure_ascii=False)
 
 
 def _joined(content: Any, tally: Tally, path: str) -> str | None:
-    """Return the text of a message whose content may be in parts, or None without text."""
+    """Return the text of a message, whose content may be a list of parts, or None without text."""
     if (text := as_text(content)) is not None:
         return text
     if not isinstance(content, list):
@@ -200,7 +202,7 @@ def _joined(content: Any, tally: Tally, path: str) -> str | None:
 
 
 def _text_of_part(part: Any, tally: Tally, path: str) -> str | None:
-    """Return the text of a part, or a tool call as JSON; None for images and other parts."""
+    """Return a part's text, a tool call as JSON, or None for images and other parts."""
     if not isinstance(part, dict):
         return part if isinstance(part, str) else None
     key = next((key for key in PART_TEXT if isinstance(part.get(key), str)), "")
@@ -218,7 +220,7 @@ def _text_of_part(part: Any, tally: Tally, path: str) -> str | None:
 
 
 def reply(value: Any, line: int, name: str, tally: Tally) -> str:
-    """Return one answer: a text, or the only message of the assistant. Raises BadInput."""
+    """Return an answer that is a text or a single assistant message. Raises BadInput for others."""
     if (text := as_text(value)) is not None:
         return text
     chat = messages(value, line, name, tally)

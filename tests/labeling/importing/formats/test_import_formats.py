@@ -323,7 +323,7 @@ def test_pairwise_answers_and_choices_are_rankings(project, save, kind, value, t
     ("task", "sentence"),
     [
         ({"data": {"prompt": "A?"}, "annotations": []}, "neither a list of items"),
-        ({"data": {"x1": "A?", "x2": "B"}, "annotations": []}, "none of data.s values is the prompt: x1, x2"),
+        ({"data": {"x1": "A?", "x2": "B"}, "annotations": []}, "data has no prompt; its keys are x1, x2"),
         (
             {"data": {"prompt": "A?", "items": [{"id": "a", "body": "x"}]},
              "annotations": [annotation(1, result("ranker", {"ranker": ["z"]}))]},
