@@ -1,4 +1,4 @@
-"""The background tasks of labeling. Celery finds tasks defined or imported here."""
+"""Labeling's background tasks. Celery finds all tasks that are defined or imported here."""
 
 from celery import shared_task
 

@@ -19,7 +19,7 @@ from labeling.pages import (
 from labeling.reviewing import confirmation, history, others, views
 
 of_a_project = [
-    # Reviewers send most requests, and Django tries the patterns in order.
+    # The review page is first, because it gets most requests and Django tries the patterns in order.
     path("review/", views.review, name="review"),
     path("review/feedback/<int:ranking_id>/", gold.feedback, name="review-feedback"),
     path("review/qualification/", gold.own_qualification, name="review-qualification"),

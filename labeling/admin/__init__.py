@@ -60,9 +60,9 @@ class MembershipForm(forms.ModelForm):
 
 
 class MembershipInline(admin.TabularInline):
-    """A list of members with a plain selection of people.
+    """An inline for members with a plain selection of people.
 
-    Looking people up in a search field would require permission to view accounts.
+    A search field would require permission to view accounts.
     """
 
     model = Membership
@@ -103,7 +103,7 @@ class ProjectAdmin(ProjectDeletionMixin, OwnProjectsAdmin):
             memberships.note(formset, user_of(request))
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        """Make the creator of a project its lead, because they could not see the project otherwise."""
+        """Make the creator of a project its lead, because they could otherwise not see the project."""
         super().save_related(request, form, formsets, change)
         if not change:
             creation.give_lead(project=form.instance, by=user_of(request))
@@ -262,7 +262,7 @@ class SlotInline(FrozenInline):
 
 
 class PriorityFilter(admin.SimpleListFilter):
-    """A filter that lists all possible priorities, so that it does not scan the table."""
+    """A filter that lists all possible priorities instead of scanning the table for those in use."""
 
     title = parameter_name = "priority"
 

@@ -1,4 +1,4 @@
-"""Admin lists for tables of 100,000 rows and more, with costs independent of the table's size."""
+"""Admin lists for large tables. Their cost does not depend on the number of rows."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ MAX_SEARCH_LENGTH = 100_000
 
 
 class EstimatingPaginator(Paginator):
-    """A paginator that counts at most MAX_COUNT rows and estimates the size of larger tables."""
+    """A paginator that counts up to MAX_COUNT rows and estimates the size of larger tables."""
 
     @cached_property
     def count(self) -> int:
@@ -34,7 +34,7 @@ class EstimatingPaginator(Paginator):
 
 
 def estimated_rows(model: type[Model]) -> int:
-    """Return the number of rows at the last ANALYZE or VACUUM, or −1 if there was none."""
+    """Return PostgreSQL's estimate of the number of rows, or −1 if the table was never analyzed."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass",
@@ -44,7 +44,7 @@ def estimated_rows(model: type[Model]) -> int:
 
 
 class PromptWords(Func):
-    """The expression of the index prompt_words."""
+    """The expression on which the index prompt_words is built."""
 
     template = "to_tsvector('simple', %(expressions)s)"
     output_field = TextField()
@@ -55,7 +55,7 @@ class PromptWords(Func):
 
 
 def with_words(rows: QuerySet[Any], messages: str, words: str) -> QuerySet[Any]:
-    """Return the rows whose last message matches the words, in web search syntax."""
+    """Return the rows whose last message matches the words. They may use web search syntax."""
     return rows.filter(_Matching(PromptWords(messages), Value(words)))
 
 
@@ -66,7 +66,7 @@ class _Matching(Func):
 
 
 class OwnProjectFilter(admin.RelatedFieldListFilter):
-    """A filter by project that lists only a lead's own projects."""
+    """A filter by project, which offers a lead only their own projects."""
 
     def field_choices(
         self, field: Any, request: HttpRequest, model_admin: Any
@@ -77,11 +77,11 @@ class OwnProjectFilter(admin.RelatedFieldListFilter):
         return field.get_choices(include_blank=False, ordering=ordering, limit_choices_to=own)
 
     def has_output(self) -> bool:
-        """Show a filter that is in use even if it has a single choice, which Django would hide."""
+        """Return True for an active filter, which Django would hide if it has only one choice."""
         return bool(self.lookup_val) or super().has_output()
 
 
-# Registered for the field, so that filters added later are restricted too.
+# The filter is registered for the field, so that it is also used by list filters that are added later.
 admin.FieldListFilter.register(
     lambda field: getattr(field.remote_field, "model", None) is Project,
     OwnProjectFilter,
@@ -90,9 +90,9 @@ admin.FieldListFilter.register(
 
 
 class OwnChoicesMixin:
-    """Foreign keys that offer and accept only rows that the user may see in the admin.
+    """A mixin whose foreign keys accept only rows that the user may see in the admin.
 
-    A form accepts every row in its queryset, including rows that its search field does not offer.
+    Without it, a form would accept every row in the field's queryset, even if its search does not offer it.
     """
 
     admin_site: admin.AdminSite
@@ -105,10 +105,10 @@ class OwnChoicesMixin:
 
 
 class OwnProjectsAdmin(OwnChoicesMixin, admin.ModelAdmin):
-    """An admin in which leads see and change rows of projects they lead, and trainers all rows.
+    """An admin in which leads see and change the rows of their own projects, and trainers all rows.
 
-    `project_path` is the lookup of the project. Lists, searches, actions, history and the pages of
-    a row all use `get_queryset`. Changes are written to the audit trail.
+    `project_path` is the lookup from a row to its project. Lists, searches, actions and the pages of a row all
+    use `get_queryset`. Changes are written to the audit trail.
     """
 
     project_path = "project"
@@ -144,7 +144,7 @@ def led_by(user_id: int) -> QuerySet[Any]:
 
 
 class BigTableAdmin(OwnProjectsAdmin):
-    """An admin for large tables, sorted by id and searched by number or words of the prompt."""
+    """An admin for large tables. Rows are sorted by id, and searched by id or by words of the prompt."""
 
     paginator = EstimatingPaginator
     show_full_result_count = False
@@ -180,7 +180,7 @@ class BigTableAdmin(OwnProjectsAdmin):
 
 
 class FrozenMixin:
-    """Read-only rows, which only the product's own functions create and change."""
+    """A mixin for rows that the admin only shows, because other modules create and change them."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

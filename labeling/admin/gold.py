@@ -1,4 +1,4 @@
-"""Gold and qualifications in the admin: viewing, changing constraints, retiring."""
+"""Gold and qualifications in the admin: view them, change constraints and retire gold."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ class GoldForm(forms.ModelForm):
 
 @admin.register(Gold)
 class GoldAdmin(BigTableAdmin):
-    """An admin without an add page: gold is created from a task on the project's pages."""
+    """An admin for gold without an add page, because gold is created on the project's pages."""
 
     form = GoldForm
     list_display = ("id", "excerpt", "project", "purpose", "retired_at", "created_at")

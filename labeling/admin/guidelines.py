@@ -1,4 +1,4 @@
-"""Guidelines in the admin, with the forms of the product's pages, for all projects of a lead."""
+"""Guidelines in the admin, for all of a lead's projects, with the same forms as on the leads' pages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +54,7 @@ class VersionForm(DraftForm):
 
 
 class NumberedCriterionForm(CriterionForm):
-    """A form with an optional number; criteria without one are numbered after the others."""
+    """A form for a criterion with an optional number. Criteria without one come after the others."""
 
     position = forms.IntegerField(label="No.", required=False, min_value=0, max_value=1000)
 
@@ -103,7 +103,7 @@ class GuidelineAdmin(OwnProjectsAdmin):
         return f"version {version.number}" if version else "nothing published"
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False. Published versions are deleted only with their project."""
+        """Return False, because published versions are deleted only together with their project."""
         return False
 
 
@@ -127,7 +127,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
 
     @admin.display(description="New draft")
     def new_draft(self, version: GuidelineVersion) -> str | SafeString:
-        """Return a button of the form around the list, because forms cannot be nested."""
+        """Return a button that belongs to the form around the list, because forms cannot be nested."""
         if version.state == DRAFT:
             return "–"
         return format_html(
@@ -142,7 +142,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
     # --- permissions ---
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False for published versions, which the database refuses to change too."""
+        """Return False for a published version, which the database refuses to change as well."""
         editable = obj is None or obj.state == DRAFT
         return editable and super().has_change_permission(request, obj)
 
@@ -211,7 +211,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
         ] + super().get_urls()
 
     def preview_view(self, request: HttpRequest) -> HttpResponse:
-        """Return the posted Markdown rendered as it will be shown. Nothing is saved."""
+        """Return the posted Markdown as HTML, as reviewers will see it, without saving it."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if not self.has_view_permission(request):

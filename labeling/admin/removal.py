@@ -1,6 +1,7 @@
-"""Redirects from deletion in the admin to the product's pages, which withdraw, archive or erase.
+"""Redirect deletion in the admin to the leads' pages, which withdraw, archive or erase instead.
 
-Django's deletion would collect every slot, score and ranking of a row, and fail on them.
+Django's own deletion would collect every slot, score and ranking of a row, and then fail because they are
+protected.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from labeling.removal import withdrawing
 
 
 class WithdrawnMixin:
-    """An admin for prompts, responses and tasks, which are withdrawn rather than deleted."""
+    """A mixin for prompts, responses and tasks, which are withdrawn instead of deleted."""
 
     def get_actions(self, request: HttpRequest) -> Any:
         actions = super().get_actions(request)  # type: ignore[misc]
@@ -28,7 +29,7 @@ class WithdrawnMixin:
 
     @staticmethod
     def withdraw_selected(model_admin: Any, request: HttpRequest, rows: Any) -> None:
-        """Withdraw each row with a separate audit entry, as the page does."""
+        """Withdraw the rows one by one, each with its own audit entry, as the leads' page does."""
         by = user_of(request)
         count = sum(withdrawing.withdraw(content=row, by=by) for row in rows)
         sentence = f"{count} withdrawn. Each can be restored on its page."
@@ -50,7 +51,7 @@ class WithdrawnMixin:
 
 
 class ProjectDeletionMixin:
-    """An admin for projects, which are archived on their settings page and deleted from there."""
+    """A mixin for projects, which are archived and deleted on their settings page."""
 
     def get_actions(self, request: HttpRequest) -> Any:
         actions = super().get_actions(request)  # type: ignore[misc]

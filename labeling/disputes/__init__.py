@@ -1,1 +1,1 @@
-"""Disputes between reviewers, decisions by leads, and relabelling after guideline changes."""
+"""Disputes between reviewers, leads' decisions, and ranking tasks again after guideline changes."""

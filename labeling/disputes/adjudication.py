@@ -1,7 +1,7 @@
-"""Disputed tasks, largest disagreement first, and the decisions of leads about them.
+"""Disputed tasks and leads' decisions about them.
 
-A decision has an outcome, which is an order like any ranking, and the cause of the disagreement. A
-later decision replaces an earlier one; the audit trail keeps both.
+A decision consists of an outcome, which is an order like any ranking, and the cause of the disagreement. A later
+decision replaces an earlier one; the audit trail keeps both.
 """
 
 from collections import Counter
@@ -26,7 +26,10 @@ Cause = Adjudication.Cause
 
 
 class CannotDecide(ValueError):  # noqa: N818 - reads better without Error
-    """A decision is refused. `errors` maps fields to messages for the lead; nothing was written."""
+    """Raised if a decision is refused, before anything is written.
+
+    `errors` maps each invalid field to a message for the lead.
+    """
 
     def __init__(self, errors: dict[str, str]):
         super().__init__(" ".join(errors.values()))
@@ -36,21 +39,24 @@ class CannotDecide(ValueError):  # noqa: N818 - reads better without Error
 def open_disputes(project: Project) -> list[Disagreement]:
     """Return the undecided disputes among the most recently ranked tasks, largest distance first.
 
-    labeling.statistics.disputes defines a dispute. Costs two queries when the figures of the
-    project are cached, five otherwise.
+    labeling.statistics.disputes defines what a dispute is. Costs two queries if the project's figures are
+    cached, otherwise five.
     """
     return list(quality_of(project).disputes)
 
 
 def next_after(disputes: Sequence[Disagreement], task_id: int) -> Disagreement | None:
-    """Return the dispute after this task's in the list, or the first if the task is not listed."""
+    """Return the next dispute in the list, or the first if this task is not in the list.
+
+    Return None after the last dispute.
+    """
     indexes = {dispute.task_id: index for index, dispute in enumerate(disputes)}
     index = indexes.get(task_id, -1) + 1
     return disputes[index] if index < len(disputes) else None
 
 
 def order_for(task_id: int, lead: User, response_ids: Sequence[int]) -> list[int]:
-    """Return the order in which a dispute's page shows the responses to a lead. It never changes."""
+    """Return the order in which the page of a dispute shows the responses. It is fixed for each lead."""
     order = list(response_ids)
     Random(f"{task_id}:{lead.pk}").shuffle(order)
     return order
@@ -71,11 +77,11 @@ def decide(
     seen_mark: str = "",
     shown_order: Sequence[int] = (),
 ) -> Adjudication:
-    """Store the outcome and its cause, and request no more rankings of the task.
+    """Store the outcome and the cause, and stop requesting rankings of the task.
 
-    `shown_order` is the order of the responses on the lead's page; the letters in the note refer to
-    it. `seen_mark` is the `mark` of the decision that the lead saw, empty for none. Raises CannotDecide,
-    for example if someone else has decided since.
+    `shown_order` is the order of the responses on the lead's page, to which the letters in the note refer.
+    `seen_mark` is the `mark` of the decision that the lead saw, or empty if there was none. Raises
+    CannotDecide, for example if someone else has decided in the meantime.
     """
     lock_slots(task)
     before = Adjudication.objects.filter(task=task).select_related("by").first()
@@ -95,7 +101,7 @@ def decide(
 
 
 def mark(decision: Adjudication | None) -> str:
-    """Return a version of the decision, so that nobody overwrites a decision they have not seen."""
+    """Return a text that identifies this decision, so that no lead overwrites one they have not seen."""
     return decision.created_at.isoformat() if decision else ""
 
 
@@ -122,11 +128,11 @@ def _problems(task: Task, tiers: Tiers, cut: int | None, cause: str, note: str) 
     places = TaskResponse.objects.filter(task=task, withdrawn=False)
     own = places.values_list("response_id", flat=True)
     if sorted(ranked) != sorted(own) or not all(tiers):
-        errors["tiers"] = "Give every response a rank; equal ranks are a tie."
+        errors["tiers"] = "Give every response a rank. Equal ranks are a tie."
     elif not task.project.allow_ties and len(tiers) < len(ranked):
-        errors["tiers"] = "This project does not allow ties: give every response a different rank."
+        errors["tiers"] = "This project does not allow ties. Give every response a different rank."
     if cut is not None and not 0 <= cut <= len(tiers):
-        errors["cut"] = f"The line counts the tiers above it, 0 to {len(tiers)}."
+        errors["cut"] = f"The number of tiers above the line must be from 0 to {len(tiers)}."
     if cause not in Cause.values:
         errors["cause"] = "Choose why reviewers disagreed."
     if len(note) > MAX_NOTE_LENGTH:
@@ -146,7 +152,7 @@ class CauseCount:
 
 
 def causes(project: Project) -> list[CauseCount]:
-    """Return the number of times each cause was given, most frequent first. Costs one query."""
+    """Return how often leads gave each cause, most frequent first. Costs one query."""
     decided = Adjudication.objects.filter(task__project=project, task__inactive=False)
     cause_values = decided.values_list("cause", flat=True)
     counts = Counter(cause_values)

@@ -1,4 +1,4 @@
-"""The form in which a lead enters the order of a disputed task and the cause of the dispute."""
+"""The form in which a lead enters the decision about a disputed task: the order and the cause."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,9 @@ from labeling.statistics.agreement import Tiers
 
 
 class OutcomeForm(forms.Form):
-    """A rank for each response, so that the page works without a script. Equal ranks are a tie.
+    """A form with a rank for each response, so that it works without a script. Equal ranks are a tie.
 
-    `letters` maps response ids to letters, in the order shown; `names` maps them to the names used
-    on the page.
+    `letters` maps response ids, in the order shown, to letters. `names` maps them to their names in fields.
     """
 
     cut = forms.ChoiceField(required=False, label="The line: responses below it are unacceptable")
@@ -54,7 +53,7 @@ class OutcomeForm(forms.Form):
         cut.choices = [("", "No line"), ("0", "All are unacceptable"), *below]
 
     def outcome(self) -> dict[str, Any]:
-        """Return the arguments for labeling.disputes.adjudication.decide. Requires a valid form."""
+        """Return the arguments for labeling.disputes.adjudication.decide. The form must be valid."""
         values = self.cleaned_data
         ranks = {pk: int(values[f"rank-{self.names[pk]}"]) for pk in self.letters}
         used = sorted(set(ranks.values()))
@@ -73,7 +72,7 @@ class OutcomeForm(forms.Form):
 
 
 def ranks_of(tiers: Tiers, cut: int | None, names: Mapping[int, str]) -> dict[str, str]:
-    """Return an order as the form's initial values."""
+    """Return the initial values of the form for an order."""
     ranks = {
         f"rank-{names.get(pk, pk)}": str(rank) for rank, tier in enumerate(tiers, 1) for pk in tier
     }

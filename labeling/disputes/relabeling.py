@@ -1,7 +1,8 @@
-"""Ranking a sample of tasks again after a guideline change, and comparing both versions.
+"""Have a sample of tasks ranked again after a guideline change, and compare both versions.
 
-The tasks are copied, so that reviewers rank them like any other task, under the current guideline.
-The copies have their own kind. They measure the change, and enter a snapshot only on request.
+The tasks are copied, so that reviewers rank the copies under the current guideline like any other task. The
+copies have a kind of their own, because they only measure the change. A snapshot includes their rankings only
+on request.
 """
 
 import random
@@ -34,7 +35,7 @@ RESAMPLES = 1000
 
 
 class CannotRelabel(ValueError):  # noqa: N818 - reads better without Error
-    """A sample cannot be drawn. The message says what to do; nothing was written."""
+    """Raised if a sample cannot be drawn, before anything is written. The message says what to do."""
 
 
 # --- drawing -------------------------------------------------------------------------------------
@@ -43,10 +44,10 @@ class CannotRelabel(ValueError):  # noqa: N818 - reads better without Error
 def versions_to_compare(
     project: Project, before: int | None = None, after: int | None = None
 ) -> tuple[GuidelineVersion, GuidelineVersion]:
-    """Return the versions with these numbers, by default the current version and the previous one.
+    """Return the versions with these numbers, by default the previous and the current version.
 
-    New rankings are made under the current guideline, so `after` can only be that version. Raises
-    CannotRelabel.
+    New rankings are made under the current version, so `after` can only be its number. Raises CannotRelabel
+    if there is no such version.
     """
     current = project.current_version
     if current is None:
@@ -68,10 +69,10 @@ def versions_to_compare(
 
 
 def candidates(project: Project, before: GuidelineVersion) -> dict[int, int]:
-    """Return the number of current rankings under a version, by task, for tasks with two or more.
+    """Return the tasks with two or more current rankings under a version, with the number of rankings.
 
-    Tasks that have already been copied are left out. Costs two queries over the newest 200,000
-    rankings under the version.
+    Tasks that have already been copied are left out. Costs two queries over the newest 200,000 rankings under
+    the version.
     """
     newest = Ranking.objects.filter(
         guideline_version=before,
@@ -98,9 +99,9 @@ def draw(
     after: int | None = None,
     seed: int = 0,
 ) -> RelabelSample:
-    """Copy a random sample of the tasks ranked under `before`, and give the copies priority.
+    """Copy a random sample of the tasks ranked under `before`, and put the copies first in the queue.
 
-    A copy needs as many rankings as its original has. Raises CannotRelabel.
+    A copy needs as many rankings as its original has. Raises CannotRelabel if there is nothing to copy.
     """
     if not 1 <= size <= MAX_TASKS:
         raise CannotRelabel(f"A sample has 1 to {MAX_TASKS:,} tasks, not {size:,}.")
@@ -109,7 +110,7 @@ def draw(
     if not counts:
         raise CannotRelabel(
             "There is nothing to compare: every task with two or more rankings under version "
-            f"{earlier.number} has already been relabelled, or there are no such tasks."
+            f"{earlier.number} has already been ranked again, or there are no such tasks."
         )
     chosen = sorted(random.Random(seed).sample(sorted(counts), min(size, len(counts))))
     sample = RelabelSample.objects.create(
@@ -148,7 +149,7 @@ def _copy(sample: RelabelSample, originals: Sequence[int], counts: dict[int, int
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95% bootstrap interval over tasks, or None when nothing was compared."""
+    """A mean over tasks with its 95% bootstrap interval. All are None if nothing was compared."""
 
     value: float | None
     low: float | None
@@ -158,7 +159,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of two guideline versions, over tasks with two rankings under each."""
+    """The comparison of two guideline versions over the tasks that have two rankings under each."""
 
     tasks: int
     finished: int
@@ -167,18 +168,18 @@ class Comparison:
     before: Agreement
     after: Agreement
     gain: Interval
-    """The change in pairwise agreement, after minus before, averaged over tasks: −1 to 1."""
+    """The change in pairwise agreement from before to after, averaged over tasks, from −1 to 1."""
     consensus_shift: Interval
-    """The shift of the consensus: 0 for the same order, 1 for the reverse order."""
+    """The distance between the consensus before and after, from 0 for the same to 1 for the reverse order."""
     distance_before: Interval
-    """The distance between two reviewers under the version before: the shift expected by chance."""
+    """The distance between two reviewers' rankings before, to compare with the consensus shift."""
     self_consistency: Interval
-    """The distance between two rankings by the same reviewer, one under each version."""
+    """The distance between one reviewer's rankings before and after."""
 
 
 @dataclass(frozen=True)
 class _TaskPair:
-    """The rankings of one task under both versions, by reviewer."""
+    """The rankings of one task before and after, keyed by reviewer."""
 
     prompt: int
     before: dict[int, Tiers]
@@ -186,9 +187,9 @@ class _TaskPair:
 
 
 def comparison(sample: RelabelSample) -> Comparison:
-    """Return the comparison of the two versions of a sample.
+    """Compare both guideline versions on the tasks of a sample.
 
-    Costs four queries, bounded by the sample; the bootstrap of 2,000 tasks takes a second.
+    Costs four queries. For 2,000 tasks, the bootstrap takes a second.
     """
     in_use = sample.tasks.filter(original__inactive=False, copy__inactive=False)
     pairs = list(in_use.order_by("id").values_list("original", "copy", "original__prompt"))
@@ -226,7 +227,7 @@ def _gain(task: _TaskPair) -> float | None:
 
 
 def _agreed(rankings: Sequence[Tiers]) -> float | None:
-    """Return the pairwise agreement on one task, or None when no two rankings order the same pair."""
+    """Return the pairwise agreement on one task, or None if no two rankings order the same pair."""
     same, compared = map(
         sum, zip(*(strict_counts(a, b) for a, b in combinations(rankings, 2)), strict=True)
     )
@@ -241,7 +242,10 @@ def _consensus_shift(task: _TaskPair) -> float | None:
 
 
 def consensus(rankings: Sequence[Tiers]) -> dict[tuple[int, int], int]:
-    """Return the majority's order of each pair, smaller id first: 1 better, −1 worse, 0 neither."""
+    """Return the majority's judgment of each pair, whose smaller id is first.
+
+    The judgment is 1 if the first is better, −1 if it is worse, and 0 if there is no majority.
+    """
     sums: dict[tuple[int, int], int] = defaultdict(int)
     for tiers in rankings:
         rank = {response: index for index, tied in enumerate(tiers) for response in tied}

@@ -1,1 +1,1 @@
-"""Gold tasks, whose answer is known, and the qualification of reviewers by them."""
+"""Gold tasks, whose answers are known, and the qualification of reviewers with them."""

@@ -1,11 +1,11 @@
-"""Gold: tasks with a known answer, given as a list of constraints on a ranking, in JSON:
+"""The known answers of gold tasks. An answer is a list of constraints on the ranking, in JSON:
 
     {"kind": "above", "a": 1, "b": 2}        response 1 is ranked above response 2, without a tie
-    {"kind": "tie_allowed", "a": 1, "b": 2}  the two may also be tied
+    {"kind": "tie_allowed", "a": 1, "b": 2}  both responses may also be tied
     {"kind": "unacceptable", "a": 3}         response 3 is below the line
 
-A gold task is a copy of the task it was made from, with the kind gold. Its slots are created when it
-is given out (labeling.reviewing.assignment). Its rankings measure reviewers and are not training data.
+A gold task is a copy of the task from which it was made, with the kind "gold". Its slots are created when it is
+given to a reviewer (labeling.reviewing.assignment). Its rankings measure reviewers and are not training data.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -32,7 +32,7 @@ Letters = Mapping[int, str]
 
 
 def problem(constraints: Any, letters: Letters) -> str | None:
-    """Return why the constraints on these responses are invalid, as a sentence, or None."""
+    """Return a sentence that says why the constraints on these responses are invalid, or None."""
     if not isinstance(constraints, list) or not constraints:
         return "Add at least one constraint: a response above another, or an unacceptable response."
     for number, constraint in enumerate(constraints, start=1):
@@ -43,7 +43,7 @@ def problem(constraints: Any, letters: Letters) -> str | None:
         return "Two constraints are the same. Remove one."
     if all(constraint["kind"] == "tie_allowed" for constraint in constraints):
         return (
-            "Every ranking meets allowed ties alone. Add a response above another, or an "
+            "With allowed ties only, every ranking is right. Add a response above another, or an "
             "unacceptable response."
         )
     if cycle := _cycle(
@@ -79,7 +79,7 @@ def _identity(constraint: Constraint) -> tuple[Any, ...]:
 
 
 def _cycle(above: Sequence[tuple[int, int]]) -> list[int] | None:
-    """Return a cycle of responses, each above the next, with the first also at the end, or None."""
+    """Return a cycle in which each response is above the next, or None. It ends with the first one."""
     below: dict[int, list[int]] = {}
     for better, worse in above:
         below.setdefault(better, []).append(worse)
@@ -96,7 +96,7 @@ def _cycle(above: Sequence[tuple[int, int]]) -> list[int] | None:
 
 
 def sentences(constraints: Sequence[Constraint], letters: Letters) -> list[str]:
-    """Return a sentence for each constraint."""
+    """Return a sentence that describes each constraint, with the responses' letters."""
     return [_rule(constraint, letters) for constraint in constraints]
 
 
@@ -110,7 +110,7 @@ def _rule(constraint: Constraint, letters: Letters) -> str:
 
 
 def constraints_from(tiers: Sequence[Sequence[int]], cut: int | None) -> list[dict[str, Any]]:
-    """Return the constraints that a ranking meets, as a first draft for the lead."""
+    """Return constraints that this ranking meets, as a first draft for the lead."""
     constraints: list[dict[str, Any]] = []
     for upper, lower in pairwise(tiers):
         constraints += [{"kind": "above", "a": a, "b": b} for a in upper for b in lower]
@@ -129,14 +129,14 @@ def constraints_from(tiers: Sequence[Sequence[int]], cut: int | None) -> list[di
 
 @dataclass(frozen=True)
 class GoldResult:
-    """The result of a check. `broken` has a sentence for each constraint that is not met."""
+    """The result of a check. `broken` contains a sentence for each constraint that is not met."""
 
     right: bool
     broken: list[str]
 
 
 def check(ranking: Ranking, gold: Gold, letters: Letters | None = None) -> GoldResult:
-    """Check a ranking against the constraints. `letters` defaults to those of its page. No query."""
+    """Check a ranking against the constraints. `letters` defaults to those that the reviewer saw."""
     lines = _lines(ranking, gold.constraints, letters or letters_of(ranking.shown_order))
     broken = [sentence for sentence, met in lines if not met]
     return GoldResult(not broken, broken)
@@ -149,7 +149,7 @@ def letters_of(response_ids: Collection[int]) -> dict[int, str]:
 def meets(
     tiers: Sequence[Sequence[int]], cut: int | None, constraints: Sequence[Constraint]
 ) -> bool:
-    """Return whether the ranking meets the constraints. Faster than `check`, for many rankings."""
+    """Return whether the ranking meets the constraints. For many rankings, this is faster than `check`."""
     places = _places(tiers)
     return not any(_fault(constraint, places, cut, constraints) for constraint in constraints)
 
@@ -164,7 +164,7 @@ def _fault(
     cut: int | None,
     constraints: Sequence[Constraint],
 ) -> str | None:
-    """Return why a ranking does not meet a constraint (missing, acceptable, below, tied), or None."""
+    """Return why a constraint is not met (`missing`, `acceptable`, `below` or `tied`), or None."""
     if constraint["kind"] == "tie_allowed":
         return None
     if constraint["a"] not in places or constraint.get("b", constraint["a"]) not in places:
@@ -187,9 +187,9 @@ def _may_tie(constraint: Constraint, constraints: Sequence[Constraint]) -> bool:
 def _lines(
     ranking: Ranking, constraints: Sequence[Constraint], letters: Letters
 ) -> list[tuple[str, bool]]:
-    """Return a sentence for each constraint and whether the ranking meets it.
+    """Return a sentence for each constraint, and whether the ranking meets the constraint.
 
-    The sentence for an unmet constraint says why it is unmet.
+    If it does not, the sentence says why.
     """
     places = _places(ranking.tiers)
     lines = []
@@ -220,7 +220,7 @@ def _sentence(
 class Feedback:
     """Feedback on a reviewer's ranking in training.
 
-    `lines` has a sentence for each constraint, and whether the ranking meets it.
+    `lines` contains a sentence for each constraint, and whether the ranking meets the constraint.
     """
 
     lines: list[tuple[str, bool]]
@@ -232,7 +232,10 @@ class Feedback:
 
 
 def feedback(ranking: Ranking) -> Feedback | None:
-    """Return the feedback on a ranking of a training task, or None. One query for gold, or none."""
+    """Return the feedback on a ranking, or None if its task is not a training task.
+
+    Costs one query for a gold task, otherwise none.
+    """
     if ranking.task.kind != Task.Kind.GOLD:
         return None
     gold = Gold.objects.filter(task=ranking.task_id, purpose=Gold.Purpose.TRAINING).first()

@@ -1,4 +1,4 @@
-"""Training and qualification: gold that every reviewer gets, in order."""
+"""Training and qualification: gold tasks that every reviewer gets in the same order."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from labeling.models import Gold, Project, Ranking, Skip
 
 @dataclass(frozen=True)
 class Course:
-    """A reviewer's progress through the gold that everybody gets in order."""
+    """A reviewer's progress through the gold tasks of training or qualification."""
 
     done: int
     total: int
@@ -20,7 +20,7 @@ class Course:
 def course(*, project: Project, reviewer: User, purpose: str) -> Course:
     """Return the reviewer's progress through the gold for this purpose. Skipped tasks count as done.
 
-    One query over the project's gold for this purpose.
+    Costs one query.
     """
     own = {"task": OuterRef("task"), "reviewer": reviewer}
     course_gold = list(

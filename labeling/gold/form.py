@@ -1,4 +1,4 @@
-"""The lead's form for gold: one row of three choices for each constraint."""
+"""The form in which a lead enters gold, with a row of three choices for each constraint."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ SPARE_ROWS = 3
 
 
 class ConstraintRow(forms.Form):
-    """A constraint. Empty rows are ignored."""
+    """The form for one constraint. Empty rows are ignored."""
 
     a = forms.TypedChoiceField(required=False, coerce=int, empty_value=None, label="Response")
     kind = forms.ChoiceField(required=False, choices=RELATIONS, label="Relation")
@@ -53,7 +53,7 @@ class ConstraintRow(forms.Form):
 
 
 class Rows(forms.BaseFormSet):
-    """The rows of the form, with the number of rows that was submitted."""
+    """The form's rows of constraints, as many as were submitted."""
 
     def constraints(self) -> list[dict[str, Any]]:
         return [rule for form in self.forms if (rule := form.constraint())]
@@ -75,7 +75,7 @@ class GoldForm(forms.Form):
 
 
 def rows_of(constraints: Sequence[Constraint], letters: Letters, data: Any = None) -> Rows:
-    """Return the submitted rows, or rows for these constraints and some empty rows."""
+    """Return the submitted rows, or rows for these constraints followed by some empty rows."""
     return ConstraintRows(  # type: ignore[return-value]
         data,
         initial=None if data else [dict(constraint) for constraint in constraints],
@@ -85,7 +85,7 @@ def rows_of(constraints: Sequence[Constraint], letters: Letters, data: Any = Non
 
 
 def with_more_rows(data: Any) -> Any:
-    """Return the submitted data with more rows."""
+    """Return the submitted data with SPARE_ROWS more rows."""
     more = data.copy()
     sent = str(more.get("rule-TOTAL_FORMS", ""))
     more["rule-TOTAL_FORMS"] = (number(sent, digits=3) or 0) + SPARE_ROWS

@@ -16,7 +16,7 @@ MAX_EXPLANATION_LENGTH = 10_000
 
 
 class GoldError(ValueError):
-    """Raised with a sentence for the lead. Nothing was written."""
+    """Raised if gold is refused, before anything is written. The message is written for the lead."""
 
 
 @transaction.atomic
@@ -30,8 +30,8 @@ def make(
 ) -> Gold:
     """Create gold from a task, or put its retired gold back into use.
 
-    The task keeps its rankings and is not given to more reviewers, because anyone who saw the copy
-    would recognise the original. Raises GoldError.
+    The task keeps its rankings but is no longer given to reviewers, because anyone who saw the copy would
+    recognise the original. Raises GoldError.
     """
     if task.kind == Task.Kind.GOLD:
         raise GoldError("This task is already gold. Change or retire it.")
@@ -63,7 +63,7 @@ def add(
     explanation: str = "",
     by: User | None = None,
 ) -> Gold:
-    """Create gold from responses, which need no task of the same responses. Raises GoldError."""
+    """Create gold directly from responses, without an original task. Raises GoldError."""
     letters = letters_of([response.pk for response in responses])
     columns = _columns(constraints, letters, purpose, explanation)
     try:
@@ -84,7 +84,7 @@ def add(
 def describe(
     *, task: Task, constraints: Any, purpose: str = Gold.Purpose.CHECK, explanation: str = ""
 ) -> tuple[Gold, bool]:
-    """Return the gold of a task of the kind gold, and whether it was created. Raises GoldError."""
+    """Return the gold of a gold task, and whether it was created. Raises GoldError."""
     letters = letters_of(_ids(task))
     columns = _columns(constraints, letters, purpose, explanation)
     return Gold.objects.get_or_create(
@@ -110,7 +110,7 @@ def _columns(constraints: Any, letters: Letters, purpose: str, explanation: str)
 def change(
     *, gold: Gold, constraints: Any, purpose: str, explanation: str, by: User | None
 ) -> None:
-    """Change gold. Existing rankings are checked against the new constraints. Raises GoldError."""
+    """Change gold. Its existing rankings are then checked against the new answer. Raises GoldError."""
     columns = _columns(constraints, letters_of(_ids(gold.task)), purpose, explanation)
     Gold.objects.filter(pk=gold.pk).update(**columns)
     audit(by, "gold changed", gold, purpose=purpose)

@@ -1,8 +1,8 @@
-"""Qualification: tasks with known answers that reviewers must pass before a project's real work.
+"""Qualification: tasks with known answers that reviewers must pass before they do real work.
 
-An attempt belongs to a guideline version. It ends when every qualification task is answered or
-skipped, and is passed if enough answers are right. A later version with `requalify` ends earlier
-qualifications. After a failure, a lead can allow another attempt.
+An attempt is made under one guideline version. It ends when every qualification task is answered or skipped, and
+is passed if enough answers are right. A later version with `requalify` makes earlier qualifications invalid. After
+a failed attempt, a lead can allow another one.
 """
 
 from typing import Any
@@ -33,13 +33,13 @@ MAX_REVIEWERS = 500
 
 
 class QualificationError(ValueError):
-    """Raised with a sentence for the lead. Nothing was written."""
+    """Raised if the request is refused, before anything is written. The message is for the lead."""
 
 
 def attempt_of(*, project: Project, reviewer: User) -> Qualification | None:
-    """Return the newest attempt, or None if a later guideline version ended it.
+    """Return the reviewer's newest attempt, or None if a later guideline version made it invalid.
 
-    Two queries, or one without an attempt.
+    Costs two queries, or one if there is no attempt.
     """
     attempts = Qualification.objects.filter(project=project, reviewer=reviewer)
     newest = attempts.select_related("version").order_by("-pk").first()
@@ -49,7 +49,7 @@ def attempt_of(*, project: Project, reviewer: User) -> Qualification | None:
 
 
 def requalifying_version(project: Project) -> int:
-    """Return the number of the newest version that ended every qualification, or 0."""
+    """Return the number of the newest version that made earlier qualifications invalid, or 0."""
     versions = GuidelineVersion.objects.filter(
         guideline__project=project, requalify=True, state=GuidelineVersion.State.PUBLISHED
     )
@@ -57,13 +57,13 @@ def requalifying_version(project: Project) -> int:
 
 
 def newest_attempts(project: Project) -> list[Qualification]:
-    """Return the newest attempt of each reviewer, at most MAX_REVIEWERS. One query."""
+    """Return the newest attempt of each reviewer, for up to MAX_REVIEWERS. Costs one query."""
     attempts = Qualification.objects.filter(project=project).order_by("reviewer", "-pk")
     return list(attempts.distinct("reviewer").select_related("reviewer", "version")[:MAX_REVIEWERS])
 
 
 def needed(project: Project) -> int:
-    """Return the number of qualification tasks that must be right."""
+    """Return how many qualification tasks a reviewer must answer correctly."""
     tasks = _tasks(project).count()
     return -(-project.qualification_percent * tasks // 100)
 
@@ -82,7 +82,7 @@ def _tasks(project: Project) -> Any:
 
 
 def ensure(*, project: Project, reviewer: User) -> Qualification:
-    """Return the current attempt. Begin one if there is none; end it if no task is left.
+    """Return the current attempt. Begin one if there is none, and end it if no task is left.
 
     The project must have a published guideline.
     """
@@ -106,7 +106,7 @@ def ended_with(ranking: Ranking) -> Qualification | None:
 
 @transaction.atomic
 def begin(*, project: Project, reviewer: User) -> Qualification:
-    """Begin an attempt under the current guideline version. An open attempt at another version fails."""
+    """Begin an attempt under the current guideline version. An open attempt under another one fails."""
     current = Project.objects.filter(pk=project.pk).values("current_version")
     version = GuidelineVersion.objects.get(pk__in=current)
     attempts = Qualification.objects.filter(project=project, reviewer=reviewer)
@@ -124,7 +124,10 @@ def begin(*, project: Project, reviewer: User) -> Qualification:
 
 
 def _forget_answers(project: Project, reviewer: User) -> None:
-    """Allow the reviewer to answer the tasks again. The rankings are kept, marked superseded."""
+    """Remove the reviewer's answers, so that they can answer the tasks again.
+
+    The rankings are kept as superseded.
+    """
     tasks = _tasks(project).values("task")
     slots = Slot.objects.filter(task__in=tasks, reviewer=reviewer).order_by("task", "number")
     slot_ids = list(slots.select_for_update().values_list("pk", flat=True))
@@ -136,7 +139,7 @@ def _forget_answers(project: Project, reviewer: User) -> None:
 
 @transaction.atomic
 def _ended(attempt: Qualification) -> Qualification:
-    """End the attempt if every task is answered, and return it. Skipped tasks count as wrong."""
+    """Return the attempt, after ending it if no task is left. Skipped tasks count as wrong answers."""
     project, reviewer = attempt.project, attempt.reviewer
     course = courses.course(project=project, reviewer=reviewer, purpose=PURPOSE)
     if course.next is not None or not course.total:
@@ -162,10 +165,10 @@ def _ended(attempt: Qualification) -> Qualification:
 
 @transaction.atomic
 def allow_again(*, project: Project, reviewer: User, by: User) -> Qualification:
-    """Begin another attempt for a reviewer who failed. Raises QualificationError."""
+    """Begin another attempt for a reviewer. Raises QualificationError unless the last one failed."""
     attempt = attempt_of(project=project, reviewer=reviewer)
     if attempt is None or attempt.state != FAILED:
-        raise QualificationError(f"{reviewer} has not failed, so there is nothing to allow.")
+        raise QualificationError(f"{reviewer} has no failed attempt, so no other one is needed.")
     again = begin(project=project, reviewer=reviewer)
     audit(by, "qualification allowed again", again)
     return again

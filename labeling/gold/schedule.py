@@ -1,9 +1,9 @@
-"""The schedule of gold among a reviewer's real tasks, at the frequency that the project's setting gives.
+"""The schedule that places gold among a reviewer's real tasks, as often as the project's setting says.
 
-The gap between two gold tasks is drawn uniformly from half to one and a half times its mean, so that
-reviewers cannot predict it. With frequent gold, the range is narrower, so that gold never comes twice
-in a row. The gap is drawn from a hash of the reviewer and the previous gold task, so it is reproducible
-and the remaining tasks can be counted exactly.
+The gap between two gold tasks is drawn uniformly from 0.5 to 1.5 times its mean, so that reviewers cannot predict
+it. If gold is frequent, the range is narrower, so that two gold tasks never follow each other. The gap is derived
+from a hash of the reviewer and the previous gold task. It is therefore reproducible, and the number of
+remaining tasks can be computed exactly.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ MAX_LOOKBACK = 1000
 
 
 def _uniform(*parts: object) -> float:
-    """Return a number from 0 to below 1 that is uniform over `parts` and depends on them alone."""
+    """Return a number from 0 to below 1 that depends only on `parts` and is uniform over them."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def gap(*, percent: int, project_id: int, reviewer_id: int, task_id: int) -> int:
-    """Return the number of tasks from this gold task to the next, at least 2, 100 / percent on average.
+    """Return the number of tasks from this gold task to the next: at least 2, on average 100 / percent.
 
-    `task_id` is 0 before the first gold task.
+    `task_id` is the id of this gold task, or 0 before the first one.
     """
     parts, mean = (project_id, reviewer_id, task_id), 100 / percent
     spread = min(mean / 2, mean - 2)
@@ -37,14 +37,14 @@ def gap(*, percent: int, project_id: int, reviewer_id: int, task_id: int) -> int
 
 @dataclass(frozen=True)
 class Progress:
-    """The reviewer's last gold task (0 for none), and the number of real tasks since."""
+    """The id of the reviewer's last gold task, or 0, and the number of real tasks since then."""
 
     last: int
     since: int
 
 
-# Newest first through the index ranking_history, at most the reviewer's last MAX_LOOKBACK rankings.
-# Leased tasks come before all rankings, and the lease ahead before the current one.
+# Reads at most the reviewer's last MAX_LOOKBACK rankings, newest first, from the index ranking_history. Leased
+# tasks count as newer than all rankings, and the lease ahead as newer than the current lease.
 _SINCE = """
 SELECT recent.task_id, recent.purpose FROM (
     (SELECT slot.task_id, gold.purpose, slot.ahead, NULL::bigint AS ranking
@@ -65,7 +65,8 @@ WHERE recent.purpose IS NULL OR recent.purpose = 'check'
 ORDER BY recent.ahead DESC, recent.ranking DESC NULLS FIRST
 """
 
-# Scalar subqueries, as in labeling.queue.claims, so that no plan starts with the reviewer's history.
+# These are scalar subqueries, as in labeling.queue.claims, so that the planner does not read the reviewer's
+# whole history.
 _REMAINING = """
 SELECT gold.task_id FROM labeling_gold gold
 JOIN labeling_task task ON task.id = gold.task_id
@@ -87,7 +88,7 @@ WHERE gold.project_id = %(project)s AND gold.purpose = 'check' AND gold.retired_
 
 
 def progress(project: Project, reviewer: User) -> Progress:
-    """Return the reviewer's last gold task and the real tasks since. One query, bounded by the gap."""
+    """Return the reviewer's last gold task and the number of real tasks since then. Costs one query."""
     longest = 2 * ceil(100 / project.gold_percent)
     values = {
         "project": project.pk,
@@ -102,15 +103,15 @@ def progress(project: Project, reviewer: User) -> Progress:
     for task_id, purpose in rows:
         if purpose:
             return Progress(task_id, len(since))
-        since.add(task_id)  # a set, as a ranking may be undone and sent again
+        since.add(task_id)  # a set, because a ranking may be undone and sent again
     return Progress(0, len(since))
 
 
 def remaining(project: Project, reviewer: User) -> list[int]:
     """Return the gold tasks that the reviewer can still get, in an order that depends on the reviewer.
 
-    Excludes tasks whose prompt they would recognise from a task that they ranked, skipped or hold.
-    One query, whose cost depends on the project's gold alone.
+    Tasks whose prompt is known to the reviewer from a ranked, skipped or leased task are left out. Costs one
+    query, whose time depends only on the number of gold tasks in the project.
     """
     with connection.cursor() as cursor:
         cursor.execute(_REMAINING, {"project": project.pk, "reviewer": reviewer.pk})
@@ -119,7 +120,7 @@ def remaining(project: Project, reviewer: User) -> list[int]:
 
 
 def due(project: Project, reviewer: User) -> int | None:
-    """Return the gold task to give now, or None if real work is next."""
+    """Return the id of the gold task to give to the reviewer now, or None if a real task is next."""
     if not project.gold_percent or _until_next(project, reviewer, progress(project, reviewer)) > 0:
         return None
     return next(iter(remaining(project, reviewer)), None)
@@ -140,9 +141,9 @@ def _gap(project: Project, reviewer: User, task_id: int) -> int:
 
 
 def upcoming(project: Project, reviewer: User, waiting: int) -> int:
-    """Return the number of gold tasks among the next `waiting` real tasks, without leased gold.
+    """Return the number of gold tasks among the next `waiting` real tasks, not counting leased gold.
 
-    If a page adds this number to the remaining tasks, their number decreases by one with every task.
+    A page adds this to the number of remaining tasks, so that their sum decreases by one with every task.
     """
     if not project.gold_percent:
         return 0

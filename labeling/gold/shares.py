@@ -1,4 +1,4 @@
-"""Shares of right answers to gold, by gold task and by reviewer, with intervals."""
+"""The share of right answers to gold, for each gold task and for each reviewer, with intervals."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from labeling.statistics.intervals import wilson
 
 MAX_ANSWERS = 5000
 SUSPECT_FROM = 3
-"""Minimum number of answers before a gold task with mostly wrong answers is suspect."""
+"""Minimum number of answers from which a gold task is suspect if most of them are wrong."""
 
 
 @dataclass
@@ -32,13 +32,13 @@ class Share:
 
     @property
     def interval(self) -> tuple[int, int]:
-        """Return the bounds of the 95% interval, in percent."""
+        """Return the bounds of the 95% interval as whole percentages."""
         low, high = self.bounds
         return round(100 * low), round(100 * high)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Return the bounds of the 95% interval, as shares."""
+        """Return the bounds of the 95% interval as shares from 0 to 1."""
         return wilson(self.right / self.asked if self.asked else 0.0, self.asked)
 
     @property
@@ -51,14 +51,14 @@ class Shares:
     by_gold: dict[int, Share] = field(default_factory=lambda: defaultdict(Share))
     by_reviewer: dict[User, Share] = field(default_factory=lambda: defaultdict(Share))
     skips: dict[int, int] = field(default_factory=dict)
-    """Number of skips by gold."""
+    """Number of skips, keyed by the id of the gold."""
     capped: bool = False
 
 
 def shares(project: Project) -> Shares:
-    """Return the shares over the newest MAX_ANSWERS current answers to gold. Four queries.
+    """Return the shares over the newest MAX_ANSWERS current answers to gold. Costs four queries.
 
-    Only checks in use measure reviewers: retired gold may have been wrong, and reviewers are still
+    Reviewers' shares only include active checks: retired gold may have been wrong, and reviewers are still
     learning in training and qualification.
     """
     gold_by_task = {gold.task_id: gold for gold in Gold.objects.filter(project=project)}
@@ -76,7 +76,7 @@ def shares(project: Project) -> Shares:
 
 
 def share_of(gold: Gold) -> Share:
-    """Return the share over the newest MAX_ANSWERS answers to one gold task. One query."""
+    """Return the share of right answers among the newest MAX_ANSWERS answers to one gold task."""
     share = Share()
     answers = gold.task.rankings.filter(superseded_at=None).order_by("-pk")
     for tiers, cut in answers.values_list("tiers", "cut")[:MAX_ANSWERS]:
@@ -87,7 +87,7 @@ def share_of(gold: Gold) -> Share:
 def _answers(project: Project) -> Iterable[Any]:
     """Return (task, reviewer, tiers, cut) of current answers, newest first.
 
-    Tuples instead of model instances, for speed.
+    Tuples are faster than model instances.
     """
     answers = Ranking.objects.filter(
         task__gold__project=project, task__inactive=False, superseded_at=None

@@ -1,1 +1,1 @@
-"""Guidelines: their versions, their forms, and their confirmation by reviewers."""
+"""Guidelines: versions, forms, and reviewers' confirmations."""

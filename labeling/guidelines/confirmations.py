@@ -1,4 +1,4 @@
-"""Confirmation of each published guideline version by a reviewer, before they rank under it."""
+"""Reviewers' confirmations. A reviewer must confirm each published version before ranking under it."""
 
 from dataclasses import dataclass
 from threading import Lock
@@ -11,22 +11,22 @@ from labeling.models import GuidelineConfirmation, GuidelineVersion, Project
 
 @dataclass(frozen=True)
 class UnconfirmedVersion:
-    """A version to confirm."""
+    """A guideline version that a reviewer must confirm."""
 
     version: GuidelineVersion
     before: GuidelineVersion | None
-    """The newest version that the reviewer confirmed, or None."""
+    """The newest version that the reviewer has confirmed, or None."""
 
 
 _confirmed: LRUCache[tuple[int, int], bool] = LRUCache(maxsize=10_000)
-"""Confirmed (reviewer, version) pairs, cached in this process. A confirmation is never revoked."""
+"""Confirmed pairs of reviewer and version, cached in this process. Confirmations are never revoked."""
 _lock = Lock()  # caches of cachetools are not thread-safe
 
 
 def unconfirmed(*, project: Project, reviewer: User) -> UnconfirmedVersion | None:
     """Return the version that the reviewer must confirm before the next task, or None.
 
-    Costs no query for a cached confirmation, otherwise one. An unconfirmed version costs three.
+    Costs no query if the confirmation is cached, otherwise one, or three if the version is unconfirmed.
     """
     if project.current_version_id is None:
         return None
@@ -49,7 +49,7 @@ def unconfirmed(*, project: Project, reviewer: User) -> UnconfirmedVersion | Non
 
 
 def confirm(*, project: Project, reviewer: User, version_id: int) -> bool:
-    """Record the reviewer's confirmation; return False if the project has not published the version."""
+    """Record a reviewer's confirmation; return False if the project has not published this version."""
     published = GuidelineVersion.objects.filter(
         pk=version_id,
         guideline__project=project,

@@ -1,4 +1,4 @@
-"""Forms of the guideline editor, for the product's own pages and for the admin."""
+"""The forms of the guideline editor, for the leads' pages and the admin."""
 
 import sys
 from typing import Any
@@ -14,16 +14,16 @@ from labeling.models import Criterion, GuidelineVersion
 MAX_PREVIEW_LENGTH = 200_000
 MAX_CRITERIA = 20
 EMPTY_ROWS = 2
-"""Number of rows for new criteria without JavaScript."""
+"""Number of empty rows for new criteria, for browsers without JavaScript."""
 
 
 def preview(text: str) -> SafeString:
-    """Return the Markdown rendered as reviewers see it."""
+    """Return the Markdown as HTML, as reviewers will see it."""
     return render(text[:MAX_PREVIEW_LENGTH], line_breaks=False)
 
 
 class MarkdownEditor(forms.Textarea):
-    """A text area with a preview next to it, which the script fetches from `preview_url`."""
+    """A text area with a preview next to it, which a script fetches from `preview_url`."""
 
     preview_url: Any = ""
 
@@ -39,7 +39,7 @@ class MarkdownEditor(forms.Textarea):
 
 
 class DraftForm(forms.ModelForm):
-    """The text of a version, and the note about its changes for reviewers."""
+    """A form for a version's text and for the note that tells reviewers what has changed."""
 
     class Meta:
         model = GuidelineVersion
@@ -61,7 +61,7 @@ class DraftForm(forms.ModelForm):
 
 
 class CriterionForm(forms.ModelForm):
-    """One criterion. Its number is its position in the list."""
+    """A form for one criterion. Its number is the position in the list."""
 
     scale = forms.IntegerField(
         initial=5,
@@ -82,7 +82,7 @@ class CriterionForm(forms.ModelForm):
 
 
 class _RowForm(CriterionForm):
-    """A row of the page. It is empty without a name and a meaning, even if it has a number."""
+    """A row for a criterion. It counts as empty without a name and meaning, even if it has a number."""
 
     def has_changed(self) -> bool:
         return bool({"name", "meaning"} & set(self.changed_data))
@@ -90,7 +90,7 @@ class _RowForm(CriterionForm):
 
 class _CriterionFormSet(forms.BaseFormSet):
     def _construct_form(self, i: int, **kwargs: Any) -> forms.Form:
-        """Ignore every empty row, even one that had a criterion before."""
+        """Construct a form that may be empty, even if the row had a criterion before."""
         kwargs |= {"empty_permitted": True, "use_required_attribute": False}
         form: forms.Form = super()._construct_form(i, **kwargs)  # type: ignore[misc]
         return form
@@ -115,7 +115,7 @@ class _CriterionFormSet(forms.BaseFormSet):
 
     @property
     def criteria(self) -> list[dict[str, Any]]:
-        """Return the criteria in the order of their numbers. Criteria without a number come last."""
+        """Return the criteria sorted by number. Criteria without a number come last."""
         rows = [form.cleaned_data for form in self.forms]
         filled = [row for row in rows if row.get("name") and not row.get("DELETE")]
         filled.sort(key=lambda row: row.get("ORDER") or sys.maxsize)

@@ -1,4 +1,4 @@
-"""Guideline versions: drafted, published once, then immutable."""
+"""Guideline versions. A version starts as a draft; once published, it cannot be changed."""
 
 import re
 import sys
@@ -25,13 +25,16 @@ def draft_exists(number: int) -> str:
 
 
 class GuidelineError(ValueError):
-    """A guideline cannot be changed; the text tells the lead why. Nothing was written."""
+    """Raised if a change to a guideline is refused, before anything is written.
+
+    The message is for the lead.
+    """
 
 
 def criteria_of(version: GuidelineVersion) -> Sequence[Criterion]:
-    """Return the criteria in their order. Cached per process for published versions.
+    """Return the criteria of a version in their order.
 
-    One query, or none for a cached version.
+    Those of published versions are cached in this process. Otherwise this costs one query.
     """
     return _published_criteria(version.pk) if version.state == PUBLISHED else _criteria(version.pk)
 
@@ -44,7 +47,7 @@ _published_criteria = lru_cache(maxsize=500)(_criteria)
 
 
 def draft_of(project: Project) -> GuidelineVersion | None:
-    """Return the draft of the project, or None. One query."""
+    """Return the draft of the project's next guideline version, or None."""
     drafts = GuidelineVersion.objects.filter(guideline__project=project, state=DRAFT)
     return drafts.select_related("guideline").first()
 
@@ -59,9 +62,9 @@ def create_draft(
     change_note: str = "",
     requalify: bool = False,
 ) -> GuidelineVersion:
-    """Create the project's next version as a draft. `criteria` are dicts of name, meaning and scale.
+    """Create a draft of the project's next version. `criteria` are dicts of name, meaning and scale.
 
-    Raises GuidelineError if there is already a draft.
+    Raises GuidelineError if there already is a draft.
     """
     Guideline.objects.get_or_create(project=project, defaults={"title": project.name})
     guideline = Guideline.objects.select_for_update().get(project=project)
@@ -81,7 +84,10 @@ def create_draft(
 
 
 def draft_from(*, version: GuidelineVersion, by: User | None) -> GuidelineVersion:
-    """Create a draft with the text and criteria of this version. Raises GuidelineError."""
+    """Create a draft with the text and criteria of this version.
+
+    Raises GuidelineError if there already is a draft.
+    """
     return create_draft(
         project=version.guideline.project,
         by=by,
@@ -100,10 +106,10 @@ def save_draft(
     change_note: str = "",
     requalify: bool = False,
 ) -> None:
-    """Save the content of a draft.
+    """Replace the content of a draft.
 
-    `seen_fingerprint` is the fingerprint of the draft that the author opened. Raises GuidelineError if someone
-    else has saved, published or deleted the draft since.
+    `seen_fingerprint` is the fingerprint of the draft that the author opened. Raises GuidelineError if
+    someone else has saved, published or deleted the draft since then.
     """
     draft = GuidelineVersion.objects.select_for_update().filter(pk=version.pk, state=DRAFT).first()
     if draft is None:
@@ -122,7 +128,7 @@ def save_draft(
 
 @transaction.atomic
 def delete_draft(*, version: GuidelineVersion, by: User | None) -> None:
-    """Delete a draft. Raises GuidelineError if it is already published or deleted."""
+    """Delete a draft. Raises GuidelineError if it was published or deleted in the meantime."""
     draft = GuidelineVersion.objects.select_for_update().filter(pk=version.pk, state=DRAFT).first()
     if draft is None:
         raise GuidelineError(f"{version} was published or deleted in the meantime.")
@@ -131,7 +137,7 @@ def delete_draft(*, version: GuidelineVersion, by: User | None) -> None:
 
 
 def fingerprint(version: GuidelineVersion | None) -> str:
-    """Return a digest of the content of a version. One query for its criteria."""
+    """Return a digest of the version's content, to detect concurrent changes."""
     if version is None:
         return ""
     criteria = [[c.name, c.meaning, c.scale] for c in _criteria(version.pk)]
@@ -140,7 +146,7 @@ def fingerprint(version: GuidelineVersion | None) -> str:
 
 @transaction.atomic
 def number_criteria(*, version: GuidelineVersion) -> None:
-    """Number the criteria of a draft 1, 2, 3, … in their order. Criteria without a number come last."""
+    """Number a draft's criteria 1, 2, 3, … in their order. Criteria without a number come last."""
     criteria = sorted(
         Criterion.objects.filter(version=version, version__state=DRAFT),
         key=lambda criterion: (criterion.position or sys.maxsize, criterion.pk),
@@ -161,10 +167,10 @@ def _write_criteria(version: GuidelineVersion, criteria: Iterable[Mapping[str, A
 def publish(
     *, version: GuidelineVersion, by: User | None, seen_fingerprint: str | None = None
 ) -> GuidelineVersion:
-    """Freeze the draft and make it the current version for new rankings.
+    """Publish the draft. It can then not be changed, and new rankings are made under it.
 
-    `seen_fingerprint` is the fingerprint of the draft on the confirmation page, if any. Raises
-    GuidelineError.
+    `seen_fingerprint` is the fingerprint of the draft on the confirmation page, if there was one. Raises
+    GuidelineError, for example if the draft has changed since then.
     """
     guideline = Guideline.objects.select_for_update().get(pk=version.guideline_id)
     draft = GuidelineVersion.objects.select_for_update().get(pk=version.pk)
@@ -188,7 +194,7 @@ def publish(
 
 
 def version_before(version: GuidelineVersion) -> GuidelineVersion | None:
-    """Return the previous version, or None."""
+    """Return the version before this one, or None for the first."""
     earlier = version.guideline.versions.filter(number__lt=version.number)
     return earlier.order_by("-number").first()
 
@@ -198,7 +204,7 @@ def version_before(version: GuidelineVersion) -> GuidelineVersion | None:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a line, changed or not."""
+    """A piece of a line, with whether it was changed."""
 
     text: str
     changed: bool = False
@@ -206,7 +212,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class DiffLine:
-    """A line of a diff, made of `pieces`. Line numbers of the old and the new text start at 1."""
+    """A line of a diff, made of `pieces`, with its line numbers in the old and new text, from 1."""
 
     kind: Literal["same", "removed", "added", "gap"]
     pieces: list[Piece]
@@ -217,9 +223,9 @@ class DiffLine:
 def difference(
     old: GuidelineVersion | None, new: GuidelineVersion, context: int | None = CONTEXT_LINES
 ) -> list[DiffLine]:
-    """Return a diff by lines, with changed words marked and `context` unchanged lines around changes.
+    """Return a line diff with marked words, and with `context` unchanged lines around each change.
 
-    Criteria are compared as lines after the text. One query for each version's criteria.
+    Criteria are compared like lines after the text.
     """
     before, after = _lines(old) if old else [], _lines(new)
     lines: list[DiffLine] = []
@@ -261,7 +267,7 @@ def _changed(
 
 
 def _words_compared(old: str | None, new: str | None) -> tuple[list[Piece], list[Piece]]:
-    """Return the pieces of two lines: by words for similar lines, otherwise one piece each."""
+    """Return the pieces of two lines. Similar lines are compared word by word; others are one piece."""
     old_words, new_words = _words(old or ""), _words(new or "")
     if not old_words or not new_words or len(old_words) + len(new_words) > WORDS_COMPARED:
         return [Piece(old or "")], [Piece(new or "")]

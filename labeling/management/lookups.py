@@ -1,4 +1,4 @@
-"""Lookups shared by commands."""
+"""Lookups that several commands share."""
 
 from django.core.management.base import CommandError
 
@@ -6,7 +6,7 @@ from labeling.models import Project
 
 
 def project_named(slug: str) -> Project:
-    """Return the project with a slug. Raises CommandError with the existing slugs."""
+    """Return the project with this slug. Otherwise raises CommandError, which lists the existing slugs."""
     project = Project.objects.filter(slug=slug).first()
     if project is None:
         slugs = ", ".join(Project.objects.values_list("slug", flat=True)) or "none"

@@ -1,1 +1,1 @@
-"""The pages of a project for its leads and members."""
+"""A project's pages for its leads and members."""

@@ -27,7 +27,7 @@ PAGE_SIZE = 50
 @login_required
 @require_GET
 def data(request: HttpRequest, slug: str) -> HttpResponse:
-    """List tasks, newest first. Paginates by id, so that every page costs the same."""
+    """List tasks, newest first. Pages are selected by id, so that every page is equally fast."""
     project = led_project(request, slug)
     search = request.GET.get("q", "").replace("\0", "").strip()[:200]
     before = number(request.GET.get("before", ""))
@@ -51,7 +51,7 @@ def data(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _searched(tasks: QuerySet[Task], search: str) -> QuerySet[Task]:
-    """Filter tasks by words of the prompt, by external id, or by task number."""
+    """Return the tasks whose prompt contains the text, or whose number or external id it is."""
     if not search:
         return tasks
     named = Q(prompt__messages__icontains=search) | Q(prompt__external_id=search)

@@ -1,4 +1,4 @@
-"""The pages on which leads decide disputes without seeing who made which ranking."""
+"""The pages on which leads decide disputes, without seeing who made which ranking."""
 
 import random
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ PAGE_SIZE = 25
 @login_required
 @require_GET
 def disputes(request: HttpRequest, slug: str) -> HttpResponse:
-    """List open disputes; ?show=all lists every disagreement, ?show=decided the newest decisions."""
+    """List open disputes, all disagreements (?show=all) or the newest decisions (?show=decided)."""
     project = led_project(request, slug)
     show = request.GET.get("show", "open")
     quality = quality_of(project)
@@ -71,7 +71,7 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _rows(listed: Sequence[Disagreement | Adjudication]) -> list[dict[str, Any]]:
-    """Return rows for disputes or decisions, with prompts and gold copies of their tasks."""
+    """Return rows for disputes or decisions, with their tasks' prompts and gold copies."""
     tasks = {row.task_id for row in listed}
     prompts = dict(
         Prompt.objects.filter(tasks__in=tasks).values_list("tasks", "messages__-1__content")
@@ -90,7 +90,10 @@ def _rows(listed: Sequence[Disagreement | Adjudication]) -> list[dict[str, Any]]
 @login_required
 @require_http_methods(["GET", "POST"])
 def dispute(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
-    """Show and decide one dispute. `from` is the number of the ranking to start the outcome from."""
+    """Show one dispute and, on POST, decide it.
+
+    The parameter `from` is the number of a ranking whose order fills the form.
+    """
     project = led_project(request, slug)
     task = get_object_or_404(
         Task.objects.select_related("prompt", "project__current_version").exclude(
@@ -131,8 +134,8 @@ def _save_decision(request: HttpRequest, case: "_Case") -> HttpResponse:
 class _Case:
     """The content of a dispute's page.
 
-    Letters and rankings are shuffled, in the same order on each reload, so that positions do not
-    reveal models or reviewers.
+    Responses and rankings are shuffled, so that positions do not reveal models or reviewers. The order is the
+    same each time the page is loaded.
     """
 
     def __init__(self, request: HttpRequest, project: Project, task: Task):
@@ -174,17 +177,20 @@ class _Case:
         return values | (ranks_of(*self._left(order), self.names) if order else {})
 
     def _left(self, order: Ranking | Adjudication) -> tuple[list[list[int]], int | None]:
-        """Return the tiers and cut of an order without responses that have been withdrawn since."""
+        """Return an order's tiers and cut without responses that were withdrawn later."""
         return among(order.tiers, order.cut, self.letters)
 
     def _note_to_edit(self) -> str:
-        """Return the note with the letters of this page, or as written if a letter is in doubt."""
+        """Return the note with this page's letters, or as written if a letter is ambiguous."""
         if self.decision is None:
             return ""
         return self.lettering.with_page_letters(self.decision.note, self.decision.shown_order)
 
     def order_of(self, note: str) -> list[int]:
-        """Return the order that a note's letters refer to: the author's for an unchanged note."""
+        """Return the order to which the letters in a note refer.
+
+        For an unchanged note, this is the order that its author saw.
+        """
         if self.decision is not None and note == self.decision.note:
             return self.decision.shown_order
         return list(self.letters)

@@ -19,7 +19,7 @@ from labeling.models import Task
 @login_required
 @require_GET
 def waiting(request: HttpRequest, slug: str) -> HttpResponse:
-    """List held tasks, oldest first. Paginates by id, so that every page costs the same."""
+    """List held tasks, oldest first. Pages are selected by id, so that every page is equally fast."""
     project = led_project(request, slug)
     tasks, after = findings.page_of(project, after=number(request.GET.get("after", "")))
     context = {
@@ -57,7 +57,7 @@ def _task_context(task: Task) -> dict[str, Any]:
 @login_required
 @require_POST
 def decide(request: HttpRequest, slug: str) -> HttpResponse:
-    """Release a task, dismiss a response or drop it, by the number in the form."""
+    """Release the task, dismiss the response's findings or drop the response named in the form."""
     project = led_project(request, slug)
     by = user_of(request)
     if (row_id := number(request.POST.get("release", ""))) is not None:

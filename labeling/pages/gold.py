@@ -1,4 +1,4 @@
-"""The lead's pages for gold: list, answers, and creation."""
+"""The leads' pages for gold: the list, the answers and the creation of gold."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def _context(project: Project, **more: Any) -> dict[str, Any]:
 @login_required
 @require_GET
 def gold_list(request: HttpRequest, slug: str) -> HttpResponse:
-    """List gold, newest first by id. Costs eleven queries, and the sums of gold_shares."""
+    """List gold, newest first, with the shares of right answers."""
     project = led_project(request, slug)
     retired = request.GET.get("retired") == "1"
     before = number(request.GET.get("before", ""))
@@ -72,7 +72,7 @@ def _row(gold: Gold, shares: gold_shares.Shares) -> dict[str, Any]:
 
 
 def _counts(project: Project) -> dict[str, int]:
-    """Return the number of gold tasks in use, by purpose."""
+    """Return the number of active gold tasks for each purpose."""
     used = Gold.objects.filter(project=project, retired_at=None).values_list("purpose", flat=True)
     purposes = list(used)
     return {purpose: purposes.count(purpose) for purpose in Gold.Purpose.values}
@@ -182,7 +182,7 @@ def gold_make(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
 
 
 def _starting_points(task: Task, letters: Letters) -> list[dict[str, Any]]:
-    """Return starting points for the constraints: the adjudicated order first, then rankings."""
+    """Return orders from which a lead can derive constraints: the adjudicated order, then rankings."""
     orders: list[tuple[str, str, Any]] = [
         ("adjudication", "The adjudicated order", order)
         for order in Adjudication.objects.filter(task=task)
@@ -210,7 +210,7 @@ def _ids(task: Task) -> list[int]:
 def _forms(
     request: HttpRequest, task: Task, constraints: list[Any], gold: Gold | None = None
 ) -> tuple[GoldForm, Any, str | None]:
-    """Return the forms with the sent or stored values, and a sentence if sent values are invalid."""
+    """Return both forms, with submitted or stored values, and a sentence if submitted ones are invalid."""
     letters = golds.letters_of(_ids(task))
     if request.method == "POST" and "more" not in request.POST:
         form, rows = GoldForm(request.POST), rows_of(constraints, letters, request.POST)
@@ -226,7 +226,7 @@ def _forms(
 
 
 def _sheet(task: Task, form: GoldForm, rows: Any, sentence: str | None) -> dict[str, Any]:
-    """Return the context of both forms: the prompt, the responses and the rows."""
+    """Return the template context for both forms: the prompt, the responses and the rows."""
     places = list(task.places.select_related("response").order_by("position"))
     letters = golds.letters_of([task_response.response_id for task_response in places])
     return {
@@ -270,7 +270,7 @@ def allow_again(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
 @login_required
 @require_GET
 def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """Show a reviewer's own answer to a training task next to the known answer."""
+    """Show reviewers their own answer to a training task next to the known answer."""
     project = project_for(request, slug)
     ranking = get_object_or_404(
         Ranking.objects.select_related("task__prompt"),
@@ -305,7 +305,7 @@ def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
 @login_required
 @require_GET
 def own_qualification(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the reviewer's own passed qualification."""
+    """Show reviewers the result of the qualification they have passed."""
     project = project_for(request, slug)
     attempt = qualification.attempt_of(project=project, reviewer=user_of(request))
     if attempt is None or attempt.state != qualification.PASSED:

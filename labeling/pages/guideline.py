@@ -1,6 +1,6 @@
-"""The pages on which leads write a guideline: editor, preview and publishing.
+"""The pages on which leads write, preview and publish a guideline.
 
-Reviewers read guidelines on a page in pages/project.py.
+The page on which reviewers read it is in labeling.pages.project.
 """
 
 from http import HTTPStatus
@@ -24,7 +24,7 @@ from labeling.models import GuidelineVersion, Project
 @login_required
 @require_http_methods(["GET", "POST"])
 def edit(request: HttpRequest, slug: str) -> HttpResponse:
-    """Edit the draft. Without one, saving creates a new version from the current one."""
+    """Edit the draft. If there is none, saving creates a draft, starting with the current version."""
     project = led_project(request, slug)
     draft = guidelines.draft_of(project)
     source = draft or project.current_version
@@ -72,7 +72,7 @@ def _gone() -> GuidelineVersion:
 
 
 def _initial(draft: GuidelineVersion | None, source: GuidelineVersion | None) -> dict[str, Any]:
-    """Return the initial values. Text is carried over; the note and requalification are not."""
+    """Return the form's initial values. Only the text is copied from a published version."""
     return {
         "text": source.text if source else "",
         "change_note": draft.change_note if draft else "",
@@ -90,7 +90,7 @@ def _criteria(source: GuidelineVersion | None) -> list[dict[str, Any]]:
 @login_required
 @require_POST
 def show_preview(request: HttpRequest, slug: str) -> HttpResponse:
-    """Render the posted Markdown as reviewers will see it, without saving it."""
+    """Return the posted Markdown as HTML, as reviewers will see it, without saving it."""
     led_project(request, slug)
     return HttpResponse(preview(request.POST.get("text", "")))
 
@@ -98,7 +98,7 @@ def show_preview(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def new_draft(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Start a draft from any version."""
+    """Create a draft with the content of any version."""
     project = led_project(request, slug)
     versions = GuidelineVersion.objects.filter(guideline__project=project, number=number)
     version = versions.select_related("guideline__project").first()
@@ -130,7 +130,7 @@ def delete_draft(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def publish(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the guideline and its changes as reviewers will see them; publish it when confirmed."""
+    """Show the draft and its changes as reviewers will see them and, on POST, publish it."""
     project = led_project(request, slug)
     draft = guidelines.draft_of(project)
     if draft is None:

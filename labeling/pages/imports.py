@@ -27,8 +27,8 @@ RECENT = 20
 
 class UploadForm(forms.Form):
     file = forms.FileField(
-        help_text=f"JSON lines, a JSON array, CSV, Excel or Parquet, also .gz. At most {MAX_UPLOAD_BYTES >> 20} MB; import "
-        "larger files with manage.py import_data.",
+        help_text="JSON lines, a JSON array, CSV, Excel or Parquet; text files may be compressed with gzip. At most "
+        f"{MAX_UPLOAD_BYTES >> 20} MB. Import larger files with manage.py import_data.",
     )
     format = forms.ChoiceField(
         choices=[(AUTO, "Detect automatically"), *((f.name, f.title) for f in FORMATS.values())],
@@ -50,7 +50,7 @@ class UploadForm(forms.Form):
         if (file.size or 0) > MAX_UPLOAD_BYTES:
             self.too_large = True
             raise forms.ValidationError(
-                f"The file has {filesizeformat(file.size or 0)}; this page accepts up to {MAX_UPLOAD_BYTES >> 20} MB. "
+                f"The file has {filesizeformat(file.size or 0)}, but this page accepts up to {MAX_UPLOAD_BYTES >> 20} MB. "
                 "Import it with manage.py import_data, or compress it with gzip."
             )
         return file
@@ -59,7 +59,7 @@ class UploadForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def upload(request: HttpRequest, slug: str) -> HttpResponse:
-    """Receive a file, have it checked, and redirect to its preview."""
+    """Receive a file, ask a worker to check it, and redirect to its preview."""
     project = led_project(request, slug)
     form = UploadForm(request.POST or None, request.FILES or None)
     if request.method == "POST" and form.is_valid():
@@ -84,7 +84,7 @@ def upload(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def preview(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
-    """Show the preview of a file or the worker's progress. POST imports or cancels it."""
+    """Show the preview of a file, or the worker's progress. POST imports, cancels or undoes it."""
     project = led_project(request, slug)
     file_import = get_object_or_404(FileImport, project=project, key=key)
     if request.method == "POST":
@@ -96,7 +96,7 @@ def preview(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
         elif "cancel" in request.POST:
             if not lifecycle.cancel(file_import):
                 messages.info(
-                    request, "There is nothing to cancel: the work on this file has ended."
+                    request, "There is nothing to cancel, because the work on this file has ended."
                 )
         elif not lifecycle.start_import(file_import):
             messages.info(request, "This file is not waiting to be imported.")
@@ -118,14 +118,14 @@ def preview(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
 @login_required
 @require_GET
 def state(request: HttpRequest, slug: str, key: uuid.UUID) -> JsonResponse:
-    """Return the state of a file for the script of its page."""
+    """Return the state of an import as JSON, for the script of its page."""
     project = led_project(request, slug)
     file_import = get_object_or_404(FileImport, project=project, key=key)
     return JsonResponse({"state": file_import.state, "prompts": file_import.prompts_read})
 
 
 def _map(request: HttpRequest, file_import: FileImport) -> None:
-    """Save the chosen meaning of each column."""
+    """Save the meaning that the lead chose for each column, and have the file checked again."""
     chosen: dict[str, list[str]] = {}
     for number, column in enumerate(_columns(file_import)):
         meaning = request.POST.get(f"meaning-{number}", "")
@@ -135,7 +135,7 @@ def _map(request: HttpRequest, file_import: FileImport) -> None:
 
 
 def _columns(file_import: FileImport) -> list[dict[str, Any]]:
-    """Return the columns whose meaning can be chosen: those of rows, not keys within a column."""
+    """Return the columns whose meaning a lead can choose. Keys within a column are not included."""
     report = file_import.report
     if not file_import.open or report.get("format", "columns") != "columns":
         return []
@@ -143,7 +143,7 @@ def _columns(file_import: FileImport) -> list[dict[str, Any]]:
 
 
 def _rendered(record: dict[str, Any]) -> dict[str, Any]:
-    """Return one of the first prompts with its texts rendered as for reviewers."""
+    """Return one of the first prompts, with its texts rendered as reviewers will see them."""
     letters = "ABCDEFGHI"
     return {
         "messages": [(m["role"], text.render(m["content"])) for m in record["messages"]],

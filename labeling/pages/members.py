@@ -1,4 +1,4 @@
-"""The members of a project, managed by its leads."""
+"""The pages on which leads manage the members of a project."""
 
 from http import HTTPStatus
 from typing import Any
@@ -22,11 +22,11 @@ from labeling.projects import memberships
 from labeling.projects.memberships import MembershipError
 
 SUGGESTED = 200
-"""The number of usernames suggested while a lead types."""
+"""Maximum number of usernames suggested while a lead types."""
 
 
 class AddForm(forms.Form):
-    """A form that adds a person with an account."""
+    """A form for adding a person who has an account."""
 
     username = forms.CharField(
         label="Username",
@@ -46,7 +46,7 @@ class AddForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def members(request: HttpRequest, slug: str) -> HttpResponse:
-    """List the members of the project, and add a person with an account."""
+    """List the members of the project and, on POST, add a person who has an account."""
     project = led_project(request, slug)
     form = AddForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
@@ -66,7 +66,7 @@ def members(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def new_person(request: HttpRequest, slug: str) -> HttpResponse:
-    """Create an account for a new member, and show the link for its first sign-in."""
+    """Create an account for a new member, and show the link for their first sign-in."""
     project, by = led_project(request, slug), user_of(request)
     if request.method == "GET":
         return redirect("project-members", slug)
@@ -87,7 +87,7 @@ def change_role(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
     role = request.POST.get("role", "")
     try:
         if role not in Membership.Role.values:
-            raise MembershipError("A member’s role is reviewer or lead.")
+            raise MembershipError("A member’s role must be reviewer or lead.")
         if memberships.change_role(membership=membership, role=role, by=user_of(request)):
             messages.success(request, f"{membership.user} is now a {role} of this project.")
     except MembershipError as error:
@@ -98,12 +98,14 @@ def change_role(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
 @login_required
 @require_POST
 def remove(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
-    """End a membership. The person's rankings stay."""
+    """End a membership. The person's rankings are kept."""
     project = led_project(request, slug)
     membership = _membership(project, user_id)
     try:
         memberships.remove(membership=membership, by=user_of(request))
-        messages.success(request, f"{membership.user} is no longer a member. Their rankings stay.")
+        messages.success(
+            request, f"{membership.user} is no longer a member. Their rankings are kept."
+        )
     except MembershipError as error:
         messages.error(request, str(error))
     return _back(membership, user_of(request), slug)
@@ -125,7 +127,7 @@ def _membership(project: Project, user_id: int) -> Membership:
 
 
 def _back(membership: Membership, user: User, slug: str) -> HttpResponse:
-    """Redirect to the list, or to the home page when the user is no longer a lead of the project."""
+    """Redirect to the list of members, or to the home page if the user may no longer lead the project."""
     if membership.user_id == user.pk and not user.can_train:
         return redirect("home")
     return redirect("project-members", slug)

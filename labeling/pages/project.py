@@ -69,7 +69,7 @@ def guideline(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _versions(project: Project, *, drafts: bool) -> list[GuidelineVersion]:
-    """Return the versions, newest first; without drafts for reviewers."""
+    """Return the project's guideline versions, newest first, without drafts unless `drafts` is set."""
     versions = GuidelineVersion.objects.filter(guideline__project=project).order_by("-number")
     if not drafts:
         versions = versions.filter(state=GuidelineVersion.State.PUBLISHED)

@@ -36,11 +36,14 @@ MIDDLE, NARROWEST = 1000.0, 200.0
 @login_required
 @require_GET
 def quality(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the part of the page named by `show`. The cost is bounded by labeling.quality.window."""
+    """Show the view of the quality page that the parameter `show` names.
+
+    The cost is limited, because all figures use the window in labeling.quality.window.
+    """
     project = led_project(request, slug)
     show = request.GET.get("show", "agreement")
     if show not in VIEWS:
-        raise Http404("There is no such part of the quality page.")
+        raise Http404(f"The quality page has no view {show!r:.40}.")
     context = {
         "project": project,
         "section": "projects",
@@ -63,7 +66,7 @@ def _agreement(project: Project, number: str | None) -> dict[str, Any]:
 
 
 def _side_by_side(disputes: list[Disagreement]) -> list[dict[str, Any]]:
-    """Return each dispute's rankings in letters, without reviewers' names. Costs three queries."""
+    """Return each dispute with its rankings in letters, without reviewers' names."""
     numbers = [dispute.task_id for dispute in disputes]
     tasks = Task.objects.select_related("prompt").in_bulk(numbers)
     places: dict[int, list[TaskResponse]] = {task: [] for task in numbers}
@@ -121,7 +124,7 @@ def _prompt_line(task: Task, length: int) -> str:
 
 @dataclass(frozen=True)
 class Bounds:
-    """A value with an interval, as drawn by labeling.core.charts."""
+    """A value with its interval, which labeling.core.charts can draw."""
 
     value: float
     low: float
@@ -147,7 +150,7 @@ def _reviewers(project: Project, number: str | None) -> dict[str, Any]:
     return {"people": people, "reviewers": rows}
 
 
-# --- parts, models, consensus --------------------------------------------------------------------
+# --- criteria, versions and weeks; models; consensus -----------------------------------------------
 
 
 def _parts(project: Project, number: str | None) -> dict[str, Any]:
@@ -191,7 +194,7 @@ def _standings(board: Leaderboard) -> list[dict[str, Any]]:
 
 
 def _heat(rate: float | None) -> int:
-    """Return a shade from 1 to 5, with 3 around one half, or 0 without a rate."""
+    """Return the shade for a rate, from 1 to 5, where 3 is around one half, or 0 without a rate."""
     return 0 if rate is None else min(5, int(rate * 5) + 1)
 
 

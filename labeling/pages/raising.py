@@ -1,4 +1,4 @@
-"""The page that requests more rankings of existing tasks: a preview, then the confirmation."""
+"""The page on which leads request more rankings of existing tasks, after a preview."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class RaiseForm(forms.Form):
         label="Rankings per task",
         choices=[(number, str(number)) for number in range(1, 10)],
         coerce=int,
-        help_text="Requests the missing rankings of tasks that have fewer. Other tasks are unchanged.",
+        help_text="Tasks with fewer rankings get the missing ones. Other tasks are not changed.",
     )
     task = forms.IntegerField(
         required=False,
@@ -62,7 +62,10 @@ class RaiseForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def raise_rankings(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show how many rankings `wanted` per task would add, for all tasks or `task`. POST requests them."""
+    """Show how many rankings would be requested and, on POST, request them.
+
+    `wanted` is the number per task. `task` restricts the request to one task.
+    """
     project = led_project(request, slug)
     data = request.POST if request.method == "POST" else request.GET
     form = RaiseForm(

@@ -1,4 +1,4 @@
-"""Ranking a sample again after a guideline change, to measure the effect of the change."""
+"""The page on which leads have a sample of tasks ranked again, to measure a guideline change."""
 
 from http import HTTPStatus
 from typing import Any
@@ -21,18 +21,18 @@ SAMPLES_SHOWN = 5
 class SampleForm(forms.Form):
     size = forms.IntegerField(
         label="Tasks", min_value=1, max_value=MAX_TASKS, initial=50,
-        help_text="Each is ranked again by as many reviewers as before.",
+        help_text="The number of tasks. Each is ranked again by as many reviewers as before.",
     )  # fmt: skip
     before = forms.TypedChoiceField(
         label="Ranked under",
         coerce=int,
-        help_text="The copies are ranked under the current guideline.",
+        help_text="The version under which the tasks were ranked. They are ranked again under the current one.",
     )
     seed = forms.IntegerField(
         min_value=0,
         max_value=2**31 - 1,
         initial=0,
-        help_text="The same seed selects the same tasks.",
+        help_text="The number from which the random sample is drawn. The same seed selects the same tasks.",
     )
 
     def __init__(self, *args: Any, versions: list[GuidelineVersion], **kwargs: Any):

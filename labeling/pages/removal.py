@@ -92,14 +92,14 @@ def _title(content: Content) -> str:
 
 
 def excerpt_of(content: Content) -> str:
-    """Return the beginning of a response, or of the prompt of a task, for a confirmation page."""
+    """Return the beginning of a response or prompt, or of a task's prompt, for a confirmation page."""
     if isinstance(content, Response):
         return shortened(content.text, 300)
     return shortened(str(content.prompt if isinstance(content, Task) else content), 300)
 
 
 def _back(request: HttpRequest, project: Project, content: Content) -> str:
-    """Return the page the lead came from, if it is on this site, or the prompt's or task's page."""
+    """Return the page from which the lead came if it is on this site, otherwise the content's own page."""
     if came_from := local_path(request.POST.get("back") or request.GET.get("back") or ""):
         return came_from
     if isinstance(content, Task):
@@ -112,7 +112,7 @@ def _back(request: HttpRequest, project: Project, content: Content) -> str:
 
 
 class PromptForm(forms.Form):
-    """A form with one text area per message. Roles and the number of messages cannot be changed."""
+    """A form with a text area for each message. The roles and number of messages cannot be changed."""
 
     def __init__(self, *args: Any, prompt: Prompt, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -127,7 +127,7 @@ class PromptForm(forms.Form):
             )
 
     def messages(self) -> list[dict[str, str]]:
-        """Return the messages with CRLF line ends, which browsers send, converted to LF."""
+        """Return the messages with LF line ends. Browsers send CRLF."""
         return [
             {"role": role, "content": self.cleaned_data[f"message-{n}"].replace("\r\n", "\n")}
             for n, role in enumerate(self.roles)
@@ -137,7 +137,7 @@ class PromptForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def edit_prompt(request: HttpRequest, slug: str, prompt_id: int) -> HttpResponse:
-    """Show a prompt with its tasks and responses. Its text can be edited until it is ranked."""
+    """Show a prompt with its tasks and responses and, on POST, change its text if it is not ranked."""
     project = led_project(request, slug)
     prompt = get_object_or_404(Prompt, pk=prompt_id, project=project)
     form = PromptForm(request.POST or None, prompt=prompt)

@@ -16,7 +16,7 @@ from labeling.rankings import overlap
 @login_required
 @require_http_methods(["GET", "POST"])
 def settings(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show and save the settings of a project."""
+    """Show the settings of a project and, on POST, save them."""
     project = led_project(request, slug)
     form = PolicyForm(request.POST or None, instance=project)
     status = HTTPStatus.OK

@@ -1,4 +1,4 @@
-"""The filters of the list of tasks."""
+"""The filters for the list of tasks."""
 
 from typing import Any
 
@@ -20,9 +20,11 @@ FILTERS = {
 def filtered(project: Project, name: str) -> QuerySet[Task]:
     """Return the project's tasks that match a filter, or all tasks for an unknown name.
 
-    open: the task still needs a ranking. disputed: the task is an open dispute. skipped: a reviewer
-    skipped it. held: a lead has to check findings first. withdrawn: the task is inactive, or one
-    of its responses is withdrawn.
+    - open: the task still needs a ranking.
+    - disputed: the task is an open dispute.
+    - skipped: a reviewer skipped the task.
+    - held: a lead must check findings first.
+    - withdrawn: the task is inactive, or one of its responses is withdrawn.
     """
     tasks = Task.objects.filter(project=project)
     in_use = tasks.filter(inactive=False)
@@ -41,7 +43,7 @@ def filtered(project: Project, name: str) -> QuerySet[Task]:
 
 
 def _smaller(project: Project) -> Any:
-    """Return the tasks with a withdrawn response, by the index of withdrawn responses."""
+    """Return the ids of tasks with a withdrawn response, using the index of withdrawn responses."""
     places = TaskResponse.objects.filter(
         withdrawn=True, response__withdrawn_at__isnull=False, response__prompt__project=project
     )

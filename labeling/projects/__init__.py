@@ -1,1 +1,1 @@
-"""Creating, configuring, staffing and archiving projects."""
+"""Projects: creation, settings, members and archiving."""

@@ -1,4 +1,4 @@
-"""Archiving a project, which makes it read-only for leads and hides it from everyone else."""
+"""Archive projects. An archived project is read-only for its leads and hidden from everyone else."""
 
 from django.db import transaction
 from django.utils import timezone
@@ -10,10 +10,7 @@ from labeling.queue import slots
 
 @transaction.atomic
 def archive(*, project: Project, by: User | None) -> bool:
-    """Archive the project and end all reservations. Return False when it was already archived.
-
-    Drafts are kept.
-    """
+    """Archive the project, free all leases, and keep drafts. Return False if it was already archived."""
     if not Project.objects.filter(pk=project.pk, archived_at=None).update(
         archived_at=timezone.now()
     ):
@@ -25,7 +22,7 @@ def archive(*, project: Project, by: User | None) -> bool:
 
 @transaction.atomic
 def restore(*, project: Project, by: User | None) -> bool:
-    """Restore the project as it was. Return False when it was not archived."""
+    """Restore an archived project. Return False if it was not archived."""
     archived = Project.objects.filter(pk=project.pk, archived_at__isnull=False)
     if not archived.update(archived_at=None):
         return False

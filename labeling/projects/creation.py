@@ -1,4 +1,4 @@
-"""Creating a project: the form, a slug proposed from its name, and its first lead."""
+"""Create projects: the form, a slug derived from the name, and the first lead."""
 
 from itertools import count
 from typing import Any
@@ -13,11 +13,11 @@ from labeling.projects.settings import PolicyForm
 
 SLUG_LENGTH = 60
 FIRST_SETTINGS = ("rankings_per_task", "allow_ties", "min_rationale")
-"""Settings in the form for new projects. The others have defaults and are on the settings page."""
+"""The settings in the form for new projects. The others have defaults and are on the settings page."""
 
 
 class ProjectForm(PolicyForm):
-    """A form for new projects. An empty slug is proposed from the name."""
+    """A form for new projects. An empty slug is replaced by one derived from the name."""
 
     class Meta(PolicyForm.Meta):
         fields = ("name", "slug", "description", *FIRST_SETTINGS)
@@ -39,7 +39,7 @@ class ProjectForm(PolicyForm):
 
 
 def proposed_slug(name: str) -> str:
-    """Return a free slug made from the name: `lamps`, then `lamps-2`. Costs one query."""
+    """Return an unused slug derived from the name, such as `lamps` or, if that is taken, `lamps-2`."""
     base = slugify(name)[: SLUG_LENGTH - 5].strip("-_") or "project"
     existing = set(Project.objects.filter(slug__startswith=base).values_list("slug", flat=True))
     names = (base if number == 1 else f"{base}-{number}" for number in count(1))
@@ -47,10 +47,9 @@ def proposed_slug(name: str) -> str:
 
 
 def create(*, form: ProjectForm, by: User) -> Project | None:
-    """Create the project of a valid form and make its creator a lead.
+    """Create a project from a valid form, and make its creator a lead.
 
-    Return None, with an error next to the slug, when someone else has taken the slug in the
-    meantime.
+    If another project has taken the slug in the meantime, add an error to the form and return None.
     """
     try:
         with transaction.atomic():

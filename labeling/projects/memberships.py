@@ -1,4 +1,4 @@
-"""The members of a project: rules and writes for pages, admin and commands."""
+"""Add, change and remove the members of a project, for the pages, the admin and the commands."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,11 +13,11 @@ LEAD = Membership.Role.LEAD
 
 
 class MembershipError(ValueError):
-    """A change of members is refused. The message is for the lead; nothing was written."""
+    """Raised if a change of members is refused, before anything is written. The message is for the lead."""
 
 
 def problem(*, person: User, role: str) -> str:
-    """Return why a person cannot have a role in a project, as a sentence, or ""."""
+    """Return a sentence that says why a person cannot have a role in a project, or ""."""
     if not person.is_active:
         return f"{person} cannot sign in, so they cannot be a member."
     if role == LEAD and not person.can_lead:
@@ -30,7 +30,7 @@ def problem(*, person: User, role: str) -> str:
 
 @transaction.atomic
 def add(*, project: Project, person: User, role: str, by: User | None) -> Membership:
-    """Add a person to a project. Raises MembershipError, for example for an existing member."""
+    """Add a person to a project. Raises MembershipError, for example if they are already a member."""
     if sentence := problem(person=person, role=role):
         raise MembershipError(sentence)
     try:
@@ -44,7 +44,7 @@ def add(*, project: Project, person: User, role: str, by: User | None) -> Member
 
 @transaction.atomic
 def create_person(*, project: Project, form: people.PersonForm, role: str, by: User) -> User:
-    """Create an account and make its owner a member. Raises MembershipError."""
+    """Create an account, and make its owner a member of the project. Raises MembershipError."""
     person = people.create(form=form, by=by)
     add(project=project, person=person, role=role, by=by)
     return person
@@ -52,7 +52,7 @@ def create_person(*, project: Project, form: people.PersonForm, role: str, by: U
 
 @transaction.atomic
 def change_role(*, membership: Membership, role: str, by: User | None) -> bool:
-    """Change the role of a member. Return whether it changed. Raises MembershipError."""
+    """Change a member's role; return whether it was different. Raises MembershipError."""
     if sentence := problem(person=membership.user, role=role):
         raise MembershipError(sentence)
     if membership.role == LEAD != role:
@@ -66,7 +66,10 @@ def change_role(*, membership: Membership, role: str, by: User | None) -> bool:
 
 @transaction.atomic
 def remove(*, membership: Membership, by: User | None) -> None:
-    """End a membership. Rankings stay, and a trigger frees reservations. Raises MembershipError."""
+    """End a membership. The member's rankings are kept. Raises MembershipError.
+
+    A trigger frees the member's leases.
+    """
     if membership.role == LEAD:
         _keep_a_lead(membership, by)
     Membership.objects.filter(pk=membership.pk).delete()
@@ -74,11 +77,11 @@ def remove(*, membership: Membership, by: User | None) -> None:
 
 
 def linkable(by: User, persons: Iterable[User]) -> set[int]:
-    """Return the ids of the people who may get a one-time link from a user.
+    """Return the ids of those people for whom a user may create a one-time sign-in link.
 
-    Costs at most one query. Administrators may create links for everyone. Leads may create them only
-    for reviewers whose account has never been used and who are in no project of another lead, because
-    a lead could use the link to sign in as that person.
+    Administrators may create links for everyone. A lead could use a link to sign in as that person, so leads
+    may create them only for reviewers whose account has never been used and who are in no project of another
+    lead. Costs at most one query.
     """
     active = [person for person in persons if person.is_active and not person.simulated]
     if by.is_superuser or not by.can_lead:
@@ -99,7 +102,7 @@ def linkable(by: User, persons: Iterable[User]) -> set[int]:
 
 
 def note(formset: Any, by: User) -> None:
-    """Write the audit entries of a formset of memberships saved in the admin."""
+    """Write the audit entries for memberships that were saved in an admin formset."""
     for membership in formset.new_objects:
         _note(by, "member added", membership)
     for membership, _fields in formset.changed_objects:

@@ -1,4 +1,4 @@
-"""The settings of a project for its reviewers, in one form for leads and the admin."""
+"""A project's settings, in one form for the leads' page and the admin."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ MORE_HELP = {
 
 
 class PolicyForm(forms.ModelForm):
-    """A form that checks settings before the database does, and shows each error next to its field."""
+    """A form for settings. It checks the database's constraints, to show each error next to its field."""
 
     class Meta:
         model = Project
@@ -106,7 +106,7 @@ class PolicyForm(forms.ModelForm):
 
 @transaction.atomic
 def change(*, project: Project, form: PolicyForm, by: User) -> list[str]:
-    """Save the changed fields of a valid form, with an audit entry. Return their names."""
+    """Save the changed fields of a valid form, write an audit entry, and return the fields' names."""
     changed = [name for name in form.changed_data if name in FIELDS]
     if changed:
         form.instance.save(update_fields=changed)
@@ -115,7 +115,7 @@ def change(*, project: Project, form: PolicyForm, by: User) -> list[str]:
 
 
 def note(project: Project, form: forms.ModelForm, by: User) -> None:
-    """Write the audit entry of a saved form: each changed setting, before and after."""
+    """Write an audit entry with the old and new value of each setting that a form has changed."""
     changes = {
         name: [form.initial.get(name), form.cleaned_data[name]]
         for name in form.changed_data

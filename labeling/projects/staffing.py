@@ -1,4 +1,4 @@
-"""Checks whether the members of a project can give the rankings that its tasks still need."""
+"""Check whether a project has enough members to make the rankings that its tasks still need."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ MAX_COUNT = 1000
 
 
 def able_to_review(project: Project) -> set[int]:
-    """Return the ids of members who may rank: active people who have not failed the qualification."""
+    """Return the ids of active members who may rank, which excludes those who failed a qualification."""
     members = Membership.objects.filter(project=project, user__is_active=True)
     able = set(members.filter(user__simulated=False).values_list("user", flat=True))
     if project.qualification_percent:
@@ -28,15 +28,15 @@ def able_to_review(project: Project) -> set[int]:
 
 @dataclass(frozen=True)
 class Shortage:
-    """Tasks that need more rankings than the members of the project can still give them."""
+    """The tasks that need more rankings than the members of the project can still make."""
 
     tasks: int
     reviewers: int
-    """The largest number of reviewers that any of these tasks lacks."""
+    """Number of additional reviewers needed: the most that any of these tasks lacks."""
     open_tasks: int
 
 
-# Compares a task's open slots with the people who have neither ranked nor skipped it.
+# Compares the number of a task's open slots with the number of people who have neither ranked nor skipped it.
 _SHORTAGE = """
 WITH open_tasks AS (
     SELECT task_id, count(*) AS slots FROM labeling_slot
@@ -68,7 +68,7 @@ def _open_tasks(shortage: Shortage) -> int:
 def shortage(project: Project) -> Shortage:
     """Return the shortage of reviewers. Costs two queries, or three with a qualification.
 
-    May be some minutes old for a large project.
+    The result for a large project may be some minutes old; see labeling.core.counts.
     """
     values = {
         "project": project.pk,
@@ -81,12 +81,12 @@ def shortage(project: Project) -> Shortage:
 
 @dataclass(frozen=True)
 class NothingLeft:
-    """The reasons why a reviewer gets no task. Each number is at most MAX_COUNT."""
+    """Why a reviewer gets no task, as numbers of tasks, each at most MAX_COUNT."""
 
     reserved: int
-    """Tasks that they could rank, but whose open slots are all reserved by others."""
+    """Tasks that the reviewer could rank if their open slots were not all leased to others."""
     for_others: int
-    """Tasks with a free slot that they have already ranked or skipped."""
+    """Tasks with a free slot that the reviewer has already ranked or skipped."""
     held: int
     """Tasks that a lead must check first."""
     any_tasks: bool
@@ -113,7 +113,7 @@ SELECT
 
 
 def nothing_left(project: Project, reviewer: User) -> NothingLeft:
-    """Return why a reviewer gets no task. Costs three queries; call it when the queue is empty."""
+    """Return why a reviewer gets no task. Costs three queries, so call it only if there is no task."""
     values = {
         "project": project.pk,
         "reviewer": reviewer.pk,

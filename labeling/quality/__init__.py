@@ -1,1 +1,1 @@
-"""Quality of the rankings of a project: agreement, reliability and bias of its reviewers."""
+"""The quality of a project's rankings: its reviewers' agreement, reliability and biases."""

@@ -1,8 +1,7 @@
-"""Quality of a project: agreement, disputes, and the reliability and biases of its reviewers.
+"""The quality figures of a project: agreement, disputes, and reviewers' reliability and biases.
 
-All figures are computed from the same window of most recently ranked tasks, so that a figure is the same
-on every page. Results are cached until the next ranking. Results over many tasks are cached for at
-least a minute.
+All figures use the same window of the most recently ranked tasks, so a figure is the same on every page.
+Results are cached until the next ranking, and for at least a minute if the window has many tasks.
 """
 
 from collections import defaultdict
@@ -32,13 +31,13 @@ __all__ = ["MAX_TASKS"]
 CACHE_SECONDS = 600
 REFRESHED_SECONDS = 60
 LARGE = 200
-"""Over more tasks than this, results are updated at most once a minute."""
+"""If the window has more tasks than this, results are computed at most once a minute."""
 TRUSTED_SECONDS = 600
 MAX_WEEKS = 26
 MAX_REVIEWERS = 100
 
 CACHE_VERSION = 2
-"""Part of each cache key. Increase it when a class of cached results is renamed or changes fields."""
+"""Part of each cache key. Increase it when a class of cached results is renamed or its fields change."""
 
 Result = TypeVar("Result")
 
@@ -53,7 +52,7 @@ def cached_result(
 ) -> Result:
     """Return the result of `compute` for the window, from the cache if it is up to date.
 
-    One query for a cached result, or none if it is younger than `seconds`.
+    A cached result costs one query, or none if it is younger than `seconds`.
     """
     key, now = f"quality:{name}:{project.pk}:{tasks_at_most}", timezone.now()
     cached: CachedResult[Result] | None = cache.get(key, version=CACHE_VERSION)
@@ -64,7 +63,7 @@ def cached_result(
         return cached.result
     sample = window.load(project, tasks_at_most)
     result = compute(sample)
-    # Half a second per thousand tasks is too long for every page view after every ranking.
+    # Computing takes half a second per thousand tasks, which is too long after every new ranking.
     large = sample.capped or len(sample.prompts) > LARGE
     refreshed = REFRESHED_SECONDS if large else 0
     result_to_cache = CachedResult(result, mark, now, refreshed)
@@ -74,7 +73,7 @@ def cached_result(
 
 @dataclass(frozen=True)
 class CachedResult(Generic[Result]):
-    """A cached result for the state `mark`. Until `seconds` after `at` it is used for any state."""
+    """A result in the cache. It is valid for the state `mark`, and for any state until `at` + `seconds`."""
 
     result: Result
     mark: window.Mark
@@ -87,10 +86,10 @@ class CachedResult(Generic[Result]):
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A task on which reviewers disagree. It is disputed if noise does not explain it.
+    """A task on which reviewers disagree. It is disputed if noise does not explain the disagreement.
 
-    `distance` is 0 for the same order and 1 for the reverse; a tie against an order counts half.
-    `p_value` is the probability of such a disagreement from noise alone.
+    `distance` is 0 for equal orders and 1 for opposite ones; a pair that only one of two reviewers ties
+    counts half. `p_value` is the probability that noise alone causes as much disagreement.
     """
 
     task_id: int
@@ -117,15 +116,15 @@ class Quality:
     capped: bool
     measures: Agreements
     disagreements: Sequence[Disagreement]
-    """Undecided tasks with any disagreement, the largest distance first."""
+    """Undecided tasks with any disagreement, largest distance first."""
     usual: float
-    """The usual rate at which two reviewers disagree on a pair. A tie against an order counts half."""
+    """The usual rate at which two reviewers disagree on a pair. A pair that only one ties counts half."""
     learned: bool
-    """Whether the project has enough tasks to estimate `usual` from them."""
+    """Whether `usual` was estimated from the project, which needs enough tasks."""
 
     @property
     def disputes(self) -> Sequence[Disagreement]:
-        """Return the disputed tasks, as labeling.statistics.disputes defines them."""
+        """Return the disputed tasks. labeling.statistics.disputes defines what a dispute is."""
         return [task for task in self.disagreements if task.disputed]
 
     @property
@@ -135,16 +134,16 @@ class Quality:
 
     @property
     def sample(self) -> str:
-        """Return a description of the sample."""
+        """Return a phrase that says over which tasks the figures are computed."""
         newest = "the newest " if self.capped else ""
         return f"{newest}{self.tasks:,} tasks with two rankings or more"
 
 
 def quality_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Quality:
-    """Return the agreement and the open disputes of the tasks ranked last.
+    """Return the agreement on the most recently ranked tasks, and their open disputes.
 
-    Costs three queries, or one when cached. Costs one more if reviewers disagree on any task, because
-    a decision or a withdrawal settles a dispute without a new ranking.
+    Costs three queries, or one if cached. It costs one more if reviewers disagree on any task, because a
+    decision or a withdrawal settles a dispute without a new ranking.
     """
     quality = cached_result(project, "disputes", _quality, tasks_at_most=tasks_at_most)
     if not quality.disagreements:
@@ -169,19 +168,19 @@ def _quality(sample: Window) -> Quality:
 
 
 def _disagreements(judged: Verdicts) -> list[Disagreement]:
-    """Return the tasks with a disagreement, the largest distance first, then the newest."""
+    """Return the tasks with a disagreement, largest distance first and then newest first."""
     columns = (judged.distance, judged.rankings, judged.p_value, judged.disputed)
     rows = zip(judged.tasks, *(column.tolist() for column in columns), strict=True)
     disagreements = [row for row in starmap(Disagreement, rows) if row.distance > 0]
     return sorted(disagreements, key=lambda row: (-row.distance, -row.task_id))
 
 
-# --- parts: criteria, versions, weeks ------------------------------------------------------------
+# --- by criterion, guideline version and week -----------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Part:
-    """The agreement of a guideline version or a week."""
+    """The agreement among the rankings of one guideline version or one week."""
 
     label: Any
     rankings: int
@@ -231,7 +230,7 @@ def monday(at: Any) -> date:
 
 
 def criteria_of(sample: Window) -> list[tuple[str, Agreement]]:
-    """Return Krippendorff's alpha of the ratings on each criterion, by name."""
+    """Return each criterion's name with Krippendorff's alpha of its ratings, sorted by name."""
     ratings: dict[str, list[Rating]] = defaultdict(list)
     for row in sample.rows:
         for response, rated in row.ratings.items():
@@ -245,7 +244,7 @@ def criteria_of(sample: Window) -> list[tuple[str, Agreement]]:
 
 @dataclass(frozen=True)
 class Reviewer:
-    """The figures of a reviewer. `reliability` is None without shared tasks."""
+    """One reviewer's figures. `reliability` is None if nobody else ranked the same tasks."""
 
     id: int
     rankings: int
@@ -271,7 +270,7 @@ class People:
 
 
 def people_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> People:
-    """Return the reviewers in the window, most rankings first. About a second for 30 reviewers."""
+    """Return the reviewers in the window, most rankings first. Takes about a second for 30 reviewers."""
     return cached_result(project, "people", _people, tasks_at_most=tasks_at_most)
 
 
@@ -339,7 +338,7 @@ def _speeds(sample: Window, lengths: dict[int, int]) -> dict[int, Meter]:
 def reliabilities_of(project: Project) -> Reliabilities:
     """Return the reliability of every reviewer in the window, at most ten minutes old.
 
-    Fast enough for a submission: usually no query, and about 0.3 s once in ten minutes.
+    This is fast enough for a submission: it usually needs no query, and about 0.3 s every ten minutes.
     """
     return cached_result(project, "reliabilities", _reliabilities, seconds=TRUSTED_SECONDS)
 
@@ -353,7 +352,7 @@ def _reliabilities(sample: Window) -> Reliabilities:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The consensus order of a task."""
+    """The most probable order of a task's responses, with its probability."""
 
     task_id: int
     rankings: int
@@ -369,12 +368,12 @@ class Consensus:
 
     @property
     def clear(self) -> int:
-        """Return the number of tasks whose order is more probable than all others together."""
+        """Return the number of tasks whose consensus order has a probability above one half."""
         return sum(verdict.probability > 0.5 for verdict in self.verdicts)
 
 
 def consensus_in(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Consensus:
-    """Return the consensus of tasks with two rankings or more, the least certain first."""
+    """Return the consensus on each task with two or more rankings, least certain first."""
     return cached_result(project, "consensus", _consensus, tasks_at_most=tasks_at_most)
 
 
@@ -409,7 +408,7 @@ class Board:
 
 
 def board_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Board:
-    """Return the leaderboard of the responses' models. Only leads may see it, as it shows names."""
+    """Return the leaderboard of the models. Only leads may see it, because it shows model names."""
     return cached_result(project, "models", _board, tasks_at_most=tasks_at_most)
 
 

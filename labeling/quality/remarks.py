@@ -1,4 +1,4 @@
-"""Remarks about a reviewer for leads, made only if a whole interval supports them."""
+"""Remarks about a reviewer for leads. A remark is made only if the whole interval supports it."""
 
 from labeling.quality.measures import Reviewer
 from labeling.statistics.bias import Meter
@@ -16,7 +16,7 @@ Remark = tuple[str, str]  # (level of the badge, text)
 
 
 def remarks(reviewer: Reviewer) -> list[Remark]:
-    """Return the remarks, the most serious first."""
+    """Return the remarks about a reviewer, most serious first."""
     candidates = [
         _trust(reviewer.reliability),
         _as_shown(reviewer.as_shown),

@@ -1,4 +1,4 @@
-"""The sample of a quality page: all rankings of the most recently ranked tasks."""
+"""The window over which the quality figures are computed: the most recently ranked tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ RANKINGS_PER_TASK = 3
 
 
 class Row(NamedTuple):
-    """A current ranking. `version` is the guideline's number, None for an import."""
+    """A current ranking. `version` is the number of its guideline version, None if it was imported."""
 
     ranking: int
     task: int
@@ -51,7 +51,7 @@ COLUMNS = (
 
 
 class Answer(NamedTuple):
-    """A response for statistics. `length` is in bytes of UTF-8, found without reading the text."""
+    """A response's model and length. The length is in bytes of UTF-8, to avoid reading the text."""
 
     length: int
     model: str
@@ -64,9 +64,10 @@ class Bytes(Func):
 
 @dataclass(frozen=True)
 class Window:
-    """Rankings in the order in which they were made. With `capped`, older tasks are left out.
+    """All rankings of the most recently ranked tasks, in the order in which they were made.
 
-    Gold tasks are excluded, because their answers are known and many reviewers rank the same tasks.
+    `capped` is whether older tasks were left out. Gold tasks are excluded, because their answers are known
+    and far more reviewers rank them.
     """
 
     rows: Sequence[Row]
@@ -86,14 +87,14 @@ class Window:
 
     @cached_property
     def answers(self) -> dict[int, Answer]:
-        """Return the responses by id. One query."""
+        """Return the responses by id. Costs one query."""
         return answers_of(list(self.prompts))
 
 
 def _filled_slots(project: Project) -> QuerySet[Slot]:
-    """Return the filled slots, the newest ranking first, in the order of an index.
+    """Return the filled slots, newest ranking first, which is the order of an index.
 
-    Extra rankings, which have no slot, are loaded together with the task's other rankings.
+    Extra rankings have no slot. They are loaded with the other rankings of their task.
     """
     return Slot.objects.filter(project=project, ranking__isnull=False).order_by("-ranking_id")
 
@@ -102,9 +103,9 @@ Mark = tuple[int, int, datetime | None] | None
 
 
 def mark(project: Project) -> Mark:
-    """Return the state on which results depend: the newest ranking, and the withdrawn responses.
+    """Return the state on which results depend, or None if there are no rankings. Costs one query.
 
-    Return None if there are no rankings. Runs one query.
+    It consists of the newest ranking's id, the number of withdrawn responses, and the last withdrawal.
     """
     withdrawn = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
     grouped = withdrawn.order_by().values("prompt__project")
@@ -120,7 +121,7 @@ def mark(project: Project) -> Mark:
 
 
 def load(project: Project, tasks_at_most: int = MAX_TASKS) -> Window:
-    """Load the window. Three queries, bounded by the tasks; about 0.1 s for 3,000 rankings."""
+    """Load the window. Costs three queries and takes about 0.1 s for 3,000 rankings."""
     at_most = RANKINGS_PER_TASK * tasks_at_most
     counted = _filled_slots(project).filter(task__inactive=False).exclude(task__kind=Task.Kind.GOLD)
     newest = counted.values_list("task", flat=True)
@@ -135,14 +136,14 @@ def load(project: Project, tasks_at_most: int = MAX_TASKS) -> Window:
 
 
 def answers_of(tasks: Sequence[int]) -> dict[int, Answer]:
-    """Return the responses of these tasks by id. One query."""
+    """Return the responses of these tasks by id. Costs one query."""
     places = TaskResponse.objects.filter(task__in=tasks)
     rows = places.values_list("response", Bytes("response__text"), "response__model_name")
     return {response: Answer(length, model) for response, length, model in rows}
 
 
 def orders_of(tasks: Sequence[int]) -> dict[int, list[int]]:
-    """Return the responses of each task in its own order, for letters. One query."""
+    """Return the response ids of each task in the task's order, which determines their letters."""
     rows = TaskResponse.objects.filter(task__in=tasks).order_by().values("task")
     listed = rows.annotate(ids=ArrayAgg("response", order_by="position"))
     return dict(listed.values_list("task", "ids"))

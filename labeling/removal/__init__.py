@@ -1,1 +1,1 @@
-"""Withdrawing, editing and erasing prompts, responses and tasks."""
+"""Withdraw, edit and erase prompts, responses and tasks."""

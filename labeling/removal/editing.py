@@ -1,4 +1,4 @@
-"""Editing prompts that have not been ranked."""
+"""Edit prompts that have not been ranked."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from labeling.queue import withdrawals
 
 
 class CannotEdit(ValueError):  # noqa: N818 - reads better without Error
-    """A prompt cannot be edited now. The message is for the lead; nothing was written."""
+    """Raised if a prompt cannot be edited, before anything is written. The message is for the lead."""
 
 
 def obstacle_to_editing(prompt: Prompt) -> str:
-    """Return why the prompt cannot be edited now, as a sentence, or "". Costs two queries."""
+    """Return a sentence that says why the prompt cannot be edited now, or "". Costs two queries."""
     if prompt.erased_at is not None:
         return "This prompt was erased."
     if Ranking.objects.filter(task__prompt=prompt).exists():
@@ -36,9 +36,9 @@ def obstacle_to_editing(prompt: Prompt) -> str:
 
 @transaction.atomic
 def edit(*, prompt: Prompt, messages: Any, by: User | None) -> bool:
-    """Replace the text of a prompt. Return False when the text is already the same.
+    """Replace the text of a prompt. Return False if the text is the same. Raises CannotEdit.
 
-    Reservations that no reviewer has seen yet are kept and show the new text. Raises CannotEdit.
+    Leases of tasks that no reviewer has seen yet are kept, and the tasks show the new text.
     """
     withdrawals.lock(list(Task.objects.filter(prompt=prompt).values_list("pk", flat=True)))
     prompt = Prompt.objects.select_for_update(no_key=True).get(pk=prompt.pk)
@@ -52,7 +52,7 @@ def edit(*, prompt: Prompt, messages: Any, by: User | None) -> bool:
     prompt.messages = messages
     prompt.save(update_fields=["messages", "content_hash"])
     for response in prompt.responses.all():
-        response.scores.all().delete()  # scores that reward models gave the responses to the old prompt
+        response.scores.all().delete()  # reward models scored it as a response to the old prompt
     audit(by, "prompt edited", prompt.project, prompt=prompt.pk)
     return True
 

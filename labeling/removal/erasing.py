@@ -1,8 +1,7 @@
-"""Erasing prompts, responses and people from the tables of labeling.
+"""Erase prompts, responses and people from the tables of labeling.
 
-Rows stay, so that rankings keep their tasks; their text is erased. Call finetune.removal.erasing
-rather than this module: it also erases the copies in snapshots, runs and evaluations, and writes
-the audit entry.
+The text is erased, but the rows are kept, because rankings refer to them. Do not call this module directly:
+finetune.removal.erasing also erases the copies in snapshots, runs and evaluations, and writes the audit entry.
 """
 
 import re
@@ -37,7 +36,7 @@ ERASED_MESSAGES = [{"role": "user", "content": ERASED}]
 
 @contextmanager
 def unfrozen() -> Iterator[None]:
-    """Let the current transaction change rankings and published guidelines despite the triggers."""
+    """Allow changes to rankings and published guidelines, which triggers otherwise refuse."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('tiebreak.erasing', 'on', true)")
         yield
@@ -46,7 +45,7 @@ def unfrozen() -> Iterator[None]:
 
 @transaction.atomic
 def erase_prompt(*, prompt: Prompt, by: User) -> None:
-    """Erase the prompt, its responses and every note about its tasks."""
+    """Erase the prompt, its responses, and all notes about its tasks."""
     withdrawing.withdraw(content=prompt, by=by)
     for response in prompt.responses.all():
         _blank_response(response, by)
@@ -64,7 +63,7 @@ def erase_prompt(*, prompt: Prompt, by: User) -> None:
 
 @transaction.atomic
 def erase_response(*, response: Response, by: User) -> None:
-    """Erase the response and every note about its tasks, because notes may quote it."""
+    """Erase the response, and all notes about its tasks, because they may quote it."""
     _blank_response(response, by)
     _erase_remarks(
         list(Task.objects.filter(places__response=response).values_list("pk", flat=True))
@@ -72,7 +71,7 @@ def erase_response(*, response: Response, by: User) -> None:
 
 
 def _blank_response(response: Response, by: User) -> None:
-    """Erase the text of a response. Keep the name of its model, which statistics of models need."""
+    """Erase the text of a response, but keep the model's name, which statistics need."""
     withdrawing.withdraw(content=response, by=by)
     Response.objects.filter(pk=response.pk).update(
         text=ERASED,
@@ -87,7 +86,7 @@ def _blank_response(response: Response, by: User) -> None:
 
 
 def _erase_remarks(task_ids: list[int]) -> None:
-    """Erase rationales, notes, explanations and drafts about these tasks, including in the audit trail."""
+    """Erase all rationales, notes, explanations and drafts about these tasks, also in the audit trail."""
     slots.forget_drafts(Slot.objects.filter(task__in=task_ids))
     with unfrozen():
         Ranking.objects.filter(task__in=task_ids).exclude(rationale="").update(rationale="")
@@ -108,10 +107,10 @@ def _erase_notes(entries: QuerySet[AuditEntry]) -> None:
 
 @transaction.atomic
 def erase_person(*, user: User) -> str:
-    """Erase a person's identity and everything they wrote. Return the new username.
+    """Erase a person's identity and everything they wrote. Return the account's new username.
 
-    The account gets a number as its name and cannot sign in, because rankings belong to it. Orders,
-    ratings and flags stay: they are labels, and snapshots hold them under a pseudonym.
+    The account is kept under a neutral name, without a way to sign in, because rankings belong to it. Orders,
+    ratings and flags are kept, because they are labels. In snapshots they have a pseudonym.
     """
     name = f"erased-{user.pk}"
     with unfrozen():
@@ -138,7 +137,7 @@ def erase_person(*, user: User) -> str:
 
 
 def _rename_in_audit(before: str, after: str) -> None:
-    """Replace a username in audit entries with the account's new name."""
+    """Replace a username in all audit entries with the account's new username."""
     word = re.compile(rf"(?<![\w.@+-]){re.escape(before)}(?![\w.@+-])")
     text = Cast("details", TextField())
     entries = AuditEntry.objects.annotate(text=text).filter(

@@ -1,9 +1,9 @@
-"""Withdrawing prompts, responses and tasks, and restoring them.
+"""Withdraw prompts, responses and tasks, and restore them.
 
-Nothing is deleted. Withdrawn content leaves the queue, disputes, gold, statistics, exports and
-later snapshots; its rankings are kept and marked. A reviewer who has the task open loses the
-reservation, but a ranking sent late is kept like the others. labeling.queue.withdrawals updates
-tasks and slots; labeling.removal.erasing removes content for good.
+Nothing is deleted. Withdrawn content is removed from the queue, disputes, gold, statistics, exports and later
+snapshots, and its rankings are kept and marked. A reviewer who has the task open loses the lease, but a ranking
+that they still send is also kept. labeling.queue.withdrawals updates tasks and slots. To remove content
+permanently, use labeling.removal.erasing.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ MAX_REASON_LENGTH = 300
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of withdrawing content on tasks that are in use."""
+    """The effect that withdrawing content would have on active tasks."""
 
     tasks: int
     smaller: int
-    """Tasks that continue without the response."""
+    """Number of tasks that would continue without the response."""
     rankings: int
-    """Current rankings of these tasks, which are kept."""
+    """Number of current rankings of all affected tasks. They are kept."""
     reservations: int
 
 
@@ -52,7 +52,7 @@ def tasks_of(content: Content) -> QuerySet[Task]:
 
 
 def effect_of(content: Content) -> Effect:
-    """Return the effect of withdrawing the content, for a confirmation page. Costs four queries."""
+    """Return the effect of withdrawing the content, for the confirmation page. Costs four queries."""
     tasks = tasks_of(content).filter(inactive=False)
     smaller = 0
     if isinstance(content, Response):
@@ -66,7 +66,7 @@ def effect_of(content: Content) -> Effect:
 
 @transaction.atomic
 def withdraw(*, content: Content, by: User | None, reason: str = "") -> bool:
-    """Withdraw the content. Return False when it was already withdrawn."""
+    """Withdraw the content. Return False if it was already withdrawn."""
     rows = type(content)._default_manager.filter(pk=content.pk)
     count = _withdraw(rows, project_of(content), tasks_of(content), by, reason)
     if count is None:
@@ -78,9 +78,9 @@ def withdraw(*, content: Content, by: User | None, reason: str = "") -> bool:
 
 @transaction.atomic
 def restore(*, content: Content, by: User | None) -> bool:
-    """Restore the content. Return False when it was not withdrawn, or was erased.
+    """Restore the content. Return False if it was not withdrawn, or was erased.
 
-    Its tasks return to the queue unless other content of the tasks is still withdrawn.
+    Its tasks return to the queue, except those that have other withdrawn content.
     """
     project = project_of(content)
     withdrawals.lock_additions(project.pk)
@@ -99,7 +99,7 @@ def restore(*, content: Content, by: User | None) -> bool:
 def _withdraw(
     rows: Any, project: Project, tasks: QuerySet[Task], by: User | None, reason: str
 ) -> int | None:
-    """Return how many tasks became inactive, or None when all rows were already withdrawn."""
+    """Withdraw rows; return how many tasks became inactive, or None if all were already withdrawn."""
     withdrawals.lock_additions(project.pk)
     ids = _locked(tasks)
     values = {

@@ -1,1 +1,1 @@
-"""The review pages and the assignment of a reviewer's next task."""
+"""The review pages, and the choice of a reviewer's next task."""

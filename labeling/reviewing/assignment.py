@@ -1,8 +1,8 @@
-"""The next task of a reviewer.
+"""The choice of a reviewer's next task.
 
-Training comes first, then qualification, gold when it is due, and the queue. Only the ranking page
-calls this module; the queue moves the slots. In a project without training, gold and qualification,
-it costs one query more than the queue.
+Training comes first, and then qualification. After that, the next task is gold if gold is due, and otherwise
+comes from the queue. In a project without training, gold and qualification, this costs one query more than the
+queue alone.
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ SELECT EXISTS (SELECT FROM labeling_gold gold WHERE gold.project_id = %(project)
 
 @dataclass(frozen=True)
 class Stage:
-    """Work before real tasks, and the reviewer's progress in it.
+    """Training or qualification, which come before real tasks, and the reviewer's progress in it.
 
-    `course.next` is None when the attempt failed or there are no more tasks.
+    `course.next` is None if the attempt failed or no task is left.
     """
 
     purpose: str
@@ -38,7 +38,7 @@ class Stage:
 
     @property
     def number(self) -> int:
-        """Return the number of the current task, from 1."""
+        """Return the number of the current task, counted from 1."""
         return self.course.done + 1
 
     @property
@@ -47,9 +47,9 @@ class Stage:
 
 
 def stage(*, project: Project, reviewer: User) -> Stage | None:
-    """Return the stage before real work, or None when real work is next.
+    """Return the reviewer's stage, or None if real work is next.
 
-    Starts and ends a qualification. Costs one to six queries.
+    Begins or ends a qualification if necessary. Costs one to six queries.
     """
     if project.current_version_id is None:
         return None
@@ -68,7 +68,7 @@ def stage(*, project: Project, reviewer: User) -> Stage | None:
 
 
 def stage_of(slot: Slot) -> Stage | None:
-    """Return the stage of a reviewer's slot, or None for real work and for gold checks."""
+    """Return the stage to which a reviewer's slot belongs, or None for real work and gold checks."""
     if slot.task.kind != Task.Kind.GOLD or slot.reviewer is None:
         return None
     purpose = Gold.objects.filter(task=slot.task_id).values_list("purpose", flat=True).first()
@@ -80,10 +80,10 @@ def stage_of(slot: Slot) -> Stage | None:
 
 
 def current(*, project: Project, reviewer: User) -> Slot | None:
-    """Return the slot leased to the reviewer as their current task, or None if there is none.
+    """Return the slot of the reviewer's current task, leased to them, or None if there is no task.
 
-    A task that the reviewer has open stays assigned to them, even if a qualification ends in the
-    meantime, so that no work is lost.
+    A task that the reviewer has open stays theirs, even if a qualification ends in the meantime, so that no
+    work is lost.
     """
     if project.current_version_id is None:
         return None
@@ -99,10 +99,10 @@ def current(*, project: Project, reviewer: User) -> Slot | None:
 
 
 def ahead(*, project: Project, reviewer: User) -> Slot | None:
-    """Return the slot after the current one, leased but not seen yet, or None if there is none.
+    """Return the slot that is leased ahead of the current one, or None if there is none.
 
-    During training and qualification nothing is leased ahead, because the next task depends on the
-    current answer.
+    In training and qualification no slot is leased ahead, because the next task depends on the answer to the
+    current one.
     """
     if project.current_version_id is None:
         return None
@@ -120,10 +120,10 @@ def ahead(*, project: Project, reviewer: User) -> Slot | None:
 def advance(
     *, project: Project, reviewer: User, shown_slot: int
 ) -> tuple[Slot | None, Slot | None]:
-    """Return the current slot and the one ahead for a page that now shows the slot `shown_slot`.
+    """Return the current slot and the slot ahead for a page that now shows the slot `shown_slot`.
 
-    Marks that slot as seen if it is the current one; see queue.advance. Costs two queries if
-    only the queue decides.
+    That slot is marked as shown if it is the current one; see slots.advance. Costs two queries in a project
+    without training, gold and qualification.
     """
     if project.current_version_id is not None and not _has_gold_or_training(project):
         return slots.advance(project=project, reviewer=reviewer, shown_slot=shown_slot)
@@ -144,7 +144,7 @@ def _has_gold_or_training(project: Project) -> bool:
 
 
 def _leases(project: Project, reviewer: User) -> dict[bool, Slot]:
-    """Return the reviewer's leased slots by whether they are leased ahead. Costs one query."""
+    """Return the reviewer's leases: the current one under False, the lease ahead under True."""
     held = Slot.objects.filter(project=project, reviewer=reviewer, leased_until__isnull=False)
     return {slot.ahead: slot for slot in held.select_related("task", "project", "reviewer")}
 
@@ -158,7 +158,7 @@ def _course_slot(before: Stage, unseen: Slot | None, reviewer: User) -> Slot | N
 
 
 def _lease_gold_check(project: Project, reviewer: User, *, ahead: bool) -> None:
-    """Lease a gold task when one is due. The queue then treats it like any other lease."""
+    """Lease a gold task if one is due. The queue then treats it like any other lease."""
     task_id = schedule.due(project, reviewer)
     if task_id is not None:
         slots.lease_new_slot(task=Task.objects.get(pk=task_id), reviewer=reviewer, ahead=ahead)

@@ -17,7 +17,7 @@ from labeling.models import Project
 def confirmation_page(
     request: HttpRequest, project: Project, unconfirmed: UnconfirmedVersion
 ) -> HttpResponse:
-    """Show the guideline and, to reviewers of an earlier version, the changes since then."""
+    """Show the guideline, and the changes since the version that the reviewer last confirmed, if any."""
     context = {
         "project": project,
         "section": "review",

@@ -1,4 +1,4 @@
-"""A reviewer's own rankings, and their revision while it is allowed."""
+"""The pages with a reviewer's own rankings, on which they can revise them while that is allowed."""
 
 from datetime import datetime
 from http import HTTPStatus
@@ -67,7 +67,7 @@ def _may_see_more(request: HttpRequest, project: Project, own: Ranking) -> bool:
 
 
 def open_until(ranking: Ranking) -> datetime | None:
-    """Return the time until which a ranking may be revised, or None when it no longer can be."""
+    """Return the time until which a ranking may be revised, or None if it is too late."""
     until = revision_window.revisable_until(ranking)
     return until if until and until > clock.now() else None
 
@@ -76,7 +76,7 @@ def open_until(ranking: Ranking) -> datetime | None:
 @never_cache
 @require_http_methods(["GET", "POST"])
 def own_ranking(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """Revise one's own ranking. The old ranking is kept and superseded by the new one."""
+    """Show one of the reviewer's own rankings and, on POST, revise it. The old ranking is kept."""
     project = project_for(request, slug)
     ranking = get_object_or_404(
         Ranking.objects.select_related("task__prompt", "task__project__current_version"),
@@ -110,12 +110,12 @@ def _fields_of(ranking: Ranking) -> Fields:
 
 
 def as_draft(ranking: Ranking) -> dict[str, Any]:
-    """Return the ranking as a draft that its reviewer can edit on the page."""
+    """Return the ranking as a draft, so that its reviewer can edit it on the page."""
     return {"fields": _fields_of(ranking), "at": int(clock.now().timestamp() * 1000)}
 
 
 def _order_of(ranking: Ranking) -> list[int]:
-    """Return the remaining responses of the task, in the order shown to the reviewer."""
+    """Return the ids of the task's responses that are not withdrawn, in the order the reviewer saw."""
     places = ranking.task.places.filter(withdrawn=False).order_by("position")
     own = list(places.values_list("response_id", flat=True))
     remaining = [pk for pk in ranking.shown_order if pk in own]

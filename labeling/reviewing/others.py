@@ -1,4 +1,4 @@
-"""Others' rankings of a task, for reviewers who have ranked it and where the project allows it."""
+"""The page with others' rankings of a task, for reviewers who have ranked it, if the project allows it."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ from labeling.models import Ranking
 @login_required
 @require_GET
 def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """Show others' rankings next to one's own. Names are never sent. Costs about six queries."""
+    """Show others' rankings next to the reviewer's own. Their names are never sent to the browser."""
     project = project_for(request, slug)
     user = user_of(request)
     own = get_object_or_404(

@@ -1,4 +1,4 @@
-"""Progress of projects and reviewers. Counts are derived in SQL and bounded."""
+"""The progress of projects and reviewers, counted in SQL up to a limit."""
 
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -21,8 +21,8 @@ from labeling.queue.slots import OFF_QUEUE
 
 MAX_COUNT = 1000
 
-# Reads a bounded number of free slots per priority, starting from the cursors, because the reviewer
-# has had the tasks before them. Uses scalar subqueries, as in labeling.queue.claims.
+# Reads a limited number of free slots per priority, starting at the reviewer's cursors. The subqueries are
+# scalar for the reason given in labeling.queue.claims.
 _WAITING = """
 SELECT count(DISTINCT open.task_id) FILTER (WHERE
         (SELECT 1 FROM labeling_ranking ranking WHERE ranking.task_id = open.task_id
@@ -52,10 +52,10 @@ class ReviewerProgress:
     waiting: int
     capped: bool
     minutes: int | None
-    """The time for the waiting tasks at the reviewer's own pace, or None with too few rankings."""
+    """Minutes that the waiting tasks take at the reviewer's pace, or None if the pace is unknown."""
 
     def after(self, rankings: int) -> "ReviewerProgress":
-        """Return the progress after this many more rankings, without changes by other reviewers."""
+        """Return the progress after this many more rankings, if other reviewers change nothing."""
         waiting = max(0, self.waiting - rankings)
         minutes = self.minutes
         if minutes is not None and self.waiting:
@@ -68,7 +68,7 @@ CACHE_SECONDS = 30
 
 @dataclass
 class CachedProgress:
-    """A full count, the number of rankings since then, and the newest of them."""
+    """A full count, the number of rankings since then, and the id of the newest ranking."""
 
     progress: ReviewerProgress
     since: int
@@ -89,20 +89,20 @@ WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
   AND ranking.superseded_at IS NULL AND ranking.supersedes_id IS NULL
   AND ranking.source = 'review'
 """
-"""Revisions replace rankings that were already counted."""
+"""SQL for the number of rankings since a count. Revisions are left out, as they were already counted."""
 
 
 def _key(project: Project, reviewer: User) -> Key:
-    """Return the cache key. A count is that of one day in one time zone."""
+    """Return the cache key. It includes the day and the time zone, because "today" depends on both."""
     zone = timezone.get_current_timezone_name()
     return project.pk, reviewer.pk, zone, timezone.localdate()
 
 
 def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> ReviewerProgress:
-    """Return the progress, updated from a count less than CACHE_SECONDS old.
+    """Return the reviewer's progress after this ranking, based on a count at most CACHE_SECONDS old.
 
-    Costs one short query, or five when there is no such count. Changes by others, and rankings
-    undone in another process, appear only in the next full count.
+    Costs one short query, or five if there is no such count. Changes by other reviewers, and undone rankings
+    in other processes, are included only in the next full count.
     """
     key = _key(project, reviewer)
     with _lock:
@@ -115,22 +115,22 @@ def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> Reviewe
     since, newest = counted.since, counted.newest
     values = {"project": project.pk, "reviewer": reviewer.pk, "newest": Int8(newest)}
     since += fetch(_SINCE, values)[0][0]
-    # Changed in place, because storing it again would extend its time in the cache.
+    # The count is changed in place, because storing it again would extend its time in the cache.
     counted.since, counted.newest = since, max(newest, ranking.pk)
     return counted.progress.after(since)
 
 
 def forget(project: Project, reviewer: User) -> None:
-    """Drop the cached count in this process after an undo."""
+    """Remove the reviewer's count from this process's cache, after an undo."""
     with _lock:
         _counts.pop(_key(project, reviewer), None)
 
 
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
-    """Return the rankings made today and the tasks waiting. Costs four queries, each bounded.
+    """Return the number of rankings made today and of tasks waiting. Costs four queries.
 
-    Gold among real work is counted like any other task, which costs two more queries; otherwise the
-    count would reveal it.
+    Gold checks are counted like real tasks, because the numbers would otherwise reveal them. This costs two
+    more queries.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -164,7 +164,7 @@ PACE_NEEDS = 3
 
 
 def pace(project: Project, reviewer: User) -> float | None:
-    """Return the median active seconds of the reviewer's newest rankings, or None with too few."""
+    """Return the median active seconds of the reviewer's newest rankings, or None if there are too few."""
     with connection.cursor() as cursor:
         cursor.execute(_PACE, {"project": project.pk, "reviewer": reviewer.pk, "limit": PACE_FROM})
         count, median = cursor.fetchone()
@@ -172,9 +172,9 @@ def pace(project: Project, reviewer: User) -> float | None:
 
 
 def done_today(project: Project, reviewer: User) -> int:
-    """Return the rankings made today, without training and qualification.
+    """Return the number of rankings made today, without training and qualification.
 
-    Gold checks are counted, because the count would reveal them otherwise.
+    Gold checks are counted, because the number would otherwise reveal them.
     """
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     newest = Ranking.objects.filter(reviewer=reviewer).order_by("-id")[:MAX_COUNT]
@@ -207,10 +207,10 @@ def _slots(progress: ProjectProgress) -> int:
 
 @cached_if_large(_slots)
 def of_project(project: Project) -> ProjectProgress:
-    """Return the progress of the whole project without gold, from two counts.
+    """Return the progress of the whole project, without gold.
 
-    Takes tens of milliseconds at 100,000 tasks. May be some minutes old for large projects; see
-    labeling.core.counts.
+    The numbers of a large project may be some minutes old; see labeling.core.counts. Counting 100,000 tasks
+    takes tens of milliseconds.
     """
     slots = Slot.objects.filter(project=project, priority__lt=OFF_QUEUE).aggregate(
         all=Count("pk"),
@@ -248,9 +248,9 @@ def _rankings(rows: list[ReviewerRow]) -> int:
 
 @cached_if_large(_rankings)
 def by_reviewer(project: Project) -> list[ReviewerRow]:
-    """Return the reviewers with the most current rankings, without answers to gold.
+    """Return the reviewers with the most current rankings, not counting answers to gold.
 
-    Reads every ranking of the project. May be some minutes old for large projects; see
+    This reads every ranking of the project. The numbers of a large project may be some minutes old; see
     labeling.core.counts.
     """
     rows: Any = (
@@ -288,7 +288,7 @@ def by_reviewer(project: Project) -> list[ReviewerRow]:
 
 
 def count_large_projects() -> int:
-    """Refresh the cached counts of large projects, and return how many there are."""
+    """Update the cached counts of large projects, and return the number of these projects."""
     large = [project for project in Project.objects.filter(archived_at=None) if is_large(project)]
     for project in large:
         of_project.recount(project)

@@ -1,4 +1,4 @@
-"""The content of the ranking page: the prompt, the shuffled responses and the typed values."""
+"""The content of the ranking page: the prompt, the responses in the order shown, and the entered values."""
 
 import uuid
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ class Rating:
 
 @dataclass(frozen=True)
 class Card:
-    """One response as shown to the reviewer, without the model's name.
+    """A response as the reviewer sees it, without the model's name.
 
-    `name` identifies the response on the page; the response's id must not appear there.
+    `name` identifies the response on the page, where its id must not appear.
     """
 
     id: int
@@ -62,7 +62,7 @@ class Card:
 class Sheet:
     """The content of the ranking page for one task.
 
-    Costs one query for the responses, and sometimes one for the criteria of the guideline.
+    Costs one query for the responses, and one for the guideline's criteria if they are not cached.
     """
 
     longest_rationale = MAX_RATIONALE_LENGTH
@@ -92,7 +92,7 @@ class Sheet:
 
     @cached_property
     def names(self) -> dict[int, str]:
-        """Return the names of the responses on the page, by response id."""
+        """Return the responses' names on the page, keyed by response id."""
         return page_names(self.task.pk, self.shown_order)
 
     @property
@@ -139,12 +139,12 @@ class Sheet:
 
     @property
     def pair(self) -> bool:
-        """Return whether there are two responses, which are graded rather than ranked."""
+        """Return whether there are only two responses. A pair is graded instead of ranked."""
         return len(self.shown_order) == 2
 
     @property
     def grades(self) -> list[tuple[str, str, bool]]:
-        """Return value, label and selection of each grade. Without ties there is no middle grade."""
+        """Return (value, label, selected) for each grade. If ties are not allowed, there is no grade 0."""
         chosen = first(self.fields, "strength")
         return [
             (value, str(words), value == chosen)

@@ -1,11 +1,11 @@
-"""Fast rendering of ranking sheets, which caches the parts that all sheets of a project share.
+"""Fast rendering of ranking sheets, by caching what the sheets of a project have in common.
 
-The template is rendered once per shape (project, guideline version, number of responses, roles of
-the messages, language, …) with placeholders in place of the task's own values. A sheet joins the
-pieces between the placeholders with those values, so the template stays the only definition of the
-page. A sheet costs a query and the rendering of the task's Markdown, a tenth of the time of rendering
-the template. Without this module, `benchmarks.queue --http` stored 66 rankings/s instead of 151 (two
-turns each, side by side on 2 cores); the goal is 200.
+For each combination of project, guideline version, number of responses, message roles, language and so on, the
+template is rendered once with placeholders instead of the task's own values. A sheet is then made by putting
+these values in place of the placeholders, so the template remains the only definition of the page. This costs
+one query and the rendering of the task's Markdown, a tenth of the time that the template takes. Without this
+module, `benchmarks.queue --http` stored 66 rankings/s instead of 151 (two runs each, side by side on 2 cores);
+the goal is 200.
 """
 
 import json
@@ -50,7 +50,7 @@ WHERE task.id = %(task)s
 
 @dataclass(frozen=True)
 class Placeholders:
-    """Random values, drawn when the process starts, that no text can contain."""
+    """Random values that no text contains, drawn when the process starts."""
 
     slot: int
     reviewer: int
@@ -75,7 +75,7 @@ class Placeholders:
         numbers = "|".join(str(n) for n in (self.slot, self.reviewer, *self.responses))
         texts = "|".join(
             (self.exact_message, self.exact_response, self.message, self.response)
-        )  # longer placeholders first, because each ends with a shorter placeholder
+        )  # longer placeholders first, because they contain the shorter ones
         return re.compile(rf"({numbers}|{self.key}|{self.csrf}|(?:{texts})\d+_)")
 
 
@@ -91,10 +91,10 @@ ContextOf = Callable[[HttpRequest, Project, Sheet], dict[str, Any]]
 def sheet_html(
     request: HttpRequest, project: Project, slot: Slot, context_of: ContextOf
 ) -> str | None:
-    """Return reviewing/sheet.html for a fresh slot, or None when the template must be rendered.
+    """Return the HTML of reviewing/sheet.html for a slot, or None if the template itself must be rendered.
 
-    The template is needed for drafts, for training and qualification, and where the project shows
-    reviewers more than the responses.
+    The template is needed for a slot with a draft, for training and qualification, and if the project shows
+    reviewers model names, scores or others' rankings.
     """
     policies = (project.sees_models, project.sees_others, project.sees_suggestions)
     shown_to_all = Project.Sees.ALWAYS in policies
@@ -104,7 +104,7 @@ def sheet_html(
     kind, messages, texts = rows[0][0], rows[0][1], {row[2]: row[3] for row in rows}
     order = slot.shown_order or []
     if sorted(order) != sorted(texts) or (kind == Task.Kind.GOLD and stage_of(slot)):
-        return None  # a gold check takes this path too: a different response time would reveal it
+        return None  # not for a gold check, which a different response time would reveal
     messages = json.loads(messages) if isinstance(messages, str) else messages
     values: dict[str, str] = {
         str(PLACEHOLDERS.slot): str(slot.pk),
@@ -135,15 +135,14 @@ def _both(markdown: str) -> tuple[SafeString, SafeString]:
 
 @lru_cache(maxsize=MAX_CACHED_TEXTS)
 def _cached_html(markdown: str, language: str) -> tuple[SafeString, SafeString]:
-    """Cache the HTML by language too, because an empty text is replaced by a translated note."""
+    """Return the HTML from a cache. The key includes the language, as an empty text shows a note in it."""
     return _both(markdown)
 
 
 def _html(markdown: str) -> tuple[SafeString, SafeString]:
-    """Return the text rendered and as written.
+    """Return the text rendered from Markdown, and exactly as written.
 
-    A response is shown as often as its task is ranked, within a short time, so short texts are
-    cached.
+    Several reviewers see the same response within a short time, so short texts are cached.
     """
     if len(markdown) > MAX_CACHED_TEXT_LENGTH:
         return _both(markdown)
@@ -153,7 +152,7 @@ def _html(markdown: str) -> tuple[SafeString, SafeString]:
 def _shape(
     request: HttpRequest, project: Project, k: int, roles: tuple[str, ...], context_of: ContextOf
 ) -> list[str]:
-    """Return the rendered template, split at the placeholders. Every other piece is a placeholder."""
+    """Return the rendered template, split at the placeholders. Every second piece is a placeholder."""
     key = (
         project.pk, project.slug, project.name, project.simulated, project.lease_minutes,
         Policy.of(project), project.current_version_id, k, roles, get_language(),
@@ -211,5 +210,5 @@ def _template_html(
 
 
 def _placeholder(kind: str, number: int) -> Any:
-    """Return a placeholder of letters, digits and an underscore, which escaping does not change."""
+    """Return a placeholder that escaping does not change: letters, digits and an underscore."""
     return f"{kind}{number}_"

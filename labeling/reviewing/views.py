@@ -1,7 +1,7 @@
-"""The review page. This module reads requests and renders pages; other modules make all decisions.
+"""The review page. This module only reads requests and renders pages; other modules decide.
 
-The page works with plain forms. Its script fetches the next sheet while the reviewer reads the current
-one, shows it immediately after submission, and receives responses in JSON.
+The page works with plain forms. With JavaScript, it fetches the next sheet while the reviewer reads the current
+one, shows it immediately after submission, and receives the server's answers as JSON.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +57,7 @@ Context = dict[str, Any]
 @login_required
 @require_GET
 def start_review(request: HttpRequest) -> HttpResponse:
-    """Redirect to the ranking page of the only project, or to the start page if there are several."""
+    """Redirect to the ranking page of the user's only project, or to the home page."""
     projects = list(Project.objects.visible_to(user_of(request)).distinct()[:2])
     return redirect("review", projects[0].slug) if len(projects) == 1 else redirect("home")
 
@@ -104,7 +104,7 @@ def review(request: HttpRequest, slug: str) -> HttpResponse:
 def next_sheet(request: HttpRequest, slug: str) -> HttpResponse:
     """Return the HTML of the sheet after the current one, or status 204 if there is none.
 
-    The sheet is leased ahead and counts as seen only when the page reports that it is shown.
+    Its slot is leased ahead. It counts as shown only when the page reports this.
     """
     project, reviewer = project_for(request, slug), user_of(request)
     may = unconfirmed(project=project, reviewer=reviewer) is None
@@ -127,7 +127,7 @@ def _last(project: Project, reviewer: User) -> Ranking | None:
 
 
 def _undo_context(project: Project, ranking: Ranking | None, skip: Skip | None) -> Context | None:
-    """Return the address that undoes the last ranking or skip, and the seconds left to do so."""
+    """Return the URL that undoes the last ranking or skip and the seconds left for it, or None."""
     if skip is not None and (ranking is None or ranking.created_at < skip.created_at):
         url = reverse("review-undo-skip", args=[project.slug, skip.pk])
         return {"url": url, "seconds": skipping.undo_seconds(skip), "skipped": True}
@@ -155,7 +155,7 @@ def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Con
 
 
 def _sheet(project: Project, slot: Slot) -> Sheet:
-    """Return the sheet with the slot's draft."""
+    """Return the sheet for a slot, with the values of its draft."""
     order = slot.shown_order or []
     return Sheet(
         task=slot.task,
@@ -170,7 +170,7 @@ def _sheet(project: Project, slot: Slot) -> Sheet:
 def _sheet_again(
     project: Project, slot: Slot, order: Sequence[int], fields: Fields, errors: Errors
 ) -> Sheet:
-    """Return the sheet of a refused form, with its fields."""
+    """Return the sheet for an invalid form, with the submitted values and the errors."""
     number_shown = number(first(fields, "guideline_version"))
     return Sheet(
         task=slot.task,
@@ -219,7 +219,7 @@ def _html(request: HttpRequest, project: Project, slot: Slot, sheet: Sheet | Non
 
 
 def shown_order(fields: Fields, own: list[int]) -> list[int]:
-    """Return the order shown by the form, or the task's `own` order if the form was forged."""
+    """Return the order in which the form showed the responses, or `own` if that order is not valid."""
     order = [number(text) for text in first(fields, "shown_order").split(",")]
     return [i for i in order if i] if sorted(i or 0 for i in order) == sorted(own) else own
 
@@ -275,7 +275,10 @@ def _read(project: Project, order: Sequence[int], fields: Fields) -> Answer:
 
 
 def _page_to_read(project: Project, ranking: Ranking) -> str | None:
-    """Return the page before the next task: feedback in training, or the end of a qualification."""
+    """Return the URL of a page to show before the next task, or None.
+
+    It is the feedback in training, or the result of a qualification.
+    """
     if ranking.task.kind != Task.Kind.GOLD:
         return None
     if constraints.feedback(ranking) is not None:
@@ -286,7 +289,7 @@ def _page_to_read(project: Project, ranking: Ranking) -> str | None:
 
 
 def _remark(submission: recording.Submission, task: Task) -> str:
-    """Return a note for the reviewer about the ranking they sent, usually ""."""
+    """Return a note for the reviewer about the ranking they have sent, which is usually empty."""
     if task.inactive:
         return _(
             "A lead has withdrawn this task. Your ranking is kept and counts if the task is restored."
@@ -312,10 +315,10 @@ def _error_response(request: HttpRequest, project: Project, sheet: Sheet) -> Htt
 def _success_response(
     request: HttpRequest, project: Project, submission: recording.Submission, shown_slot: str
 ) -> HttpResponse:
-    """Return the result of a submission, and the next sheet that the page does not have yet.
+    """Return the result of a submission as JSON, with the next sheet that the page does not have yet.
 
-    `shown_slot` is the slot that the page now shows, empty for none. `go` is a page to read before the
-    next sheet.
+    `shown_slot` is the id of the slot that the page shows now, or empty. In the result, `go` is the URL of a
+    page to show before the next sheet.
     """
     if go := _page_to_read(project, submission.ranking):
         return JsonResponse({"go": go, "csrf": get_token(request)})
@@ -336,7 +339,7 @@ def _success_response(
 
 
 def _slot_for_next_sheet(project: Project, reviewer: User, shown_slot: int | None) -> Slot | None:
-    """Return the slot for the page's next sheet: the one ahead if the page has the current one."""
+    """Return the slot for the next sheet: the slot ahead if the page already has the current one."""
     if shown_slot is not None:
         current, following = assignment.advance(
             project=project, reviewer=reviewer, shown_slot=shown_slot
@@ -351,7 +354,7 @@ def _slot_for_next_sheet(project: Project, reviewer: User, shown_slot: int | Non
 def _progress_context(
     request: HttpRequest, project: Project, newest: Ranking | None = None
 ) -> Context:
-    """Return the progress line, which changes with every ranking, and a fresh token."""
+    """Return the parts of the page that change with every ranking: the progress line and the CSRF token."""
     bar = _bar(project, user_of(request), newest)
     return {
         "csrf": get_token(request),
@@ -368,7 +371,7 @@ def _undo_url(project: Project, ranking: Ranking) -> str | None:
 @login_required
 @require_POST
 def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """Undo the last ranking. The reviewer gets the task back with its values."""
+    """Undo the last ranking. The reviewer gets the task back with the values of the ranking."""
     project, reviewer = project_for(request, slug), user_of(request)
     ranking = get_object_or_404(
         Ranking.objects.select_related("task"),
@@ -429,7 +432,7 @@ def skip(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
 @login_required
 @require_POST
 def save_draft(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
-    """Save a draft. Return 204, or 409 with a reason when the reviewer no longer holds the slot."""
+    """Save a draft. Return 204, or 409 with a reason if the reviewer no longer holds the slot."""
     project = project_for(request, slug)
     if (draft := read_draft(request.body)) is None:
         return HttpResponse(_("Not a valid draft, or too long."), status=HTTPStatus.BAD_REQUEST)

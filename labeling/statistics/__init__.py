@@ -1,1 +1,1 @@
-"""Statistics of rankings, as functions of plain numbers: numpy alone, no Django, no database."""
+"""Statistics of rankings, computed with numpy from plain numbers, without Django or the database."""

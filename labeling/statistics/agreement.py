@@ -1,16 +1,18 @@
-"""Agreement between reviewers, with intervals. Pure Python and numpy, because recipes use it too.
+"""Agreement between reviewers, with intervals. Does not import Django, because recipes use it too.
 
-A ranking judges each pair of its responses: better, worse or tied. Two rankings of a task are
-compared on the pairs that both ranked. Judgments of one task are dependent, so intervals resample
-whole tasks (or the given `clusters`), never single pairs.
+A ranking judges the first response of each pair as better, worse or tied. Two rankings of a task are compared
+on the pairs that both contain. The judgments on one task are dependent, so intervals resample whole tasks
+(or the given `clusters`), never single pairs.
 
-There are four measures. `pairwise` is the headline of every page and report: of the pairs that two
-reviewers of a task both ordered, the share that they ordered the same way. A tie is not an order, so
-pairs that either of them tied are left out (setup S2 of Zheng et al., "Judging LLM-as-a-Judge with
-MT-Bench and Chatbot Arena", NeurIPS 2023). `exact` includes ties: the share of pairs that both judge
-better, both judge worse or both tie (setup S1). `tau` is the mean of Kendall's tau-b over all pairs of
-rankings of a task. `alpha` is Krippendorff's alpha, with a pair of responses as the unit and the
-values −1, 0, +1: agreement beyond chance.
+There are four measures:
+
+- `pairwise`, the headline figure on every page and in every report: the share of pairs that two reviewers
+  order the same way, among the pairs that both of them order. Pairs that either of them ties are left out
+  (setup S2 of Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", NeurIPS 2023).
+- `exact`, which includes ties: the share of pairs on which both judgments are equal (setup S1).
+- `tau`: the mean of Kendall's tau-b over every two rankings of the same task.
+- `alpha`: Krippendorff's alpha, which measures agreement beyond chance. A unit is a pair of responses, and
+  the values are −1, 0 and +1.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -44,10 +46,10 @@ ONE_RATING = "All ratings are equal. With a single value, agreement beyond chanc
 
 @dataclass(frozen=True)
 class Agreement:
-    """A measure with its 95% interval. Without a `value`, `reason` says why.
+    """A measure of agreement with its 95% interval. If `value` is None, `reason` says why.
 
-    `pairs` is the number of comparisons: pairs of responses, once for every two reviewers; pairs of
-    rankings for tau; ratings for the alpha of a criterion.
+    `pairs` is the number of compared items. These are usually pairs of responses, counted once for every two
+    reviewers. For tau they are pairs of rankings, and for the alpha of a criterion they are ratings.
     """
 
     value: float | None
@@ -68,7 +70,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Agreements:
-    """All measures of one sample. `nominal` is alpha with all differences weighted equally."""
+    """All measures for one sample. `nominal` is alpha with equal weights for all differences."""
 
     pairwise: Agreement
     exact: Agreement
@@ -83,9 +85,9 @@ class Agreements:
 
 
 def pair_outcomes(a: Tiers, b: Tiers) -> Outcomes:
-    """Return the judgments of two rankings on each pair of their shared responses.  → (pairs, 2) int8
+    """Return both rankings' judgments on each pair of the responses they share.  → (pairs, 2) int8
 
-    Pairs are in the order of `combinations` over the ascending shared ids.
+    The pairs are the `combinations` of the shared ids in ascending order.
     """
     places_a, places_b = _places(a), _places(b)
     shared = sorted(places_a.keys() & places_b.keys())
@@ -99,9 +101,9 @@ def _places(tiers: Tiers) -> dict[int, int]:
 
 
 def strict_counts(a: Tiers, b: Tiers) -> tuple[int, int]:
-    """Return the number of pairs that two rankings order the same way, and that both order.
+    """Return how many pairs two rankings order the same way, and how many pairs both of them order.
 
-    Plain Python, which is several times as fast as arrays for the few responses of a task.
+    This is plain Python, because arrays are several times slower for so few responses.
     """
     first, second = _places(a), _places(b)
     same = both = 0
@@ -113,14 +115,14 @@ def strict_counts(a: Tiers, b: Tiers) -> tuple[int, int]:
 
 
 def pairwise_of(sums: ShareSums) -> "Agreement":
-    """Return pairwise agreement from sums over prompts of `strict_counts`."""
+    """Return pairwise agreement from the results of `strict_counts`, summed over prompts."""
     if sums.share is None:
         return Agreement(None, None, None, 0, NO_STRICT)
     return Agreement(sums.share, *sums.interval, int(sums.total))
 
 
 def pairwise_json(agreement: "Agreement", sample: str) -> dict[str, Any]:
-    """Return pairwise agreement as JSON for files and commands, with its name and its sample."""
+    """Return pairwise agreement as JSON for files and commands, with its name and a sample description."""
     return {"name": PAIRWISE, "sample": sample, **agreement.as_json()}
 
 
@@ -133,7 +135,7 @@ def from_json(figure: Mapping[str, Any] | None) -> "Agreement | None":
 
 
 def in_words(figure: Mapping[str, Any]) -> str:
-    """Return a dictionary from `pairwise_json` as a sentence."""
+    """Return the figure in a dictionary from `pairwise_json` as a sentence."""
     if figure["value"] is None:
         return f"{figure['name']} {figure['sample']}: none. {figure['reason']}"
     value, interval = percent(figure["value"]), percent_range(figure["interval"])
@@ -152,10 +154,11 @@ def exact_agreement(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Agreement:
-    """Return the share of compared pairs on which two reviewers agree exactly: <, = or >.
+    """Return the share of compared pairs on which two reviewers agree exactly, ties included.
 
-    Each item of `groups` has the rankings of one task by different reviewers. `clusters` has one key
-    per group; groups with equal keys (tasks of one prompt) are resampled together.
+    Each item of `groups` contains the rankings of one task by different reviewers. `clusters` has a key for
+    each group; groups with equal keys, such as tasks with the same prompt, are resampled together. Without
+    `clusters`, each group is a cluster.
     """
     return _of_groups(groups, clusters, resamples, seed).exact()
 
@@ -167,9 +170,10 @@ def pairwise_agreement(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Agreement:
-    """Return the share ordered the same way, of the pairs that two reviewers both ordered.
+    """Return the share of pairs that two reviewers order the same way, among those that both order.
 
-    A benchmark for a model's accuracy on strict pairs. Arguments as for `exact_agreement`.
+    This is a benchmark for a model's accuracy on pairs without ties. The arguments are those of
+    `exact_agreement`.
     """
     return _of_groups(groups, clusters, resamples, seed).pairwise()
 
@@ -192,14 +196,14 @@ def _of_groups(
     return Compared(judgments, dict(enumerate(keys)), resamples=resamples, seed=seed)
 
 
-# --- judgments, all or a part ---------------------------------------------------------------------
+# --- all judgments, or a selection ----------------------------------------------------------------
 
 
 class Compared:
-    """Rankings prepared for comparison. Parts are resampled with the same clusters as the whole.
+    """Rankings prepared for comparison. Every selection of them is resampled by the same clusters.
 
-    `clusters` maps a task to its cluster; by default each task is a cluster. Takes about a second for
-    10,000 rankings of four responses. Each measure then takes a few milliseconds.
+    `clusters` maps a task to its cluster; by default each task is a cluster. Preparing 10,000 rankings of
+    four responses takes about a second, and each measure then takes a few milliseconds.
     """
 
     def __init__(
@@ -220,7 +224,7 @@ class Compared:
         self.bootstrap = Bootstrap(count, resamples=resamples, seed=seed)
 
     def everything(self, rows: np.ndarray | None = None) -> Agreements:
-        """Return all measures of the selected pairs of reviewers, by default of all."""
+        """Return all measures for the selected rows of `reviewer_pairs`, by default for all rows."""
         part = self._part(rows)
         return Agreements(
             self.pairwise(rows),
@@ -232,9 +236,9 @@ class Compared:
         )
 
     def of_reviewer(self, reviewer: Any) -> Agreements:
-        """Return all measures of one reviewer with the others.
+        """Return all measures of the agreement between one reviewer and the others.
 
-        A unit of alpha is then a pair together with one other reviewer.
+        For alpha, a unit is then a pair of responses and one other reviewer.
         """
         index = self.pairs.reviewers.index(reviewer)
         return self.everything(
@@ -242,7 +246,7 @@ class Compared:
         )
 
     def pairwise(self, rows: np.ndarray | None = None) -> Agreement:
-        """Return the headline figure. Its interval is computed without resampling."""
+        """Return the headline figure, whose interval is computed without resampling."""
         part = self._part(rows)
         if not len(part):
             return Agreement(None, None, None, 0, NO_COMPARISON)
@@ -307,7 +311,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Rating:
-    """A reviewer's rating of a response on a criterion. `cluster` is the prompt or the task."""
+    """A rating of a response (`unit`) on a criterion. `cluster` is the prompt or the task."""
 
     unit: Hashable
     cluster: Hashable
@@ -321,9 +325,9 @@ def rating_agreement(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Agreement:
-    """Return Krippendorff's ordinal alpha of one criterion.
+    """Return Krippendorff's ordinal alpha of the ratings on one criterion.
 
-    `pairs` of the result is the number of ratings of responses with two ratings or more.
+    In the result, `pairs` is the number of ratings of responses that have two ratings or more.
     """
     all_ratings = list(ratings)
     unit, units = number_keys(rating.unit for rating in all_ratings)

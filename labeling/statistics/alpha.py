@@ -1,7 +1,7 @@
 """Krippendorff's alpha: 1 is perfect agreement, 0 is chance, below 0 is worse than chance.
 
-Krippendorff, "Computing Krippendorff's Alpha-Reliability" (University of Pennsylvania, 2011). The
-number of observers is arbitrary, and values may be missing. Values are numbered 0 … V−1 in order.
+See Krippendorff, "Computing Krippendorff's Alpha-Reliability" (University of Pennsylvania, 2011). There may
+be any number of observers, and values may be missing. Values are numbered 0 … V−1 in ascending order.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ NOMINAL, ORDINAL, INTERVAL = "nominal", "ordinal", "interval"
 def alpha(
     data: Sequence[Sequence[float | None]] | np.ndarray, metric: str = ORDINAL
 ) -> float | None:
-    """Return alpha of values by observer (rows) and unit (columns), with None for missing ones.
+    """Return alpha for a table of values with a row per observer, a column per unit and None for gaps.
 
     Return None if alpha is undefined: no unit has two values, or all values are equal.
     """
@@ -33,7 +33,7 @@ def alpha(
 def coincidences(unit: np.ndarray, value: np.ndarray, values: int) -> np.ndarray:
     """Return the coincidence matrix of each unit, weighted by its number of values.  → (U, V, V)
 
-    `unit` is sorted. Units with fewer than two values have zeros.
+    `unit` must be sorted. The matrix of a unit with fewer than two values is zero.
     """
     starts, sizes = runs_of(unit)
     number = np.repeat(np.arange(len(starts)), sizes)
@@ -44,9 +44,9 @@ def coincidences(unit: np.ndarray, value: np.ndarray, values: int) -> np.ndarray
 
 
 def alpha_of(coincidence: np.ndarray, metric: str, scale: np.ndarray | None = None) -> np.ndarray:
-    """Return alpha of coincidence matrices, NaN where undefined.  (…, V, V) → (…)
+    """Return alpha for coincidence matrices, NaN where it is undefined.  (…, V, V) → (…)
 
-    alpha = 1 − (n − 1) · Σ o_ck δ²_ck / Σ n_c n_k δ²_ck. `scale` has the values for INTERVAL.
+    alpha = 1 − (n − 1) · Σ o_ck δ²_ck / Σ n_c n_k δ²_ck. `scale` contains the values, for INTERVAL only.
     """
     marginal = coincidence.sum(axis=-1)
     distance = _distance(marginal, metric, scale)
@@ -59,12 +59,12 @@ def alpha_of(coincidence: np.ndarray, metric: str, scale: np.ndarray | None = No
 
 
 def _distance(marginal: np.ndarray, metric: str, scale: np.ndarray | None) -> np.ndarray:
-    """Return δ² of every two values.  → (…, V, V)"""
+    """Return δ², the squared distance between every two values.  → (…, V, V)"""
     values = marginal.shape[-1]
     if metric == NOMINAL:
         return np.broadcast_to(1.0 - np.eye(values), (*marginal.shape, values))
     if metric == ORDINAL:
-        # Σ n_g from c to k, minus half of both ends, is the distance between mid-ranks.
+        # The distance between the mid-ranks of c and k is Σ n_g from c to k, minus half of n_c and n_k.
         position = np.cumsum(marginal, axis=-1) - marginal / 2
     elif metric == INTERVAL:
         position = np.broadcast_to(np.arange(values) if scale is None else scale, marginal.shape)
@@ -74,9 +74,8 @@ def _distance(marginal: np.ndarray, metric: str, scale: np.ndarray | None) -> np
 
 
 def either_way(coincidence: np.ndarray) -> np.ndarray:
-    """Symmetrise coincidences of opposite values (−1, 0, 1), for pairs without a first and second.
+    """Make coincidences of the values −1, 0 and 1 independent of which response comes first in a pair.
 
-    Which of two responses comes first is arbitrary. Each pair counts half in either direction, so that
-    alpha does not depend on this choice. n is unchanged.
+    That choice is arbitrary, so each pair counts half in each direction. The total n does not change.
     """
     return (coincidence + coincidence[..., ::-1, ::-1]) / 2

@@ -1,7 +1,7 @@
-"""Biases of reviewers, with intervals: position on the page, response length, speed.
+"""Reviewers' biases, with intervals: position on the page, response length and speed.
 
-A bias is a difference in shares of pairs won: 0.05 is five percentage points. A tie is half a win for
-each response.
+A bias is a difference between shares of pairs won, so 0.05 means five percentage points. A tie is half a win
+for each response.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from labeling.statistics.pairs import Pairs
 
 @dataclass(frozen=True)
 class Meter:
-    """A figure with its 95% interval, over `count` pairs or rankings.
+    """A figure with its 95% interval, computed over `count` pairs or rankings.
 
-    Without a `value`, `reason` says why. An unbounded `high` is infinite.
+    If `value` is None, `reason` says why. If the interval has no upper bound, `high` is infinite.
     """
 
     value: float | None
@@ -51,10 +51,10 @@ NO_PEER = "Nobody else's time was measured."
 
 
 class PairBiases:
-    """Position and length biases, from pairs, the orders shown and the lengths of the responses.
+    """Position and length biases, computed from pairs.
 
-    `shown_orders[n]` is the order in which ranking n was shown, empty if unknown. `lengths` maps a response to its
-    length. `cluster[t]` is the number of the cluster of task t.
+    `shown_orders[n]` is the order in which the responses of ranking n were shown, empty if unknown. `lengths`
+    maps a response to its length. `cluster[t]` is the number of task t's cluster.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class PairBiases:
         self.longer = _longer(pairs, lengths)[pairs.pair]
 
     def position(self, reviewer: int | None = None) -> Meter:
-        """Return the share of pairs that the response shown earlier wins, minus 0.5."""
+        """Return the share of pairs that the response shown first wins, minus 0.5."""
         rows = self._rows(reviewer) & (self.first_place >= 0)
         earlier = self.first_place[rows] < self.second_place[rows]
         won = np.where(earlier, self.won[rows], 1 - self.won[rows])
         return self._mean(won - 0.5, rows, NOT_SHOWN)
 
     def by_position(self) -> list[Meter]:
-        """Return the share of pairs won by the response in each position on the page."""
+        """Return, for each position on the page, the share of pairs that the response in it wins."""
         rows = np.flatnonzero(self.first_place >= 0)
         positions = np.r_[self.first_place[rows], self.second_place[rows]]
         won = np.r_[self.won[rows], 1 - self.won[rows]]
@@ -93,15 +93,15 @@ class PairBiases:
     def length(self) -> Meter:
         """Return the share of pairs that the longer response wins, minus 0.5.
 
-        Longer responses may be better, so this alone does not show a bias.
+        This alone does not show a bias, because longer responses may be better.
         """
         rows = self.longer != 0
         return self._mean(self._longer_won(rows) - 0.5, rows, NO_LENGTH)
 
     def length_of(self, reviewer: int) -> Meter:
-        """Return how much more often the longer response wins with this reviewer than with others.
+        """Return the share of pairs that the longer response wins with this reviewer, minus that with others.
 
-        Compares the same pairs, so that differences in quality cancel out.
+        Both shares are over the same pairs, so that differences in quality cancel out.
         """
         rows = self.longer != 0
         total = np.bincount(self.pairs.pair[rows], self._longer_won(rows), len(self.pairs))
@@ -144,7 +144,7 @@ def _share(totals: np.ndarray) -> np.ndarray:
 
 
 def _places(pairs: Pairs, shown_orders: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions on the page of both responses of each judgment, −1 if unknown."""
+    """Return the positions on the page of both responses in each judgment, −1 if unknown."""
     positions = [{response: n for n, response in enumerate(order)} for order in shown_orders]
     places = np.full((2, len(pairs.pair)), -1, dtype=np.int64)
     first, second = pairs.first[pairs.pair].tolist(), pairs.second[pairs.pair].tolist()
@@ -156,7 +156,7 @@ def _places(pairs: Pairs, shown_orders: Sequence[Sequence[int]]) -> tuple[np.nda
 
 
 def _longer(pairs: Pairs, lengths: dict[int, int]) -> np.ndarray:
-    """Return +1 if the first of a pair is longer, −1 if the second is, 0 if equal or unknown.  (P,)"""
+    """Return +1 if the first response of a pair is longer, −1 if the second is, otherwise 0.  → (P,)"""
     signs = [
         np.sign(lengths[i] - lengths[j]) if i in lengths and j in lengths else 0
         for i, j in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
@@ -168,10 +168,10 @@ def _longer(pairs: Pairs, lengths: dict[int, int]) -> np.ndarray:
 
 
 def speeds(seconds: dict[Any, list[float]], lengths: dict[Any, list[float]]) -> dict[Any, Meter]:
-    """Return each reviewer's median of seconds per character, relative to the other reviewers.
+    """Return each reviewer's median time per character, divided by that of the other reviewers.
 
-    The reference is the median of the others' medians, which one slow task or one unusual reviewer
-    does not affect. The interval is that of the reviewer's own median.
+    The divisor is the median of the others' medians, which one slow task or one unusual reviewer does not
+    affect. The interval only reflects the uncertainty of the reviewer's own median.
     """
     rates = {
         who: np.sort(np.array(seconds[who]) / np.maximum(lengths[who], 1.0)) for who in seconds
@@ -191,10 +191,10 @@ def speeds(seconds: dict[Any, list[float]], lengths: dict[Any, list[float]]) -> 
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95% interval of the median of sorted values, for any distribution.
+    """Return the 95% interval of the median of sorted values, whatever their distribution.
 
-    Uses order statistics (Conover, "Practical Nonparametric Statistics", 1999, section 3.2). With fewer
-    than six values, return 0 to infinity.
+    The bounds are order statistics (Conover, "Practical Nonparametric Statistics", 1999, section 3.2). With
+    fewer than six values, return 0 and infinity.
     """
     count = len(values)
     if count < 6:
@@ -216,7 +216,10 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
 def as_shown(
     tiers: Sequence[Sequence[Sequence[int]]], shown_orders: Sequence[Sequence[int]]
 ) -> Meter:
-    """Return the share of rankings that repeat the order shown, minus the chance of 1/K!."""
+    """Return the share of rankings that repeat the order shown, minus the share expected by chance.
+
+    The chance for a ranking of K responses is 1/K!.
+    """
     same, expected = 0, 0.0
     rankings = [(t, order) for t, order in zip(tiers, shown_orders, strict=True) if order]
     for own_tiers, order in rankings:
@@ -230,5 +233,5 @@ def as_shown(
 
 
 def cluster_numbers(tasks: Sequence[Any], prompts: dict[Any, Any]) -> np.ndarray:
-    """Return the number of each task's prompt, from 0."""
+    """Return the number of each task's prompt, counted from 0."""
     return number_keys(prompts[task] for task in tasks)[0]

@@ -1,6 +1,6 @@
 """Bootstrap intervals that resample whole clusters, so that dependent rows are drawn together.
 
-The percentile bootstrap of Efron, over clusters as in Davison and Hinkley, "Bootstrap Methods and
+This is Efron's percentile bootstrap, applied to clusters as in Davison and Hinkley, "Bootstrap Methods and
 their Application" (1997), section 3.8.
 """
 
@@ -17,7 +17,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # (B, D) sums → (B,) values, N
 
 
 class Bootstrap:
-    """Draws of C clusters, the same for all statistics."""
+    """B resamples of C clusters, which are the same for all statistics."""
 
     def __init__(self, clusters: int, *, resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.clusters = clusters
@@ -27,10 +27,10 @@ class Bootstrap:
     def interval(
         self, sums: np.ndarray, statistic: Statistic, *, lowest: float, highest: float
     ) -> tuple[float, float]:
-        """Return the 2.5 % and 97.5 % quantiles of a statistic of sums over clusters, (C, D).
+        """Return the 2.5% and 97.5% quantiles of a statistic of the clusters' `sums`, (C, D).
 
-        Return `lowest` to `highest` for fewer than MIN_CLUSTERS: a few clusters that agree would
-        give an interval without width.
+        With fewer than MIN_CLUSTERS clusters, return `lowest` and `highest`, because a few equal clusters
+        would give an interval of width zero.
         """
         if np.count_nonzero(np.any(sums != 0, axis=1)) < MIN_CLUSTERS:
             return lowest, highest
@@ -42,7 +42,7 @@ class Bootstrap:
         return float(low), float(high)
 
     def totals(self, sums: np.ndarray) -> np.ndarray:
-        """Return the sums of each draw.  (C, D) → (B, D). Clusters of zeros cost nothing."""
+        """Return the total of each resample.  (C, D) → (B, D). Clusters of zeros take no time."""
         rows = np.flatnonzero(np.any(sums != 0, axis=1))
         if self.clusters * self.resamples <= MAX_BATCH_NUMBERS:
             return np.asarray(self._all_draws[rows].T @ sums[rows])
@@ -50,11 +50,11 @@ class Bootstrap:
 
     @cached_property
     def _all_draws(self) -> np.ndarray:
-        """Return all draws.  → (C, B), in this layout so that selecting clusters is fast."""
+        """Return all resamples.  → (C, B). In this layout, selecting clusters is fast."""
         return np.ascontiguousarray(np.concatenate(list(self._draw())).T)
 
     def _draw(self) -> Iterable[np.ndarray]:
-        """Yield the number of times each cluster is drawn, in batches of draws.  → (b, C)"""
+        """Yield the number of times that each cluster is drawn, in batches of resamples.  → (b, C)"""
         rng = np.random.default_rng(self.seed)
         at_once = max(1, MAX_BATCH_NUMBERS // max(1, self.clusters))
         for start in range(0, self.resamples, at_once):
@@ -66,19 +66,19 @@ class Bootstrap:
 
 
 def number_keys(keys: Iterable[Hashable]) -> tuple[np.ndarray, int]:
-    """Return a number from 0 for each key, equal for equal keys, and the number of distinct keys."""
+    """Number the distinct keys from 0; return the number of each key, and how many are distinct."""
     number_of: dict[Hashable, int] = {}
     numbers = [number_of.setdefault(key, len(number_of)) for key in keys]
     return np.array(numbers, dtype=np.int64), len(number_of)
 
 
 def by_cluster(rows: np.ndarray, cluster: np.ndarray, clusters: int) -> np.ndarray:
-    """Return the sums of rows over each cluster.  (M, D), (M,) → (C, D)"""
+    """Return the sum of the rows in each cluster.  (M, D), (M,) → (C, D)"""
     columns = [np.bincount(cluster, column, clusters) for column in rows.T]
     return np.array(columns, dtype=float).reshape(len(columns), clusters).T
 
 
 def ratio(totals: np.ndarray) -> np.ndarray:
-    """Divide the first column by the second; NaN where the second is 0.  (B, 2) → (B,)"""
+    """Return the first column divided by the second, NaN where that is 0.  (B, 2) → (B,)"""
     with np.errstate(invalid="ignore", divide="ignore"):
         return totals[..., 0] / np.where(totals[..., 1] == 0, np.nan, totals[..., 1])

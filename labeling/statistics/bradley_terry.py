@@ -1,13 +1,13 @@
 """Ratings of models from pairwise comparisons: the Bradley–Terry model with ties.
 
-Davidson, "On Extending the Bradley-Terry Model to Accommodate Ties in Paired Comparison
-Experiments" (JASA 65, 1970). With strengths θ and a propensity to tie ν,
+See Davidson, "On Extending the Bradley-Terry Model to Accommodate Ties in Paired Comparison Experiments"
+(JASA 65, 1970). With strengths θ and a propensity to tie ν,
 
     P(i beats j) ∝ e^θi     P(j beats i) ∝ e^θj     P(tie) ∝ ν · e^((θi + θj)/2)
 
-It is an exponential family in θ and log ν, so Newton's method converges to the single maximum. A
-normal prior of standard deviation 10 on θ keeps estimates finite for a model that never lost, and is
-otherwise negligible. Intervals are bootstrapped over whole clusters (prompts).
+The model is an exponential family in θ and log ν, so Newton's method converges to the only maximum. A normal
+prior with standard deviation 10 on θ keeps the estimate finite for a model that never lost; otherwise its
+effect is negligible. Intervals are bootstrapped over whole clusters, which are prompts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,10 +30,10 @@ MIDDLE = 1000.0
 
 @dataclass(frozen=True)
 class Standing:
-    """A model's place on the leaderboard.
+    """A model's position on the leaderboard.
 
-    `rating` is on the Elo scale: 1000 is the mean of the group, and 400 points are odds of ten to one.
-    `score` is the share of comparisons won, with a tie as half.
+    `rating` is on the Elo scale: the mean of a group is 1000, and a difference of 400 points means odds of ten
+    to one. `score` is the share of comparisons won; a tie counts half.
     """
 
     name: str
@@ -52,8 +52,8 @@ class Standing:
 class Leaderboard:
     """The standings of all models.
 
-    `rates[i][j]` is the score of standings[i] against standings[j], or None if never compared. `reason`
-    says why there are no standings, or what they do not show.
+    `rates[i][j]` is the score of standings[i] against standings[j], or None if they were never compared.
+    `reason` says why there are no standings, or what is missing from them.
     """
 
     standings: Sequence[Standing]
@@ -82,10 +82,10 @@ def leaderboard(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Leaderboard:
-    """Return the leaderboard of N comparisons of two models.
+    """Return the leaderboard for N comparisons of two models.
 
-    `outcome` is +1 if the first won, 0 for a tie, −1 if it lost. `cluster` numbers the prompts from 0.
-    Only the MAX_MODELS models with the most comparisons are rated.
+    `outcome` is +1 if the first model won, 0 for a tie, and −1 if it lost. `cluster` is the number of each
+    comparison's prompt, counted from 0. Only the MAX_MODELS models with the most comparisons are rated.
     """
     different = np.array([a != b for a, b in zip(first, second, strict=True)], dtype=bool)
     names, i, j, left_out = _most_compared(
@@ -110,7 +110,10 @@ def leaderboard(
 def _most_compared(
     first: np.ndarray, second: np.ndarray
 ) -> tuple[list[str], np.ndarray, np.ndarray, int]:
-    """Return names, the indices of both sides (−1 for a model left out), and the number left out."""
+    """Return the names of the models to rate, both sides as indexes, and how many models are left out.
+
+    The index of a model that is left out is −1.
+    """
     if not len(first):
         return [], np.zeros(0, dtype=int), np.zeros(0, dtype=int), 0
     names, index, count = np.unique(
@@ -132,7 +135,7 @@ def _most_compared(
 def _counts(
     i: np.ndarray, j: np.ndarray, outcome: np.ndarray, cluster: np.ndarray, size: int
 ) -> np.ndarray:
-    """Return wins [0, i, j] of i over j and ties [1, i, j], in both orders.  → (C, 2·size·size)"""
+    """Return each cluster's wins of i over j, [0, i, j], and ties, [1, i, j].  → (C, 2·size·size)"""
     _, row = np.unique(cluster, return_inverse=True)
     width, count = 2 * size * size, int(row.max(initial=-1)) + 1
     winner, loser = np.where(outcome >= 0, i, j), np.where(outcome >= 0, j, i)
@@ -146,7 +149,7 @@ def _counts(
 
 
 def fit(counts: np.ndarray, *, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return θ and log ν of each table of (wins, ties).  (B, 2, M, M) → (B, M), (B,)"""
+    """Return the estimates of θ and log ν for each table of wins and ties.  (B, 2, M, M) → (B, M), (B,)"""
     wins, ties = counts[:, 0], counts[:, 1]
     batch, size = wins.shape[:2]
     compared = wins + wins.transpose(0, 2, 1) + ties
@@ -189,7 +192,7 @@ def _newton(
 
 
 def chances(strength: np.ndarray, propensity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return P(i beats j) and P(tie).  (B, M), (B,) → two (B, M, M), with a meaningless diagonal"""
+    """Return P(i beats j) and P(tie). The diagonals are meaningless.  (B, M), (B,) → two (B, M, M)"""
     ahead = (strength[:, :, None] - strength[:, None, :]) / 2
     up, down, level = np.exp(ahead), np.exp(-ahead), np.exp(propensity)[:, None, None]
     total = up + down + level
@@ -197,7 +200,7 @@ def chances(strength: np.ndarray, propensity: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _groups(compared: np.ndarray) -> np.ndarray:
-    """Return the connected component of each model, numbered from 0.  → (M,)"""
+    """Return the number of each model's connected component, counted from 0.  → (M,)"""
     reach = (compared + compared.T > 0) | np.eye(len(compared), dtype=bool)
     for _ in range(len(compared).bit_length()):
         reach = (reach.astype(float) @ reach) > 0
@@ -206,7 +209,7 @@ def _groups(compared: np.ndarray) -> np.ndarray:
 
 
 def _centred(strength: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Shift each group to mean 0.  (B, M)"""
+    """Return the strengths, shifted so that each group has mean 0.  (B, M) → (B, M)"""
     centred = strength.copy()
     for number in np.unique(group):
         part = group == number

@@ -1,12 +1,12 @@
 """The most probable order of a task's responses, with its probability.
 
-Each pair of responses has a posterior from labeling.statistics.reliability. The weight of an order
-(with ties) is the product of the posteriors of its pairs, to the power 2/K: a ranking of K responses
-consists of K−1 decisions, not K(K−1)/2, and without the power its pairs would count as independent
-evidence. For two responses this is the posterior of the pair itself.
+labeling.statistics.reliability gives a posterior for each pair of responses. The weight of an order, which may
+contain ties, is the product of its pairs' posteriors, to the power 2/K. The power is needed because a ranking
+of K responses consists of K−1 decisions, not of K(K−1)/2 independent judgments of pairs. For two responses,
+the result is the posterior of the pair.
 
-The sum over all orders is exact. It removes the top tier recursively, in 3^K steps instead of one for
-each of the 7,087,261 orders of nine responses.
+The sum over all orders is exact. It is computed by removing the top tier recursively, in 3^K steps. Nine
+responses have 7,087,261 orders, but need only 19,683 steps.
 """
 
 from collections import defaultdict
@@ -25,11 +25,11 @@ MAX_BATCH_NUMBERS = 4_000_000
 
 @dataclass(frozen=True)
 class Posterior:
-    """The posterior of a task's order. Axes are `responses`, the ids in ascending order.
+    """The posterior of the order of a task's responses. Axes are `responses`, the ids in ascending order.
 
-    `above[i, j]` is the probability that i is better than j. `tied[i, j]` is the probability that they
-    are equal. above[i, j] + tied[i, j] + above[j, i] = 1. `best[i]` is the probability that no response is better
-    than i. `tiers` is the most probable order, and `probability` is its probability.
+    `above[i, j]` is the probability that i is better than j, and `tied[i, j]` that both are equally good, so
+    above[i, j] + tied[i, j] + above[j, i] = 1. `best[i]` is the probability that no response is better than
+    i. `tiers` is the most probable order, and `probability` its probability.
     """
 
     responses: tuple[int, ...]
@@ -45,7 +45,7 @@ class Posterior:
 
     @property
     def least_certain(self) -> float:
-        """Return the smallest probability, over all pairs, of the pair's most probable side."""
+        """Return the probability of the most probable side of the least certain pair."""
         i, j = np.triu_indices(len(self.responses), k=1)
         likeliest = np.maximum(np.maximum(self.above, self.above.T), self.tied)
         return float(likeliest[i, j].min())
@@ -57,10 +57,10 @@ class Posterior:
 def posterior_of_pairs(
     rankings: Iterable[tuple[Hashable, Tiers]], reliabilities: Reliabilities
 ) -> Posterior | None:
-    """Return the posterior of one task, or None if no ranking compares two responses.
+    """Return the posterior for one task, or None if no ranking compares two responses.
 
-    `rankings` are (reviewer, tiers). Unknown reviewers count as typical. Takes less than a millisecond
-    for four responses.
+    `rankings` are (reviewer, tiers). Unknown reviewers are treated as typical. Four responses take less than a
+    millisecond.
     """
     judgments = [Judgment(None, reviewer, tiers) for reviewer, tiers in rankings]
     return consensus(judgments, reliabilities).get(None)
@@ -69,7 +69,7 @@ def posterior_of_pairs(
 def consensus(
     judgments: Iterable[Judgment], reliabilities: Reliabilities
 ) -> dict[Hashable, Posterior]:
-    """Return the posterior of each task. Tasks without a comparison are left out."""
+    """Return the posterior for each task. Tasks without any comparison are left out."""
     return consensus_of_pairs(expand(judgments), reliabilities)
 
 
@@ -87,7 +87,7 @@ def consensus_of_pairs(pairs: Pairs, reliabilities: Reliabilities) -> dict[Hasha
 
 
 def _pair_posterior(pairs: Pairs, reliabilities: Reliabilities) -> np.ndarray:
-    """Return P(>), P(=) and P(<) of each pair.  → (P, 3)"""
+    """Return the probabilities of >, = and < for each pair.  → (P, 3)"""
     people = [reliabilities[reviewer] for reviewer in pairs.reviewers]
     confusion = np.array(
         [[p.right, p.tie, max(0.0, 1 - p.right - p.tie), p.tie_of_tie] for p in people]
@@ -99,7 +99,7 @@ def _pair_posterior(pairs: Pairs, reliabilities: Reliabilities) -> np.ndarray:
 
 
 def _by_size(pairs: Pairs) -> Iterable[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
-    """Yield tasks by their number of responses K: ids (n, K), and the task and pairs of each."""
+    """Yield, for each number of responses K, the response ids (n, K) and each task with its pairs."""
     order = np.argsort(pairs.task, kind="stable")
     starts = np.flatnonzero(np.diff(pairs.task[order], prepend=-1))
     sizes: dict[int, list[tuple[np.ndarray, tuple[int, np.ndarray]]]] = defaultdict(list)
@@ -119,7 +119,7 @@ def _tables(
     rows: Sequence[tuple[int, np.ndarray]],
     tied: float,
 ) -> tuple[list[Hashable], np.ndarray]:
-    """Return task names, and weighted logs of P(i above j) and P(i tied with j).  → (n, 2, K, K)"""
+    """Return the tasks, and weighted logs of P(i above j) and P(i tied with j).  → (n, 2, K, K)"""
     size = responses.shape[1]
     unknown = np.exp(log_truth(tied))
     logs = np.empty((len(rows), 2, size, size))
@@ -139,7 +139,7 @@ def _tables(
 
 @dataclass(frozen=True)
 class _Steps:
-    """All S ways to remove a top tier from a set of responses, grouped by set. Sets are bit masks."""
+    """All S ways to remove the top tier from a set of responses, grouped by set. Sets are bit masks."""
 
     beats: np.ndarray  # (S, K·K) 1 where the tier beats the rest
     ties: np.ndarray  # (S, K·K) 1 above the diagonal within the tier
@@ -198,9 +198,10 @@ def _orders(
 
 
 def _mass(weight: np.ndarray, steps: _Steps, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the share of all orders that use each step, (n, S), and sums over the orders.
+    """Return the share of the total weight in orders that use each step, (n, S), and two sums.
 
-    `top` of the sums is the share by top response. `log_total` is the log of the total weight.
+    The sum `top` is the share of orders in which each response is in the top tier, and `log_total` is the log
+    of the total weight.
     """
     count, full = len(weight), 2**size - 1
     below = np.ones((count, full + 1))  # weight of all orders of the set
@@ -224,7 +225,7 @@ def _mass(weight: np.ndarray, steps: _Steps, size: int) -> tuple[np.ndarray, dic
 def _likeliest(
     gain: np.ndarray, steps: _Steps, size: int
 ) -> Iterable[tuple[list[list[int]], float]]:
-    """Yield the order of highest weight, as tiers of indices, and the log of its weight."""
+    """Yield the order with the highest weight, as tiers of indexes, and the log of its weight."""
     full = 2**size - 1
     value = np.zeros((len(gain), full + 1))
     chosen = np.zeros((len(gain), full + 1), dtype=np.int64)

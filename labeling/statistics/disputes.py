@@ -1,28 +1,25 @@
-"""Disputed tasks: those with more disagreement than the usual noise explains. Pure numpy.
+"""Disputed tasks, in which reviewers disagree more than their usual noise explains.
 
-A task has two statistics, computed from τ = 1 − 2·distance for every two of its rankings. The
-distance of two rankings is 0 for the same order and 1 for the reverse. A tie against an order counts
-as half a pair.
+Two statistics are computed for each task from τ = 1 − 2·distance of every two rankings. The distance of two
+rankings is 0 for equal orders and 1 for opposite ones; a pair that only one of them ties counts half.
 
 - The mean distance detects general disagreement.
-- The gain of reversing, for three rankings or more, detects two groups of reviewers with opposite
-  orders. It is the largest increase of the mean τ when the rankings of a subset of reviewers are
-  reversed. It is 0 without disagreement and small for noise. For two opposite groups, it increases
-  with each ranking.
+- The gain of reversing detects two groups of reviewers with opposite orders. It is the largest increase of
+  the mean τ that results from reversing the rankings of some reviewers. It needs three rankings. It is 0
+  without disagreement and small for noise; for two opposite groups, it grows with each ranking.
 
-The null model is that of Thurstone, "A Law of Comparative Judgment" (Psychological Review 34, 1927):
-each reviewer perceives the worth of each response with independent normal noise, and ranks the
-responses by perceived worth. If ρ is the correlation of two reviewers' perceptions, they order a pair
-in opposite ways with probability arccos(ρ)/π. So the usual rate of disagreement, estimated over the
-project and for each reviewer, determines the ρ of a task. The distribution of both statistics is
-simulated for its number of responses and rankings. Responses that are close in worth are part of the
-model, so they alone do not make a dispute.
+The null model is Thurstone's, "A Law of Comparative Judgment" (Psychological Review 34, 1927): each reviewer
+perceives each response's worth with independent normal noise, and ranks the responses by perceived worth. If
+two reviewers' perceptions have the correlation ρ, they order a pair in opposite ways with probability
+arccos(ρ)/π. The ρ of a task therefore follows from the usual rate of disagreement in the project and of its
+reviewers. Both statistics are simulated for this ρ and for the task's numbers of responses and rankings. Since
+the model includes responses of similar worth, these alone do not cause a dispute.
 
-The p-value of a task is twice the smaller share of simulated tasks whose statistic is as extreme
-(Bonferroni), or the share itself for two rankings, which have one statistic. If the bulk of the tasks
-has a wider distribution than the model, all are scaled to it (the empirical null of Efron,
-"Large-Scale Simultaneous Hypothesis Testing", JASA 99, 2004). Disputed tasks are those that pass the
-procedure of Benjamini and Hochberg (JRSS B 57, 1995): at most 10% of them are expected to be noise.
+The p-value of a statistic is the share of simulated tasks in which it is at least as extreme. A task's p-value
+is twice the smaller one (Bonferroni), or the only one for two rankings. If most tasks have a wider
+distribution than the model, all p-values are scaled to them (the empirical null of Efron, "Large-Scale
+Simultaneous Hypothesis Testing", JASA 99, 2004). The procedure of Benjamini and Hochberg (JRSS B 57, 1995)
+then selects the disputed tasks, so that at most 10% of them are expected to be noise.
 """
 
 from dataclasses import dataclass
@@ -36,33 +33,34 @@ import numpy as np
 from labeling.statistics.reviewer_pairs import ReviewerPairs
 
 FALSE_DISCOVERIES = 0.1
-"""Expected share of noise among the disputed tasks."""
+"""Maximum expected share of disputed tasks in which the disagreement is only noise."""
 USUAL = 0.27
-"""The rate of disagreement assumed until a project has an estimate: the labelers of Ouyang et al.,
-"Training language models to follow instructions with human feedback" (2022), agreed on 73%."""
+"""The rate of disagreement assumed until the project's own rate can be estimated. The labelers of Ouyang et
+al., "Training language models to follow instructions with human feedback" (2022), agreed on 73%."""
 LEARNED_FROM = 30
-"""Minimum number of tasks with two rankings to estimate a project's own rate."""
+"""Minimum number of tasks with two rankings from which a project's own rate is estimated."""
 SHRUNK_BY = 10
-"""Weight of the project's rate in a reviewer's, in tasks."""
+"""Weight of the project's rate in the estimate of a reviewer's rate, as a number of tasks."""
 SIMULATED = 20_000
-"""Simulated tasks for each combination of responses, rankings and ρ. No p-value is below 1/20,001."""
+"""Number of tasks simulated for each combination of responses, rankings and ρ. The smallest possible p-value
+is 1/20,001."""
 BATCH_SIZE = 4_000
-"""Tasks simulated at a time, to bound the memory."""
+"""Number of tasks simulated at a time, to limit the memory."""
 MAX_RANKINGS = 9
-"""Rankings of a task whose reversal is tried, because each one doubles the number of subsets. The table
-for this number also serves tasks with more rankings."""
+"""Maximum number of a task's rankings whose reversal is tried, because each one doubles the number of
+subsets. Tasks with more rankings use the simulation for this number."""
 STEP = 0.05
-"""ρ is rounded to a multiple of it, so that few combinations have to be simulated."""
+"""ρ is rounded to a multiple of STEP, so that few combinations must be simulated."""
 BULK = 0.8
-"""Share of the tasks, those with the smallest distances, whose spread is compared with the model's."""
+"""Share of tasks, those with the smallest distances, whose distribution is compared with the model's."""
 ROUNDS = 2
-"""The usual rate is estimated from all tasks, and then again without the disputed tasks."""
+"""The usual rate is first estimated from all tasks, and then again without the disputed ones."""
 NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """One entry for each task with two rankings or more; all arrays (T,)."""
+    """The results of the test for each task with two or more rankings. All arrays are (T,)."""
 
     tasks: list[Any]
     distance: np.ndarray
@@ -71,17 +69,17 @@ class Verdicts:
     disputed: np.ndarray  # bool
     usual: float
     learned: bool
-    """Whether `usual` was estimated from the project."""
+    """Whether `usual` was estimated from the project's tasks."""
 
     def __len__(self) -> int:
         return len(self.tasks)
 
 
 def verdicts(tasks: list[Any], reviewer_pairs: ReviewerPairs) -> Verdicts:
-    """Test each task with two rankings or more. `tasks` are the names of the numbered tasks.
+    """Test each task with two or more rankings. `tasks` maps the task numbers in the pairs to tasks.
 
-    Takes about 0.1 s for 1,000 tasks of four responses, and once per process about 0.1 s for each new
-    combination of responses, rankings and ρ.
+    Takes about 0.1 s for 1,000 tasks with four responses, plus 0.1 s for the first task in the process with
+    each combination of responses, rankings and ρ.
     """
     tested = _tasks(reviewer_pairs)
     usual, learned = USUAL, len(tested) >= LEARNED_FROM
@@ -103,7 +101,7 @@ def verdicts(tasks: list[Any], reviewer_pairs: ReviewerPairs) -> Verdicts:
 
 
 def rejected_hypotheses(p_value: np.ndarray, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
-    """Return whether the Benjamini–Hochberg procedure rejects each hypothesis.  → (T,) bool"""
+    """Return which hypotheses the Benjamini–Hochberg procedure rejects.  → (T,) bool"""
     order = np.argsort(p_value)
     passes = p_value[order] <= rate * np.arange(1, len(order) + 1) / max(1, len(order))
     last = np.flatnonzero(passes)
@@ -118,11 +116,11 @@ def rejected_hypotheses(p_value: np.ndarray, rate: float = FALSE_DISCOVERIES) ->
 
 @dataclass(frozen=True)
 class _Tasks:
-    """T tasks with two rankings or more, and M pairs of their reviewers."""
+    """The T tasks with two or more rankings, and the M pairs of reviewers on them."""
 
     number: np.ndarray  # (T,) as in ReviewerPairs.task
-    of_pair: np.ndarray  # (M,) the index of the task of each pair of reviewers
-    responses: np.ndarray  # (T,) compared by a pair of reviewers on average, at least 2
+    of_pair: np.ndarray  # (M,) index of the task on which each pair of reviewers is compared
+    responses: np.ndarray  # (T,) mean number that a pair of reviewers compares, at least 2
     rankings: np.ndarray  # (T,)
     distance: np.ndarray  # (T,) the mean over compared pairs of responses
     gain: np.ndarray  # (T,) the gain of reversing; 0 for two rankings
@@ -132,11 +130,11 @@ class _Tasks:
 
 
 def _tasks(reviewer_pairs: ReviewerPairs) -> _Tasks:
-    """Return the tasks of the pairs of reviewers with both statistics."""
+    """Return the tasks in `reviewer_pairs` with both of their statistics."""
     number, of_pair = np.unique(reviewer_pairs.task, return_inverse=True)
     compared, pair_count = np.bincount(of_pair, reviewer_pairs.compared), np.bincount(of_pair)
     apart = np.bincount(of_pair, reviewer_pairs.distance * reviewer_pairs.compared)
-    # n pairs are the pairs of (1 + √(1 + 8n)) / 2 responses. Rounded down, with a margin for floats.
+    # (1 + √(1 + 8n)) / 2 responses have n pairs. This is rounded down, after adding a margin for floats.
     responses = (1 + np.sqrt(1 + 8 * compared / np.maximum(pair_count, 1))) / 2 + 1e-9
     rankings, index = _rankings_in_tasks(of_pair, reviewer_pairs.rankings)
     return _Tasks(
@@ -150,7 +148,7 @@ def _tasks(reviewer_pairs: ReviewerPairs) -> _Tasks:
 
 
 def _rankings_in_tasks(of_pair: np.ndarray, rankings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of rankings of each task, and each ranking's index among those of its task.
+    """Return each task's number of rankings, and the index of each ranking within its task.
 
     (M,) and (M, 2)  → (T,) and (2, M)
     """
@@ -164,7 +162,7 @@ def _rankings_in_tasks(of_pair: np.ndarray, rankings: np.ndarray) -> tuple[np.nd
 def _gains(
     of_pair: np.ndarray, index: np.ndarray, rankings: np.ndarray, tau: np.ndarray
 ) -> np.ndarray:
-    """Return the gain of reversing of each task.  (M,), (2, M), (T,) and (M,)  → (T,)
+    """Return each task's gain of reversing.  (M,), (2, M), (T,) and (M,)  → (T,)
 
     Tasks with the same number of rankings are computed together.
     """
@@ -182,9 +180,9 @@ def _gains(
 
 
 def gain_of_reversing(taus: np.ndarray) -> np.ndarray:
-    """Return the largest increase of the mean τ when some of the rankings are reversed.
+    """Return the largest increase of the mean τ that results from reversing some of the rankings.
 
-    (T, R, R), of which only the part above the diagonal is read  → (T,), at least 0
+    (T, R, R), of which only the values above the diagonal are read  → (T,), at least 0
     """
     first, second = np.triu_indices(taus.shape[1], k=1)
     above = taus[:, first, second]  # (T, P)
@@ -193,9 +191,9 @@ def gain_of_reversing(taus: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=MAX_RANKINGS)
 def _signs(rankings: int) -> np.ndarray:
-    """Return the sign of each pair of rankings for each split in two, divided by the number of pairs.
+    """Return the sign of each pair of rankings in each split of the rankings into two groups.
 
-    The sign is +1 within a part and −1 across.  → (P, 2^(R − 1))
+    The sign is +1 within a group and −1 across groups, divided by the number of pairs.  → (P, 2^(R − 1))
     """
     splits = np.arange(2 ** (rankings - 1))[:, None] >> np.arange(rankings) & 1
     first, second = np.triu_indices(rankings, k=1)
@@ -209,15 +207,15 @@ def _signs(rankings: int) -> np.ndarray:
 def _correlations(
     reviewer_pairs: ReviewerPairs, tested: _Tasks, undisputed: np.ndarray, learned: bool
 ) -> tuple[np.ndarray, float]:
-    """Return ρ of each task, and the usual rate of disagreement over the tasks that are `undisputed`."""
+    """Return the ρ of each task, and the usual rate of disagreement in the `undisputed` tasks."""
     if not learned or not undisputed.any():
         return np.full(len(tested), cos(pi * USUAL)), USUAL
     usual = float(tested.distance[undisputed].mean())
-    typical = max(0.0, cos(pi * min(usual, 0.5))) ** 0.5  # a reviewer's correlation with the worth
+    typical = max(0.0, cos(pi * min(usual, 0.5))) ** 0.5  # correlation of perceived and true worth
     pair_count = np.bincount(tested.of_pair, minlength=len(tested))
     reviewer = np.r_[reviewer_pairs.first, reviewer_pairs.second]  # (2M,), like everything below
     task = np.tile(tested.of_pair, 2)
-    weight = np.where(undisputed[task], 1 / pair_count[task], 0)  # a task counts once
+    weight = np.where(undisputed[task], 1 / pair_count[task], 0)  # every task has the weight 1
     apart = _of_other_tasks(reviewer, task, weight * np.tile(reviewer_pairs.distance, 2))
     tasks = _of_other_tasks(reviewer, task, weight)
     rate = (apart + SHRUNK_BY * usual) / (tasks + SHRUNK_BY)
@@ -227,7 +225,7 @@ def _correlations(
 
 
 def _of_other_tasks(reviewer: np.ndarray, task: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return for each row the sum of its reviewer's values over other tasks."""
+    """Return, for each row, the sum of its reviewer's values in other tasks."""
     _, pair = np.unique(reviewer * (task.max() + 1) + task, return_inverse=True)
     everything, here = np.bincount(reviewer, values), np.bincount(pair, values)
     return np.asarray(everything[reviewer] - here[pair])
@@ -267,7 +265,7 @@ def _tables(tested: _Tasks, rho: np.ndarray) -> list[tuple[np.ndarray, np.ndarra
 
 
 def _p_values(tested: _Tasks, rho: np.ndarray, *, rescale: bool) -> np.ndarray:
-    """Return the p-values of both statistics combined; `rescale` scales them to the bulk of tasks."""
+    """Return the combined p-values of both statistics, scaled to the bulk of the tasks if `rescale`."""
     tables = _tables(tested, rho)
     distances = [distances for distances, _ in tables]
     apart = _tails(tested.distance, distances)
@@ -278,7 +276,10 @@ def _p_values(tested: _Tasks, rho: np.ndarray, *, rescale: bool) -> np.ndarray:
 
 
 def _tails(values: np.ndarray, tables: list[np.ndarray], margin: float = -1e-5) -> np.ndarray:
-    """Return the share of each table that is at least as large as the value, counting the value."""
+    """Return the share of each table's values that are at least as large as the task's own value.
+
+    The task's own value is included, so that the share is never 0.
+    """
     tail = [
         1 + len(table) - np.searchsorted(table, value + margin)
         for value, table in zip(values.tolist(), tables, strict=True)
@@ -287,9 +288,9 @@ def _tails(values: np.ndarray, tables: list[np.ndarray], margin: float = -1e-5) 
 
 
 def _spread(values: np.ndarray, tables: list[np.ndarray]) -> float:
-    """Return the width of the bulk of the values relative to the tables, at least 1.
+    """Return how much wider the bulk of the values is distributed than the tables, at least 1.
 
-    Uses mid-p-values, in which equal values count half, because the values are discrete.
+    The values are discrete, so this uses mid-p-values, in which equal values count half.
     """
     middle = (_tails(values, tables) + _tails(values, tables, 1e-5)) / 2
     edge = float(np.clip(np.quantile(middle, 1 - BULK), 1e-6, 1 - 1e-6))

@@ -1,10 +1,10 @@
-"""Confidence intervals of shares, used by pages, commands and recipes alike. Pure numpy.
+"""Confidence intervals for shares, shared by pages, commands and recipes. Does not import Django.
 
-`wilson` is the score interval of Wilson, "Probable Inference, the Law of Succession, and
-Statistical Inference" (JASA 22, 1927). `ShareSums` is the same interval for observations that come
-in clusters (the pairs of one prompt): the number of trials is the effective sample size, the number
-of independent observations that would estimate the share as precisely (Korn and Graubard, "Analysis
-of Health Surveys", 1999, section 3.2; Franco et al., JSSAM 7, 2019, compare such intervals).
+`wilson` is the score interval of Wilson, "Probable Inference, the Law of Succession, and Statistical
+Inference" (JASA 22, 1927). `ShareSums` is the same interval for observations in clusters, such as the pairs of
+one prompt. Its number of trials is the effective sample size, which is the number of independent observations
+that would estimate the share with the same precision (Korn and Graubard, "Analysis of Health Surveys", 1999,
+section 3.2; Franco et al., JSSAM 7, 2019, compare such intervals).
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,14 +18,14 @@ Z95 = 1.959963984540054
 
 REPLICATES = 1000
 MAX_BATCH_RESAMPLES = 2**22
-"""Maximum number of values of a bootstrap in memory."""
+"""Maximum number of bootstrap values in memory at a time."""
 
 FEW_CLUSTERS = 10
-"""With fewer clusters, their variance is too uncertain, so each cluster counts as one trial."""
+"""With fewer clusters than this, each counts as one trial, because their variance is too uncertain."""
 
 
 def wilson(share: float, trials: float) -> tuple[float, float]:
-    """Return the 95% interval of a share of `trials`, or 0 to 1 without trials."""
+    """Return the 95% interval for a share of `trials` observations, or 0 and 1 if there are none."""
     if not trials:
         return 0.0, 1.0
     spread = Z95 * Z95 / trials
@@ -36,7 +36,7 @@ def wilson(share: float, trials: float) -> tuple[float, float]:
 
 @dataclass
 class ShareSums:
-    """Sums over clusters for a share and its interval. Clusters may come in any order."""
+    """A share and its interval, computed from sums over clusters, which are added in any order."""
 
     clusters: int = 0
     agreeing: float = 0.0
@@ -47,7 +47,7 @@ class ShareSums:
 
     @classmethod
     def of(cls, rows: Iterable[tuple[float, float]]) -> "ShareSums":
-        """Return the sums over clusters, given (agreeing, total) of each."""
+        """Return the sums over clusters from one row (agreeing, total) per cluster."""
         sums = cls()
         for agreeing, total in rows:
             sums.add(agreeing, total)
@@ -70,13 +70,13 @@ class ShareSums:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the 95% interval, or 0 to 1 for fewer than two clusters."""
+        """Return the 95% interval, or 0 and 1 for fewer than two clusters."""
         if self.share is None or self.clusters < 2:
             return 0.0, 1.0
         return wilson(self.share, self._effective_size(self.share))
 
     def _effective_size(self, share: float) -> float:
-        """Return share·(1 − share) divided by the variance of the ratio estimator."""
+        """Return the effective sample size: share·(1 − share) / variance of the ratio estimator."""
         squares = (
             self._agreeing_squared - 2 * share * self._product + share**2 * self._total_squared
         )
@@ -92,10 +92,10 @@ class ShareSums:
 def share_interval(
     agreeing: np.ndarray, evidence: np.ndarray, seed: int
 ) -> tuple[list[float], str]:
-    """Return the 95% interval of Σ agreeing / Σ evidence over clusters, and the method used.
+    """Return the 95% interval of Σ agreeing / Σ evidence over clusters, and the name of the method.
 
-    The method is a bootstrap over clusters. With few clusters, or when all have the same share so that
-    resamples do not vary, it is Wilson's interval with each cluster as one trial.
+    The method is a bootstrap over clusters. If there are few clusters, or all have the same share, it is
+    Wilson's interval with each cluster as one trial.
     """
     share_of_each = agreeing / evidence
     if len(evidence) < FEW_CLUSTERS or np.ptp(share_of_each) == 0:
@@ -108,7 +108,7 @@ def share_interval(
 
 
 def ratio_interval(sums: np.ndarray, sizes: np.ndarray, seed: int) -> list[float] | None:
-    """Return the 95% interval of Σ sums / Σ sizes over clusters, a bootstrap; None for one cluster."""
+    """Return the 95% bootstrap interval of Σ sums / Σ sizes over clusters, or None for one cluster."""
     if len(sizes) < 2:
         return None
     drawn = resamples(len(sizes), seed)  # (n, clusters) each
@@ -117,7 +117,7 @@ def ratio_interval(sums: np.ndarray, sizes: np.ndarray, seed: int) -> list[float
 
 
 def resamples(count: int, seed: int, replicates: int = REPLICATES) -> Iterator[np.ndarray]:
-    """Yield the number of times each of `count` clusters is drawn, in batches of replicates.
+    """Yield how often each of `count` clusters is drawn in each replicate, in batches.
 
     → (n, count), with `replicates` rows in total
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def tau_b(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Return tau-b of two variables, or None if one of them has only ties."""
+    """Return the tau-b of two variables, or None if all values of one of them are tied."""
     i, j = np.triu_indices(len(first), k=1)
     x, y = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     first_signs, second_signs = np.sign(x[j] - x[i]), np.sign(y[j] - y[i])
@@ -21,7 +21,10 @@ def tau_b(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def tau_of(score: np.ndarray, untied_first: np.ndarray, untied_second: np.ndarray) -> np.ndarray:
-    """Return tau-b from concordant minus discordant pairs and untied pairs; NaN if undefined."""
+    """Return tau-b, or NaN where it is undefined.
+
+    `score` is the number of concordant pairs minus that of discordant ones.
+    """
     product = np.asarray(untied_first, dtype=float) * untied_second
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(score / np.sqrt(np.where(product == 0, np.nan, product)))

@@ -1,7 +1,7 @@
 """Rankings as judgments of pairs of responses, in flat numpy arrays.
 
-A pair is two responses of one task, the smaller id first. Each ranking with both responses judges it:
-+1 (the first is better), 0 (tied) or −1.
+A pair consists of two responses in one task, the smaller id first. Each ranking that contains both of them
+judges the pair: +1 if the first is better, 0 if they are tied, −1 if the second is better.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ Tiers = Sequence[Sequence[int]]
 
 
 class Judgment(NamedTuple):
-    """A ranking of a task by a reviewer. Any hashable values may identify the two."""
+    """A reviewer's ranking of a task. Both are identified by any hashable value."""
 
     task: Hashable
     reviewer: Hashable
@@ -24,9 +24,9 @@ class Judgment(NamedTuple):
 
 @dataclass(frozen=True)
 class Pairs:
-    """P pairs and the N judgments of them. Tasks and reviewers are numbered in order of appearance.
+    """P pairs of responses and N judgments of these pairs, sorted by pair and then by ranking.
 
-    Judgments are sorted by pair, then by ranking.
+    Tasks and reviewers are numbered in order of appearance.
     """
 
     tasks: list[Any]
@@ -44,9 +44,9 @@ class Pairs:
 
 
 def expand(judgments: Iterable[Judgment]) -> Pairs:
-    """Return the pairs of rankings: K(K−1)/2 for a ranking of K responses.
+    """Return the pairs in these rankings, with their judgments. K responses have K(K−1)/2 pairs.
 
-    Linear in the pairs: less than two seconds for 100,000 rankings of four responses.
+    The time is linear in the number of judgments: 100,000 rankings of four responses take less than two seconds.
     """
     tasks: dict[Any, int] = {}
     reviewers: dict[Any, int] = {}
@@ -63,9 +63,9 @@ def expand(judgments: Iterable[Judgment]) -> Pairs:
 
 
 def _statements(rows: list[tuple[int, int, int, list[int], list[int]]]) -> np.ndarray:
-    """Return rows of ranking, task, reviewer, first id, second id and outcome.  → (6, n)
+    """Return the ranking, task, reviewer, first id, second id and outcome of each judgment.  → (6, n)
 
-    All rankings have the same number of responses.
+    All rankings must have the same number of responses.
     """
     about = np.array([row[:3] for row in rows], dtype=np.int64)
     ids = np.array([row[3] for row in rows], dtype=np.int64)
@@ -104,7 +104,7 @@ def _numbered(tasks: list[Any], reviewers: list[Any], columns: np.ndarray) -> Pa
 
 
 def index_pairs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return all (i, j), i < j, with group[i] == group[j], for a sorted `group`.  → two (M,)"""
+    """Return all i < j with group[i] == group[j]. `group` must be sorted.  → two (M,)"""
     starts, sizes = runs_of(group)
     first, second = [], []
     for size in np.unique(sizes[sizes > 1]):
@@ -117,6 +117,6 @@ def index_pairs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def runs_of(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the start and the length of each run of equal values of a sorted array."""
+    """Return the start and the length of each run of equal values in a sorted array."""
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]]) if len(group) else group[:0]
     return starts, np.diff(np.r_[starts, len(group)])

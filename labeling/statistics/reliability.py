@@ -1,22 +1,22 @@
-"""Reliability of reviewers, estimated from pairs that several reviewers judged.
+"""Reviewers' reliability, estimated from the pairs that several of them judged.
 
-The model is that of Dawid and Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using
-the EM Algorithm" (Applied Statistics 28, 1979), on pairs of responses. The true side of a pair is one
-of two orders or a tie. Which response comes first is arbitrary, so the 3×3 confusion matrix of a
-reviewer has three free parameters:
+The model is that of Dawid and Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM
+Algorithm" (Applied Statistics 28, 1979), applied to pairs of responses. The true side of a pair is one of two
+orders or a tie. Which response comes first is arbitrary, so a reviewer's 3×3 confusion matrix has only three
+free parameters:
 
-    truly ordered:  right, tie, reversed      (they sum to 1)
-    truly tied:     tie_of_tie, and half of the rest for either order
+    truly ordered:  right, tie, reversed      (their sum is 1)
+    truly tied:     tie_of_tie, and half of 1 − tie_of_tie for each order
 
-`quality` = right + tie/2 is the probability of being right about an ordered pair, with a tie as half:
-1 is always right, 0.5 is chance, 0 is always reversed. It corresponds to η in Chen et al., "Pairwise
-Ranking Aggregation in a Crowdsourced Setting" (Crowd-BT, WSDM 2013), but does not assume that all
-responses have a common scale, because responses to different prompts have none.
+`quality` = right + tie/2 is the probability of judging an ordered pair correctly, where a tie counts half: 1
+is always right, 0.5 is chance, and 0 is always reversed. It corresponds to η in Chen et al., "Pairwise Ranking
+Aggregation in a Crowdsourced Setting" (Crowd-BT, WSDM 2013), but does not assume a common scale for all
+responses, because responses to different prompts have none.
 
-Estimates maximise the posterior under weak Dirichlet priors, by EM. The pairs of one ranking are
-dependent, so standard errors are those of a composite likelihood: the sandwich estimator of Varin,
-Reid and Firth, "An Overview of Composite Likelihood Methods" (Statistica Sinica 21, 2011), with the
-task as the unit, jointly over all reviewers.
+The estimates maximise the posterior under weak Dirichlet priors, by EM. The pairs of one ranking are
+dependent, so the standard errors are those of a composite likelihood: the sandwich estimator of Varin, Reid
+and Firth, "An Overview of Composite Likelihood Methods" (Statistica Sinica 21, 2011), with tasks as units, and
+computed for all reviewers together.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -28,7 +28,7 @@ import numpy as np
 from labeling.statistics.intervals import Z95
 from labeling.statistics.pairs import Judgment, Pairs, expand, index_pairs, runs_of
 
-# Pseudo-counts of pairs: as many as in one ranking of four responses.
+# Pseudo-counts of the priors, in pairs. Those of ORDERED are as many as a ranking of four responses has.
 ORDERED = np.array([4.0, 1.0, 1.0])  # right, tie, reversed
 TIED = np.array([1.5, 1.5])  # judged a tie, or not
 TRULY = np.array([8.0, 2.0])  # ordered, tied
@@ -41,9 +41,9 @@ MAX_JOINT_REVIEWERS = 400
 
 @dataclass(frozen=True)
 class Reliability:
-    """Reliability of one reviewer, with a 95% interval of the quality.
+    """One reviewer's reliability, with a 95% interval for the quality.
 
-    `tasks` and `pairs` are the numbers shared with other reviewers.
+    `tasks` and `pairs` are the numbers of tasks and pairs that other reviewers have judged too.
     """
 
     right: float
@@ -66,19 +66,19 @@ class Reliability:
         return self._bound(Z95)
 
     def _bound(self, z: float) -> float:
-        """Return a bound computed on the log-odds scale, so that it is between 0 and 1."""
+        """Return a bound of the interval, computed on the log-odds scale so that it is between 0 and 1."""
         quality = min(max(self.quality, 1e-9), 1 - 1e-9)
         odds = quality / (1 - quality) * np.exp(z * self.error / (quality * (1 - quality)))
         return float(odds / (1 + odds))
 
 
-# Assumed for reviewers without shared tasks.
+# Assumed for reviewers who share no task with others.
 TYPICAL = Reliability(right=0.75, tie=0.1, tie_of_tie=0.5, error=0.15)
 
 
 @dataclass(frozen=True)
 class Reliabilities:
-    """Reliabilities by reviewer. Unknown reviewers are `typical`; `tied` is the share of true ties."""
+    """Reviewers' reliabilities. Unknown reviewers are `typical`; `tied` is the share of true ties."""
 
     of: Mapping[Hashable, Reliability] = field(default_factory=dict)
     typical: Reliability = TYPICAL
@@ -93,9 +93,9 @@ NOBODY_MET = "No two reviewers ranked the same responses, so reviewers cannot be
 
 
 def fit(judgments: Iterable[Judgment]) -> Reliabilities:
-    """Estimate the reliabilities, or return a `reason` if that is impossible.
+    """Estimate the reliabilities. If that is impossible, the result has a `reason`.
 
-    Takes three to six seconds for 100,000 rankings of four responses.
+    100,000 rankings of four responses take three to six seconds.
     """
     return fit_pairs(expand(judgments))
 
@@ -125,7 +125,7 @@ def fit_pairs(pairs: Pairs) -> Reliabilities:
 
 
 def _typical(confusion: np.ndarray, of: Mapping[Any, Reliability]) -> Reliability:
-    """Return the median reviewer, with the spread between reviewers as the error."""
+    """Return a reviewer with the median parameters, and the spread between reviewers as the error."""
     right, tie, _, tie_of_tie = (float(v) for v in np.median(confusion, axis=0))
     qualities = [reliability.quality for reliability in of.values()]
     spread = float(np.std(qualities)) if len(qualities) > 2 else TYPICAL.error
@@ -138,14 +138,14 @@ def _typical(confusion: np.ndarray, of: Mapping[Any, Reliability]) -> Reliabilit
 
 @dataclass(frozen=True)
 class _Judgments:
-    """Judgments sorted by pair, with two or more of each pair."""
+    """The judgments of pairs that have two or more of them, sorted by pair."""
 
     pair: np.ndarray  # (N,) renumbered from 0
     reviewer: np.ndarray  # (N,)
     side: np.ndarray  # (N,) 0: the first is better, 1: tied, 2: worse
     task: np.ndarray  # (N,)
     weight: np.ndarray  # (P,) number of pairs with these judgments
-    same_as: np.ndarray  # (all pairs,) number of the pair here that represents each
+    same_as: np.ndarray  # (all pairs,) number of the pair that represents each of all pairs
 
 
 def _shared(pairs: Pairs) -> _Judgments:
@@ -164,9 +164,9 @@ def _shared(pairs: Pairs) -> _Judgments:
 
 
 def _patterns(shared: _Judgments) -> _Judgments:
-    """Merge pairs with the same judgments by the same reviewers, which leaves far fewer.
+    """Merge pairs that have the same judgments by the same reviewers, so that far fewer are left.
 
-    Pairs are compared by a sum of random 64-bit numbers, one for each (reviewer, side).
+    Pairs are compared by hashes: each (reviewer, side) has a random 64-bit number, and a pair has their sum.
     """
     rng = np.random.default_rng(0)
     code = shared.reviewer * 3 + shared.side
@@ -188,7 +188,7 @@ def _patterns(shared: _Judgments) -> _Judgments:
 
 
 def _ramp(sizes: np.ndarray) -> np.ndarray:
-    """Return 0 … n−1 for each size n, concatenated."""
+    """Return the numbers 0 … n−1 for each size n, one after the other."""
     ends = np.cumsum(sizes)
     return np.arange(ends[-1]) - np.repeat(ends - sizes, sizes)
 
@@ -202,7 +202,7 @@ def _tasks_each(shared: _Judgments, reviewers: int) -> np.ndarray:
 
 
 def log_confusion(confusion: np.ndarray) -> np.ndarray:
-    """Return the logs of the confusion matrices, with both axes >, =, <.
+    """Return the logs of the confusion matrices. Both of their axes are >, =, <.
 
     (…, 4) right, tie, reversed, tie_of_tie  → (…, truth, judgment)
     """
@@ -224,7 +224,7 @@ def posterior(
     log_chances: np.ndarray,
     truth: np.ndarray,
 ) -> np.ndarray:
-    """Return the posterior of the true side of each pair.  → (P, 3) probabilities of >, =, <"""
+    """Return the posterior probabilities of >, = and < for each pair.  → (P, 3)"""
     count = int(pair.max(initial=-1)) + 1
     evidence = [np.bincount(pair, log_chances[reviewer, z, side], count) for z in range(3)]
     logs = np.array(evidence).T + truth
@@ -233,10 +233,10 @@ def posterior(
 
 
 def _em(rows: _Judgments, reviewers: int) -> tuple[np.ndarray, float]:
-    """Return (right, tie, reversed, tie_of_tie) of each reviewer, and the share of true ties.
+    """Return each reviewer's right, tie, reversed and tie_of_tie, and the share of true ties.
 
     EM is accelerated by SQUAREM, scheme S3 (Varadhan and Roland, Scandinavian Journal of Statistics 35,
-    2008), which needs a tenth of the steps. It converges to a fixed point of EM.
+    2008), which needs a tenth of the steps and converges to a fixed point of EM.
     """
     ordered, called_tie = ORDERED / ORDERED.sum(), TIED[0] / TIED.sum()
     point = _odds(
@@ -264,7 +264,7 @@ def _step(rows: _Judgments, point: np.ndarray) -> np.ndarray:
 
 
 def _odds(confusion: np.ndarray, tied: float) -> np.ndarray:
-    """Return unbounded parameters: those of `_scores`, flattened, and the log odds of a true tie."""
+    """Return the parameters on unbounded scales: those of `_scores`, and the log odds of a true tie."""
     right, tie, wrong, tie_of_tie = confusion.T
     odds = np.log([right / wrong, tie / wrong, tie_of_tie / (1 - tie_of_tie)]).T
     return np.r_[odds.ravel(), np.log(tied / (1 - tied))]
@@ -302,9 +302,9 @@ def _errors(
     tied: float,
     reviewers: int,
 ) -> np.ndarray:
-    """Return the standard errors of the quality.  → (reviewers,)
+    """Return the standard error of each reviewer's quality.  → (reviewers,)
 
-    With more than MAX_JOINT_REVIEWERS reviewers, each error treats the other reviewers as known.
+    With more than MAX_JOINT_REVIEWERS reviewers, the error of each one ignores that the others are estimated.
     """
     scores = _scores(confusion)
     truths = posterior(
@@ -328,7 +328,10 @@ def _errors(
 def _sandwich(
     bread: np.ndarray, meat: np.ndarray, prior: np.ndarray, slope: np.ndarray
 ) -> np.ndarray:
-    """Return the larger of the model-based and the robust error, which allows for dependent pairs."""
+    """Return the model-based standard error or the robust one, whichever is larger.
+
+    The robust error allows for the dependence between pairs.
+    """
     size = len(prior)
     each = np.arange(size)
     blocks = np.zeros((size, 3, size, 3))
@@ -347,7 +350,7 @@ def _sandwich(
 
 
 def _scores(confusion: np.ndarray) -> np.ndarray:
-    """Return the gradient of the log likelihood of a judgment.  → (reviewers, truth, judgment, 3)
+    """Return the gradient of each judgment's log likelihood.  → (reviewers, truth, judgment, 3)
 
     The parameters are log(right/reversed), log(tie/reversed) and the log odds of tie_of_tie.
     """
@@ -364,7 +367,7 @@ def _scores(confusion: np.ndarray) -> np.ndarray:
 
 
 def _complete(confusion: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the Fisher information of `counts` (ordered, tied) pairs with known truth.
+    """Return the Fisher information of pairs with known truth. `counts` are (ordered, tied) pairs.
 
     → (reviewers, 3, 3)
     """
@@ -388,7 +391,7 @@ def _information(
     confusion: np.ndarray,
     reviewers: int,
 ) -> Blocks:
-    """Return the observed information: complete minus missing (Louis, JRSS B 44, 1982)."""
+    """Return the observed information: complete minus missing information (Louis, JRSS B 44, 1982)."""
     weight = rows.weight[rows.pair]
     ordered = np.bincount(rows.reviewer, weight * (1 - truths[rows.pair, 1]), reviewers)
     level = np.bincount(rows.reviewer, weight * truths[rows.pair, 1], reviewers)
@@ -409,7 +412,7 @@ def _information(
 
 
 def _variability(rows: _Judgments, truths: np.ndarray, scores: np.ndarray) -> Blocks:
-    """Return the variability of the gradient between tasks."""
+    """Return the covariance of the gradient, estimated from its variation between tasks."""
     expected = np.einsum(
         "nz,nzp->np", truths[rows.pair], scores[rows.reviewer, :, rows.side], optimize=True
     )
@@ -426,7 +429,7 @@ def _variability(rows: _Judgments, truths: np.ndarray, scores: np.ndarray) -> Bl
 
 
 def _with_itself(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return all (i, j) of one group, in both orders and with i = j."""
+    """Return all (i, j) with both indexes in the same group, in both orders and including i = j."""
     i, j = index_pairs(group)
     each = np.arange(len(group))
     return np.r_[each, i, j], np.r_[each, j, i]
@@ -449,7 +452,7 @@ def _diagonal(blocks: Blocks, reviewers: int) -> np.ndarray:
 
 
 def _slope(confusion: np.ndarray) -> np.ndarray:
-    """Return the gradient of right + tie/2 by the parameters of `_scores`.  → (reviewers, 3)"""
+    """Return the gradient of the quality with respect to the parameters of `_scores`.  → (reviewers, 3)"""
     right, tie, _, _ = confusion.T
     by_right = right * (1 - right) - right * tie / 2
     by_tie = tie * (1 - tie) / 2 - right * tie

@@ -1,7 +1,7 @@
-"""Pairs of reviewers of one task, each with a 3×3 table of their judgments of its responses.
+"""Pairs of reviewers who ranked the same task, each with a 3×3 table of their judgments.
 
-Every measure of agreement is a sum over such tables, so a breakdown by reviewer or week selects
-rows.
+Every measure of agreement is a sum over these tables, so its value for one reviewer or one week is the sum over
+some of the rows.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from labeling.statistics.pairs import Pairs, Tiers, index_pairs
 
 @dataclass(frozen=True)
 class ReviewerPairs:
-    """M pairs of reviewers. The axes of a table are the judgments of `first` and `second`: −1, 0, +1.
+    """M pairs of reviewers. The axes of a table are the judgments −1, 0, +1 by `first` and `second`.
 
-    `shares` is the table with each pair weighted by 1/(m − 1), where m reviewers judged it. Added to
-    its transpose, it is the coincidence matrix of Krippendorff's alpha.
+    In `shares`, each pair of responses has the weight 1/(m − 1), where m is the number of reviewers who judged
+    the pair. The sum of `shares` and its transpose is the coincidence matrix of Krippendorff's alpha.
     """
 
     task: np.ndarray  # (M,) index into the tasks
@@ -52,7 +52,7 @@ class ReviewerPairs:
 
     @property
     def strict(self) -> np.ndarray:
-        """Return the number of pairs that both ordered."""
+        """Return the number of pairs that both reviewers ordered, without a tie."""
         return self.table[:, ::2, ::2].sum(axis=(1, 2))
 
     @property
@@ -61,22 +61,25 @@ class ReviewerPairs:
 
     @property
     def tau(self) -> np.ndarray:
-        """Return Kendall's tau-b of the two rankings, NaN if one of them ties everything."""
+        """Return Kendall's tau-b of both rankings, NaN if one of them ties everything."""
         untied_first = self.compared - self.table[:, 1, :].sum(axis=1)
         untied_second = self.compared - self.table[:, :, 1].sum(axis=1)
         return tau_of(2 * self.strict_same - self.strict, untied_first, untied_second)
 
     @property
     def distance(self) -> np.ndarray:
-        """Return 0 for the same order, 1 for the reverse; a tie against an order counts half."""
+        """Return the distance of both rankings, from 0 for equal to 1 for opposite orders.
+
+        A pair that only one of them ties counts half.
+        """
         apart = np.abs(np.arange(3)[:, None] - np.arange(3)) / 2
         return (self.table * apart).sum(axis=(1, 2)) / self.compared
 
 
 def reviewer_pairs(pairs: Pairs) -> ReviewerPairs:
-    """Return all pairs of reviewers with a common task.
+    """Return every two reviewers of each task.
 
-    The cost is linear in the number of response pairs times the reviewer pairs per response pair.
+    The time is linear in the number of comparisons: one per pair of responses and two reviewers.
     """
     first, second = index_pairs(pairs.pair)
     judged = np.bincount(pairs.pair, minlength=len(pairs))[pairs.pair[first]]
@@ -97,11 +100,10 @@ def reviewer_pairs(pairs: Pairs) -> ReviewerPairs:
 
 
 def mean_distance(rankings: Sequence[Tiers]) -> float:
-    """Return the mean distance of the rankings of one task, over pairs of responses: 0 to 1.
+    """Return the mean distance of every two rankings of a task, from 0 to 1.
 
-    It is the mean distance of `ReviewerPairs`, weighted by the number of pairs that both rankings
-    compare. Return 0 when no pair was compared twice. Plain Python is ten times as fast as arrays for the few
-    responses of a task.
+    It is the mean of `ReviewerPairs.distance`, weighted by the number of pairs that both rankings contain, or 0
+    if they contain none. This is plain Python, because arrays are ten times slower for so few responses.
     """
     rank_maps = [{i: rank for rank, tier in enumerate(tiers) for i in tier} for tiers in rankings]
     differences = compared = 0

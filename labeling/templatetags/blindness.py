@@ -15,7 +15,7 @@ register = template.Library()
 def shown_to_all(context: dict[str, Any], project: Project, sheet: Sheet) -> dict[str, Any]:
     """Return the model names and rankings that the project shows to everyone on the ranking page.
 
-    Runs no query when the project shows neither.
+    Costs no query if the project shows neither.
     """
     user, order = context["user"], sheet.shown_order
     letters = letters_of(order)
@@ -38,9 +38,9 @@ def shown_to_all(context: dict[str, Any], project: Project, sheet: Sheet) -> dic
 
 @register.simple_tag(takes_context=True)
 def suggested(context: dict[str, Any], sheet: Sheet) -> dict[int, Suggestion]:
-    """Return the reward model's scores for the ranking page, if everyone may see them.
+    """Return the reward model's scores for the ranking page if everyone may see them.
 
-    Runs no query otherwise.
+    Otherwise this costs no query.
     """
     return suggestions_for(context["user"], sheet.task, sheet.shown_order, judging=True)
 

@@ -14,9 +14,9 @@ register = template.Library()
 
 @register.inclusion_tag("labeling/disputes/why_disputed.html", takes_context=True)
 def why_disputed(context: dict[str, Any], project: Project) -> dict[str, Any]:
-    """Return how often leads gave each cause, and the newest gaps in the guideline.
+    """Return how often leads gave each cause of a dispute, and the newest gaps in the guideline.
 
-    Costs one query, or four when a decision names the guideline as the cause.
+    Costs one query, or four if a decision names the guideline as the cause.
     """
     cause_counts = causes(project)
     blamed = any(count.cause == Adjudication.Cause.GUIDELINE for count in cause_counts)
@@ -25,7 +25,7 @@ def why_disputed(context: dict[str, Any], project: Project) -> dict[str, Any]:
 
 
 def _in_letters(gaps: list[Adjudication], lead: User) -> list[tuple[Adjudication, LetteredText]]:
-    """Return each decision with its note in the letters of the page that its link opens."""
+    """Return each decision with its note, in the letters of the dispute's page."""
     tasks = Task.objects.select_related("prompt").in_bulk([gap.task_id for gap in gaps])
     orders = window.orders_of(list(tasks))
     rows = []
@@ -38,9 +38,6 @@ def _in_letters(gaps: list[Adjudication], lead: User) -> list[tuple[Adjudication
 
 @register.inclusion_tag("labeling/projects/rankings_saved.html")
 def rankings_saved(project: Project) -> dict[str, Any]:
-    """Return the rankings saved by sequential overlap, or None with fixed overlap.
-
-    Costs one bounded query, for leads only.
-    """
+    """Return how many rankings sequential overlap has saved, or None with fixed overlap."""
     sequential = project.overlap == Project.Overlap.SEQUENTIAL
     return {"project": project, "savings": overlap.savings(project) if sequential else None}

@@ -12,7 +12,7 @@ register = template.Library()
 
 @register.filter
 def shown_letters(ranking: Ranking) -> list[Any]:
-    """Return the ranking's order in the letters that its reviewer saw. Runs no query."""
+    """Return the ranking's order in the letters that its reviewer saw."""
     order = ranking.shown_order or sorted(i for tier in ranking.tiers for i in tier)
     letters = dict(zip(order, ascii_uppercase, strict=False))
     return as_order(ranking.tiers, ranking.cut, letters)

@@ -15,12 +15,12 @@ REASONS = (
     gettext_noop("No two reviewers ranked the same responses."),
     gettext_noop("No two reviewers both ordered the same pair without a tie."),
 )
-"""The reasons of labeling.statistics.agreement, which has no Django, for translation."""
+"""Reasons from labeling.statistics.agreement, which cannot mark them for translation without Django."""
 
 
 @register.filter
 def percent(share: float | None, digits: int = 1) -> str:
-    """Format a share as a percentage in the language of the page, such as "82,3 %"."""
+    """Format a share as a percentage in the page's language, such as "82,3 %" in German."""
     if share is None:
         return numbers.UNKNOWN
     number = numbers.percent(share, digits).rstrip("%")
@@ -31,13 +31,13 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 @register.filter
 def reason(agreement: Any) -> str:
-    """Return why there is no agreement to show, in the language of the page."""
+    """Return why there is no agreement to show, in the page's language."""
     return gettext(agreement.reason)
 
 
 @register.filter
 def coefficient(value: float | None) -> str:
-    """Format a number between −1 and 1."""
+    """Format a coefficient from −1 to 1 with two decimals, or a dash for None."""
     return "–" if value is None else _signed(f"{value:.2f}")
 
 
@@ -65,5 +65,5 @@ def _signed(text: str) -> str:
 def track(
     figure: Any, lowest: float, highest: float, mark: float = 0.0, label: str = ""
 ) -> dict[str, Any]:
-    """Draw an interval on an axis from `lowest` to `highest`. `mark` is the expected value."""
+    """Draw a figure's interval on an axis from `lowest` to `highest`. `mark` is the expected value."""
     return {"track": charts.track(figure, lowest, highest, mark), "label": label}

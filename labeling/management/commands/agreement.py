@@ -28,17 +28,21 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--project", required=True, metavar="SLUG")
+        parser.add_argument(
+            "--project", required=True, metavar="SLUG", help="The slug of the project."
+        )
         parser.add_argument(
             "--tasks",
             type=int,
             default=measures.MAX_TASKS,
             help=(
-                "the maximum number of tasks to read, newest rankings first; "
-                f"{measures.MAX_TASKS:,} by default, as on the pages"
+                "The maximum number of tasks to include, most recently ranked first. The default, "
+                f"{measures.MAX_TASKS:,}, is the number that the quality page uses."
             ),
         )
-        parser.add_argument("--json", action="store_true", help="one JSON object")
+        parser.add_argument(
+            "--json", action="store_true", help="Print one JSON object instead of text."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = project_named(options["project"])
@@ -76,7 +80,7 @@ class Command(BaseCommand):
             say(f"  {figures['models']['reason']}")
         say(
             f"Consensus: of {figures['consensus']['tasks']} tasks, {figures['consensus']['clear']} have "
-            "an order more probable than all others together"
+            "an order with a probability above one half"
         )
 
     def _part(self, name: str, rows: dict[str, Any]) -> None:
@@ -94,7 +98,7 @@ def _figure(figure: dict[str, Any]) -> str:
 
 
 def report(project: Project, tasks: int) -> dict[str, Any]:
-    """Return the content of the quality page as JSON values."""
+    """Return the figures of the quality page as values for JSON."""
     agreed = measures.quality_of(project, tasks_at_most=tasks)
     parts = measures.parts_of(project, tasks_at_most=tasks)
     people = measures.people_of(project, tasks_at_most=tasks)

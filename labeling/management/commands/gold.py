@@ -13,31 +13,43 @@ from labeling.models import Adjudication, Gold, Project, Ranking, Task
 
 class Command(BaseCommand):
     help = (
-        "Show a project's gold, the tasks with a known answer, and how often each task is answered "
-        "correctly by each reviewer. Create gold from a ranking or an adjudication, or retire it."
+        "Show a project's gold, which are tasks with a known answer, with the share of right answers to each "
+        "task and by each reviewer. Create gold from a ranking or an adjudicated order, or retire it."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--project", required=True, metavar="SLUG")
-        parser.add_argument("--json", action="store_true", help="one JSON object")
         parser.add_argument(
-            "--retire", type=int, metavar="GOLD", help="retire it: reviewers no longer get it"
+            "--project", required=True, metavar="SLUG", help="The slug of the project."
         )
-        parser.add_argument("--make", type=int, metavar="TASK", help="create gold from this task")
+        parser.add_argument(
+            "--json", action="store_true", help="Print one JSON object instead of text."
+        )
+        parser.add_argument(
+            "--retire",
+            type=int,
+            metavar="GOLD",
+            help="Retire the gold with this number, so that reviewers no longer get it.",
+        )
+        parser.add_argument(
+            "--make", type=int, metavar="TASK", help="Create gold from the task with this number."
+        )
         parser.add_argument(
             "--ranking",
             type=int,
             metavar="NUMBER",
-            help="with --make: use the order of this ranking as the known answer (default: the "
-            "adjudicated order)",
+            help="With --make: derive the known answer from the ranking with this number. By default, it is "
+            "derived from the adjudicated order.",
         )
         parser.add_argument(
             "--purpose",
             choices=Gold.Purpose.values,
             default=Gold.Purpose.CHECK.value,
-            help="with --make: during real work (the default), before it, or in training",
+            help="With --make: check gives the gold among real tasks (the default), qualification before "
+            "real work, and training with feedback.",
         )
-        parser.add_argument("--dry-run", action="store_true", help="run everything, then roll back")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Run everything, and then roll it back."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = project_named(options["project"])

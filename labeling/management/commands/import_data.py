@@ -27,12 +27,12 @@ TABLES = ("prompts", "responses", "tasks", "rankings")
 
 
 class Command(BaseCommand):
-    # The other checks load all pages, which takes 48 MB and 0.3 seconds.
+    # The other system checks import all pages, which takes 48 MB and 0.3 seconds.
     requires_system_checks = ("deployment", Tags.models, Tags.security)
     help = (
-        "Import prompts, responses and rankings from a file: all of it or nothing. Importing the "
-        "same file again adds no duplicates. Prints the content of the file, the new rows, and the "
-        "values left out with reasons."
+        "Import prompts, responses and rankings from a file, either all of it or nothing. Importing the "
+        "same file again adds no duplicates. The command prints what the file contains, how many rows are "
+        "new, and which values were left out and why."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -43,17 +43,20 @@ class Command(BaseCommand):
             "--format",
             choices=["auto", *FORMATS],
             default="auto",
-            help=f"auto detects the format. {formats}.",
+            help=f"The format of the file. auto, the default, detects it. {formats}.",
         )
         parser.add_argument(
-            "--create-project", action="store_true", help="create the project if it is missing"
+            "--create-project", action="store_true", help="Create the project if it does not exist."
         )
-        parser.add_argument("--dry-run", action="store_true", help="run everything, then roll back")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Run everything, and then roll it back."
+        )
         parser.add_argument(
             "--reviewers",
             choices=[NEW, EXISTING],
             default=NEW,
-            help="new: create inactive users for the names in the file; existing: use people with those names",
+            help="Who made the rankings: new (the default) creates inactive users with the names in the file; "
+            "existing credits the rankings to existing users with these names.",
         )
 
         parser.add_argument(
@@ -61,19 +64,19 @@ class Command(BaseCommand):
             action="append",
             default=[],
             metavar="MEANING=COLUMN",
-            help="the meaning of a column, such as prompt=question or 'response=answer_*'; may be given "
-            f"several times. Meanings: {'; '.join(f'{k}: {v}' for k, v in MEANINGS.items())}.",
+            help="Set the meaning of a column, such as prompt=question or 'response=answer_*'. The option can be "
+            f"repeated. Meanings: {'; '.join(f'{k}: {v}' for k, v in MEANINGS.items())}.",
         )
         parser.add_argument(
             "--encoding",
             choices=ENCODINGS,
             default=UTF8,
-            help="the encoding of a text file; many Windows programs write windows-1252",
+            help=f"The encoding of a text file (default: {UTF8}). Many Windows programs write windows-1252.",
         )
         parser.add_argument(
             "--any-criteria",
             action="store_true",
-            help="keep ratings, from 1 to 10, of criteria that the guideline does not have",
+            help="Also store ratings, from 1 to 10, for criteria that the guideline does not have.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -130,7 +133,7 @@ class Command(BaseCommand):
             raise CommandError(f"There is no project {slug!r}. Pass --create-project to create it.")
         if slugify(slug) != slug or len(slug) > 60:
             raise CommandError(
-                f"{slug!r} cannot be the name of a project: use lower-case letters, digits and hyphens."
+                f"{slug!r} is not a valid slug. Use lower-case letters, digits and hyphens."
             )
         return Project.objects.create(slug=slug, name=slug.replace("-", " ").capitalize())
 
@@ -163,7 +166,7 @@ class Command(BaseCommand):
 
 
 def _asked(path: Path, unclear: UnclearColumns) -> str:
-    """Return the questions, with the meanings that are clear."""
+    """Return the questions about unclear columns, and the meanings recognised so far."""
     proposal = unclear.proposal
     questions = "\n".join(f"- {text}" for text in proposal.questions.values())
     recognised = " ".join(

@@ -10,17 +10,34 @@ from labeling.queue import raising
 
 class Command(BaseCommand):
     help = (
-        "Request more rankings of existing tasks: the missing ones of each task that has fewer than "
-        "--wanted. Other tasks are unchanged. "
+        "Request more rankings of existing tasks. Tasks with fewer than --wanted rankings get the missing "
+        "ones; other tasks are not changed. "
         "Exit status: 0 on success, 1 if nothing was changed because of an error."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--project", required=True, metavar="SLUG")
-        parser.add_argument("--wanted", type=int, required=True, metavar="N", help="1 to 9")
-        parser.add_argument("--task", type=int, metavar="ID", help="only this task")
-        parser.add_argument("--dry-run", action="store_true", help="Count without writing.")
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        parser.add_argument(
+            "--project", required=True, metavar="SLUG", help="The slug of the project."
+        )
+        parser.add_argument(
+            "--wanted",
+            type=int,
+            required=True,
+            metavar="N",
+            help="The number of rankings that each task should have, from 1 to 9.",
+        )
+        parser.add_argument(
+            "--task",
+            type=int,
+            metavar="ID",
+            help="The number of the only task to change. By default, all tasks of the project are.",
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Count the rankings without requesting them."
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="Print one JSON object instead of text."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = project_named(options["project"])

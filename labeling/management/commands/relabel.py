@@ -9,7 +9,7 @@ from labeling.management.lookups import project_named
 from labeling.models import Project, RelabelSample
 from labeling.statistics.agreement import Agreement
 
-# The names of the figures in the JSON output stay as they were published.
+# The keys in the JSON output are kept from an earlier release. These are the titles in the text output.
 TITLES = {
     "gained, task by task": "mean gain per task",
     "how far the consensus moved": "movement of the consensus",
@@ -25,21 +25,37 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--project", required=True, metavar="SLUG")
-        parser.add_argument("--size", type=int, metavar="N", help="the number of tasks to draw")
         parser.add_argument(
-            "--before", type=int, metavar="V", help="the version under which they were ranked"
+            "--project", required=True, metavar="SLUG", help="The slug of the project."
         )
         parser.add_argument(
-            "--after", type=int, metavar="V", help="the current version, as a safeguard"
+            "--size", type=int, metavar="N", help="Draw a sample of this number of tasks."
         )
         parser.add_argument(
-            "--seed", type=int, default=0, help="the seed of the sample (default: 0)"
+            "--before",
+            type=int,
+            metavar="V",
+            help="The number of the version under which the tasks were ranked (default: the one "
+            "before the current version).",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="draw the sample, then roll back"
+            "--after",
+            type=int,
+            metavar="V",
+            help="The number of the current version. Any other number is refused, as a safeguard.",
         )
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        parser.add_argument(
+            "--seed",
+            type=int,
+            default=0,
+            help="The seed of the random sample (default: 0). The same seed selects the same tasks.",
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Draw the sample, and then roll it back."
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="Print one JSON object instead of text."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = project_named(options["project"])

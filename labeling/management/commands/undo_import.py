@@ -8,9 +8,9 @@ from labeling.models import FileImport
 
 class Command(BaseCommand):
     help = (
-        "Undo an import: delete the tasks, rankings, responses and prompts that it added. "
-        "Possible as long as nobody has ranked its tasks and no later snapshot contains them. Without "
-        "an id, list the imports."
+        "Undo an import by deleting the tasks, rankings, responses and prompts that it added. This is "
+        "possible until someone ranks its tasks or a snapshot contains them. Without an id, list the "
+        "imports."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -18,12 +18,12 @@ class Command(BaseCommand):
             "id",
             type=int,
             nargs="?",
-            help="the number printed by import_data and shown on the page",
+            help="The number of the import, which import_data prints and the page of the import shows.",
         )
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="check whether it can be undone, without changing anything",
+            help="Check whether the import can be undone, without changing anything.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -107,7 +107,7 @@ def test_a_sample_has_no_duplicates_and_no_tasks_with_one_ranking(world):
     originals = [set(sample.tasks.values_list("original", flat=True)) for sample in (first, second)]
     assert (len(originals[0]), len(originals[1])) == (3, 1)
     assert not originals[0] & originals[1]
-    with pytest.raises(CannotRelabel, match="under version 1 has already been relabelled"):
+    with pytest.raises(CannotRelabel, match="under version 1 has already been ranked again"):
         world.draw()
 
 

@@ -51,7 +51,7 @@ def broken(tiers, cut, *constraints):
         ([above(1, 1)], "two different responses"),
         ([above(1, 2), above(1, 2)], "are the same"),
         ([above(1, 2), tie(3, 4), tie(4, 3)], "are the same"),
-        ([tie(1, 2)], "Every ranking meets allowed ties alone"),
+        ([tie(1, 2)], "With allowed ties only, every ranking is right"),
         ([above(1, 2), above(2, 3), above(3, 1)], "A above B above C above A"),
         ([above(1, 2), above(2, 1), tie(1, 2)], "A above B above A"),
     ],

@@ -85,7 +85,7 @@ def test_unqualified_reviewers_cannot_rank_real_tasks(project, reviewer):
 
 def test_a_lead_can_allow_another_attempt(project, reviewer):
     lead = make_member(project, "lead")
-    with pytest.raises(QualificationError, match="has not failed"):
+    with pytest.raises(QualificationError, match="has no failed attempt"):
         qualification.allow_again(project=project, reviewer=reviewer, by=lead)
     fail(project, reviewer)
     before = list(Ranking.objects.filter(reviewer=reviewer))

@@ -346,7 +346,9 @@ def test_broken_json_and_broken_text_are_refused_with_their_line(project, save):
     refused(save(good + '\n\n{"messages": \n'), project, "Line 3: not valid JSON")
     refused(save(good.encode() + b'\n{"messages": "\xff"}\n'), project, "Line 2: .*not UTF-8")
     deep = '{"messages": ' + "[" * 100_000
-    refused(save(good + "\n" + deep), project, "Line 2: this is (no JSON|nested too deeply)")
+    refused(
+        save(good + "\n" + deep), project, "Line 2: (not valid JSON|the value is nested too deeply)"
+    )
 
 
 def test_characters_that_the_database_cannot_store_are_replaced_and_reported(project, save):
@@ -456,7 +458,7 @@ def test_the_errors_of_the_command_explain_what_to_do(save, tmp_path, project):
     path = save([OWN])
     with pytest.raises(CommandError, match="--create-project"):
         run(path, "--project", "nowhere")
-    with pytest.raises(CommandError, match="cannot be the name of a project"):
+    with pytest.raises(CommandError, match="is not a valid slug"):
         run(path, "--project", "No Where", "--create-project")
     with pytest.raises(CommandError, match="There is no file"):
         run(tmp_path / "none.json", "--project", project.slug)

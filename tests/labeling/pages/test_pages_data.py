@@ -232,7 +232,7 @@ def test_another_encoding_can_be_chosen(project, lead):
     client = signed_in(lead)
     content = "prompt;response_1;response_2\nGr\u00f6\u00dfe?;x;y\n".encode("windows-1252")
     page, _ = checked(client, project, content, "a.csv")
-    assert "choose it on the import page" in page.content.decode()
+    assert "choose the encoding on the import page" in page.content.decode()
     page, _ = checked(client, project, content, "a.csv", encoding="windows-1252")
     assert "Gr\u00f6\u00dfe?" in page.content.decode()
 

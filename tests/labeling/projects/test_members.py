@@ -100,7 +100,7 @@ def test_a_role_is_changed(lead_client, project, lead):
 def test_an_invalid_role_is_refused(lead_client, project, role):
     reviewer = make_member(project)
     page = post(lead_client, address("member-role", project, reviewer.pk), role=role)
-    assert "can lead a project" in page or "role is reviewer or lead" in page
+    assert "can lead a project" in page or "role must be reviewer or lead" in page
     assert role_of(reviewer, project) == REVIEWER
 
 
@@ -109,7 +109,7 @@ def test_removing_a_member_frees_their_reservation(lead_client, project, lead):
     make_task(project, rankings_wanted=1)
     slot = slots.claim(project=project, reviewer=reviewer)
     page = post(lead_client, address("member-remove", project, reviewer.pk))
-    assert "Their rankings stay" in page and role_of(reviewer, project) is None
+    assert "Their rankings are kept" in page and role_of(reviewer, project) is None
     assert entry("member removed")[1]["person"] == reviewer.username
     assert signed_in(reviewer).get(address("members", project)).status_code == 404
     assert slots.claim(project=project, reviewer=lead).pk == slot.pk

@@ -327,7 +327,7 @@ def test_pairwise_answers_and_choices_are_rankings(project, save, kind, value, t
         (
             {"data": {"prompt": "A?", "items": [{"id": "a", "body": "x"}]},
              "annotations": [annotation(1, result("ranker", {"ranker": ["z"]}))]},
-            "names the item 'z'",
+            "contains the item 'z'",
         ),
     ],
 )  # fmt: skip
