@@ -1,4 +1,4 @@
-"""Access rules for views. Access is decided here and in each view's first line, nowhere else."""
+"""Access rules for views. Apart from these, only the first line of a view decides access."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -35,17 +35,17 @@ def _restrict(rule: Callable[[User], bool], view: View[P], refusal: Promise) -> 
 
 
 def lead_required(view: View[P]) -> View[P]:
-    """Ask anonymous visitors to sign in; refuse reviewers with 403."""
+    """Restrict a view to leads. Anonymous visitors are asked to sign in; reviewers get a 403."""
     return _restrict(lambda user: user.can_lead, view, _("Only leads may see this page."))
 
 
 def trainer_required(view: View[P]) -> View[P]:
-    """Ask anonymous visitors to sign in; refuse reviewers and leads with 403."""
+    """Restrict a view to trainers. Anonymous visitors are asked to sign in; others get a 403."""
     return _restrict(lambda user: user.can_train, view, _("Only trainers may see this page."))
 
 
 def administrator_required(view: View[P]) -> View[P]:
-    """Ask anonymous visitors to sign in; refuse everyone but administrators with 403."""
+    """Restrict a view to administrators. Anonymous visitors are asked to sign in; others get a 403."""
     return _restrict(
         lambda user: user.is_active and user.is_superuser,
         view,

@@ -28,7 +28,7 @@ class TokenInline(admin.TabularInline):
 
 @admin.register(User)
 class UserAdmin(admin.ModelAdmin):
-    """The admin of accounts. New users set their own password through a one-time link."""
+    """The admin for accounts. New users set their own password through a one-time link."""
 
     list_display = ("username", "name", "role", "is_active", "simulated", "last_login")
     list_filter = ("role", "is_active", "simulated", "is_superuser")
@@ -66,7 +66,7 @@ class UserAdmin(admin.ModelAdmin):
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: Any = None
     ) -> HttpResponse:
-        """Redirect to the erasing page for an account with rankings, which must keep their author."""
+        """Redirect to the page for erasing if the account has rankings, which must keep their author."""
         account = self.get_object(request, object_id)
         allowed = account is not None and self.has_delete_permission(request, account)
         if account is not None and allowed and account.rankings.exists():
@@ -78,7 +78,7 @@ class UserAdmin(admin.ModelAdmin):
         return user.get_full_name()
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Save the account, with access to the admin set by its role, and write an audit entry."""
+        """Save the account, set its access to the admin according to its role, and write an audit entry."""
         if "role" in form.changed_data or "is_superuser" in form.changed_data:
             obj.is_staff = obj.is_superuser or obj.role != "reviewer"
         super().save_model(request, obj, form, change)
@@ -102,7 +102,7 @@ class UserAdmin(admin.ModelAdmin):
 
 @admin.register(Token)
 class TokenAdmin(admin.ModelAdmin):
-    """The admin of tokens. A new token's key is shown once; deleting a token revokes it."""
+    """The admin for tokens. A new token's key is shown once; deleting a token revokes it."""
 
     list_display = ("name", "user", "created_at", "last_used_at")
     list_select_related = ("user",)

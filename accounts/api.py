@@ -1,7 +1,7 @@
 """Authentication and errors of the API.
 
-Requests carry a token in `Authorization: Bearer KEY`. Sessions are not accepted, so that pages of
-other sites cannot act for a signed-in user. Errors are application/problem+json (RFC 9457).
+A request must have a token in `Authorization: Bearer KEY`. Sessions are not accepted, so that pages on other
+sites cannot act on behalf of a signed-in user. Errors are application/problem+json (RFC 9457).
 """
 
 from http import HTTPStatus
@@ -14,7 +14,7 @@ from accounts.models import Token
 
 
 class Problem(Exception):  # noqa: N818
-    """An error response. `detail` is a sentence for the sender of the request."""
+    """Raised to send an error response. `detail` is a sentence for the sender of the request."""
 
     def __init__(self, status: int, detail: str, *, retry_after: int | None = None, **more: Any):
         super().__init__(detail)
@@ -42,14 +42,14 @@ class Problem(Exception):  # noqa: N818
 
 
 class BearerToken(HttpBearer):
-    """Authentication that sets `request.auth` to the Token, with its user."""
+    """Authentication by token. It sets `request.auth` to the Token, with its user loaded."""
 
     def authenticate(self, request: HttpRequest, token: str) -> Token | None:
         return Token.of_key(token.strip())
 
 
 def token_of(request: HttpRequest) -> Token:
-    """Return the token of the request. Raises Problem if it has none."""
+    """Return the request's token. Raises Problem if the request has none."""
     token = getattr(request, "auth", None)
     if not isinstance(token, Token):
         raise Problem(401, "Send a token: Authorization: Bearer KEY.")

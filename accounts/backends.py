@@ -11,7 +11,7 @@ _BY_ID = Prepared(lambda pk: User.objects.filter(pk=pk), pk=int)
 
 
 class PasswordBackend(ModelBackend):
-    """Django's backend with throttled sign-ins, and prepared SQL to load the user of a request."""
+    """Django's backend, with limited sign-in attempts and with prepared SQL to load a request's user."""
 
     def authenticate(
         self,
@@ -20,7 +20,7 @@ class PasswordBackend(ModelBackend):
         password: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the user, or None for a wrong password. Raises throttle.Throttled."""
+        """Return the user, or None for a wrong password. Raises Throttled after too many attempts."""
         name = username if username is not None else kwargs.get(User.USERNAME_FIELD)
         if name is None or password is None:
             return None

@@ -11,7 +11,7 @@ from accounts.sign_in import throttle
 
 
 class ThrottledPasswordChange(PasswordChangeForm):
-    """A form that counts wrong old passwords as failed sign-ins of the account."""
+    """A form that counts a wrong old password as a failed attempt to sign in to the account."""
 
     def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -25,10 +25,10 @@ class ThrottledPasswordChange(PasswordChangeForm):
 
 
 class StrictJSONField(forms.JSONField):
-    """A JSON field that also refuses values on which Python's parser or PostgreSQL fail.
+    """A JSON field that also refuses values which Python's parser or PostgreSQL cannot handle.
 
-    Django catches only JSONDecodeError. An integer of 4,301 digits or deep nesting raises other
-    errors; NaN, a null character or an unpaired surrogate fails in the database.
+    Django catches only JSONDecodeError, but an integer with more than 4,300 digits or deep nesting raises
+    another error. NaN, null characters and lone surrogates cannot be stored in the database.
     """
 
     def to_python(self, value: Any) -> Any:
@@ -47,12 +47,12 @@ class StrictJSONField(forms.JSONField):
         try:
             self.to_python(data)
         except ValidationError:
-            return InvalidJSONInput(data)  # shown again as it was typed
+            return InvalidJSONInput(data)  # the form shows it again exactly as it was typed
         return super().bound_data(data, initial)
 
 
 def _texts(value: Any) -> list[str]:
-    """Return every text in parsed JSON, names included."""
+    """Return every text in a parsed JSON value, including the keys of objects."""
     if isinstance(value, dict):
         return [text for pair in value.items() for part in pair for text in _texts(part)]
     if isinstance(value, list):

@@ -11,7 +11,7 @@ from django.db import models
 from django.utils import timezone
 
 LAST_USE_PRECISION = timedelta(minutes=1)
-"""Precision of `Token.last_used_at`, so that few requests write it."""
+"""Precision of `Token.last_used_at`. It is updated only this often, so that few requests write it."""
 
 
 class Role(models.TextChoices):
@@ -21,7 +21,7 @@ class Role(models.TextChoices):
 
 
 class User(AbstractUser):
-    """An account. Its role applies to all projects; a membership grants access to one project."""
+    """An account. Its role applies to all projects, and each membership grants access to one project."""
 
     role = models.CharField(max_length=16, choices=Role, default=Role.REVIEWER)
     simulated = models.BooleanField(
@@ -51,14 +51,14 @@ class User(AbstractUser):
         return self.is_active and (self.is_superuser or self.role == Role.TRAINER)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save the account, and give leads, trainers and administrators access to the admin."""
+        """Save the account. Leads, trainers and administrators get access to the admin."""
         if self.role in {Role.LEAD, Role.TRAINER} or self.is_superuser:
             self.is_staff = True
         super().save(*args, **kwargs)
 
 
 class Token(models.Model):
-    """A key for scripts. Only its SHA-256 is stored; the key itself is shown once."""
+    """A key with which scripts use the API. It is shown once, and only its SHA-256 is stored."""
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="tokens"
@@ -90,9 +90,9 @@ class Token(models.Model):
 
     @classmethod
     def of_key(cls, key: str) -> "Token | None":
-        """Return the token with its user, or None if there is none or its user is not active.
+        """Return the token with this key and its user, or None if there is no such token.
 
-        Costs one query, and a second one once a minute.
+        The token of an inactive user is treated as missing. Costs one query, and once a minute a second one.
         """
         token = cls.objects.select_related("user").filter(digest=cls.digest_of(key)).first()
         if token is None or not token.user.is_active:
@@ -103,10 +103,10 @@ class Token(models.Model):
         return token
 
     def spend(self, amount: int, *, limit: int) -> bool:
-        """Count `amount` for the current minute, or return False if that would exceed `limit`.
+        """Add `amount` to the count of the current minute, or return False if it would exceed `limit`.
 
-        Uses one statement, so that two requests cannot both take the last unit. The first request
-        of a minute is always allowed, however large.
+        This is one statement, so that two requests cannot both use the last unit. The first request in a
+        minute is always allowed, however large it is.
         """
         minute = int(timezone.now().timestamp()) // 60
         new_minute = ~models.Q(minute=minute)
@@ -120,9 +120,9 @@ class Token(models.Model):
 
     @contextmanager
     def turn(self, *, seconds: float) -> Iterator[bool]:
-        """Hold the token's only turn for at most `seconds`; yield False if another request has it.
+        """Reserve the token for one request at a time; yield False if another request has it.
 
-        Costs two queries. The turn of a process that died expires.
+        The reservation lasts at most `seconds`, so that it ends even if the process dies. Costs two queries.
         """
         until = timezone.now() + timedelta(seconds=seconds)
         free = models.Q(busy_until=None) | models.Q(busy_until__lt=timezone.now())
@@ -140,7 +140,7 @@ class Token(models.Model):
 
 
 class SignInAttempts(models.Model):
-    """The number of sign-in attempts for an account or from an address; see sign_in.throttle."""
+    """The number of recent sign-in attempts for an account or from an address; see sign_in.throttle."""
 
     key = models.CharField(max_length=64, primary_key=True)
     count = models.PositiveIntegerField()
@@ -151,7 +151,7 @@ class SignInAttempts(models.Model):
 
 
 class AuditEntry(models.Model):
-    """A user's action on an object, for actions that leave no trace in the object itself."""
+    """A record of a user's action on an object that the object itself does not show."""
 
     at = models.DateTimeField(auto_now_add=True, db_index=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT)
@@ -168,10 +168,10 @@ class AuditEntry(models.Model):
 
 
 def audit(user: User | None, action: str, subject: object, **details: Any) -> AuditEntry:
-    """Write an entry of the audit trail in the caller's transaction. No other code writes one.
+    """Write an entry to the audit trail, in the caller's transaction. All entries are written here.
 
-    `user` is None for commands and anonymous visitors. `subject` is a model instance, or text for
-    anything without a row. Never pass a password or a key.
+    `user` is None for commands and anonymous visitors. `subject` is a model instance, or a text if there is
+    no row. Never pass a password or a key.
     """
     text = subject if isinstance(subject, str) else f"{subject.__class__.__name__} {subject}"
     return AuditEntry.objects.create(user=user, action=action, subject=text[:200], details=details)

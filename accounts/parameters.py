@@ -4,18 +4,18 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 
 def number(text: str, *, digits: int = 18) -> int | None:
-    """Return a whole number, such as a row's id; None for anything else.
+    """Return a whole number of up to `digits` digits, such as a row's id, or None for other text.
 
-    `str.isdigit` alone accepts characters that int() refuses (²), and int() refuses long numbers.
-    18 digits fit PostgreSQL's bigint.
+    Numbers with 18 digits fit into PostgreSQL's bigint. `str.isdigit` alone is not enough, because it accepts
+    characters such as ² that int() refuses, and very long numbers.
     """
     return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else None
 
 
 def local_path(text: str) -> str:
-    """Return a redirect target if it is a path on this site, and "" otherwise.
+    """Return the text if it is a path on this site, to which a page may redirect, otherwise "".
 
-    A leading slash is required: `redirect` treats other text as the name of a view.
+    It must begin with a slash, because `redirect` takes other text for the name of a view.
     """
     local = text.startswith("/") and url_has_allowed_host_and_scheme(text, allowed_hosts=None)
     return text if local else ""

@@ -1,8 +1,8 @@
-"""Creation of accounts, and one-time links with which users set their own password.
+"""Create accounts, and issue one-time links with which people set their own password.
 
-A one-time link is signed by Django's password reset token generator and can be used once. It
-expires when the password changes, when the user signs in, when a newer link is issued, when the
-account is deactivated, and after TIEBREAK_LINK_HOURS.
+A link is signed by Django's password reset token generator and can be used once. It expires when the password
+changes, when the user signs in, when a newer link is issued, when the account is deactivated, and after
+TIEBREAK_LINK_HOURS.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ from accounts.models import Role, User, audit
 
 
 class LinkError(ValueError):
-    """No link was issued; the message says why. Nothing was written."""
+    """Raised if no link can be issued, before anything is written. The message says why."""
 
 
 class LinkTokens(PasswordResetTokenGenerator):
-    """A generator of one-time links. Only the newest link of an active account is valid."""
+    """The token generator for one-time links. Only an active account's newest link is valid."""
 
     key_salt = "accounts.people.LinkTokens"
 
@@ -38,7 +38,7 @@ link_tokens = LinkTokens()
 
 
 class PersonForm(forms.ModelForm):
-    """A form for a new account without a password; its owner sets one through a link."""
+    """A form for a new account. It has no password; its owner sets one through a one-time link."""
 
     class Meta:
         model = User
@@ -51,7 +51,7 @@ class PersonForm(forms.ModelForm):
 
 
 class ReviewerForm(PersonForm):
-    """A form with which leads create reviewers. It has no role, so they cannot grant one."""
+    """A form with which leads create reviewers. It has no field for the role, so leads cannot grant one."""
 
     class Meta(PersonForm.Meta):
         fields = ("username", "first_name", "last_name")
@@ -72,7 +72,7 @@ class RoleForm(forms.ModelForm):
 
 @transaction.atomic
 def create(*, form: PersonForm, by: User | None) -> User:
-    """Create the account of a valid form."""
+    """Create an account from a valid form, with an audit entry."""
     person = form.save()
     audit(by, "user added", person, role=person.role, is_superuser=person.is_superuser)
     return person
@@ -80,9 +80,9 @@ def create(*, form: PersonForm, by: User | None) -> User:
 
 @transaction.atomic
 def change(*, form: RoleForm, by: User) -> list[str]:
-    """Save the changes of a valid form and return the names of the changed fields.
+    """Save the changes in a valid form, and return the names of the changed fields.
 
-    Access to the admin follows the role in both directions.
+    Access to the admin is given or removed according to the new role.
     """
     changed = list(form.changed_data)
     if changed:
@@ -95,7 +95,10 @@ def change(*, form: RoleForm, by: User) -> list[str]:
 
 @transaction.atomic
 def issue_link(*, person: User, by: User | None) -> str:
-    """Return the path of a new one-time link. Earlier links expire. Raises LinkError."""
+    """Return the path of a new one-time link, which makes earlier links expire.
+
+    Raises LinkError if the account is not active.
+    """
     if not person.is_active:
         raise LinkError(
             f"{person} may not sign in, so a link would not work. Activate the account first."

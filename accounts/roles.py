@@ -1,10 +1,8 @@
-"""Permissions of each role in the admin.
+"""The permissions that each role has in the admin. docs/people.md describes the roles.
 
-Outside the admin, the first line of each view applies the same roles: leads, trainers and
-administrators create projects and lead the projects that they created; a membership makes a user a
-lead or a reviewer of one project; trainers lead every project; only administrators manage accounts.
-See docs/people.md.
-labeling.admin.big_tables limits the rows that a lead sees in the admin.
+labeling.admin.big_tables limits the rows that a lead sees. Outside the admin, the first line of each view decides
+access: leads, trainers and administrators may create projects, which they then lead; a membership makes a user a
+lead or reviewer of one project; trainers lead every project; only administrators manage accounts.
 """
 
 from typing import Any
@@ -26,7 +24,7 @@ PERMISSIONS = {Role.LEAD: LEAD_PERMISSIONS, Role.TRAINER: TRAINER_PERMISSIONS}
 
 
 class RoleBackend(BaseBackend):
-    """A backend that grants model permissions by role and authenticates nobody."""
+    """A backend that grants permissions according to the role. It authenticates nobody."""
 
     def has_perm(self, user_obj: Any, perm: str, obj: Any = None) -> bool:
         if not isinstance(user_obj, User) or not user_obj.is_active:

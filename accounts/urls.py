@@ -12,6 +12,6 @@ urlpatterns = [
     path("people/", views.people_list, name="people"),
     path("people/<int:user_id>/", views.person, name="person"),
     path("people/<int:user_id>/link/", views.new_link, name="person-link"),
-    # The admin's own form would leave no audit entry.
+    # The admin's own form would write no audit entry.
     path("admin/password_change/", RedirectView.as_view(pattern_name="change-password")),
 ]

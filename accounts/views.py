@@ -36,7 +36,7 @@ class SignIn(LoginView):
 
 @method_decorator(never_cache, name="dispatch")
 class ChangePassword(PasswordChangeView):
-    """A page on which users change their password, which ends their other sessions."""
+    """The page on which users change their password. This ends their other sessions."""
 
     template_name = "accounts/password.html"
     form_class = ThrottledPasswordChange
@@ -55,7 +55,7 @@ class ChangePassword(PasswordChangeView):
 
 @method_decorator(never_cache, name="dispatch")
 class OneTimeLink(PasswordResetConfirmView):
-    """The page of a one-time link: its holder sets a password and is signed in."""
+    """The page that a one-time link opens. It sets a password and signs the user in."""
 
     template_name = "accounts/one_time_link.html"
     token_generator = people.link_tokens
@@ -65,7 +65,7 @@ class OneTimeLink(PasswordResetConfirmView):
 
     @transaction.atomic
     def form_valid(self, form: Any) -> HttpResponse:
-        # With the lock, a link sets one password even when two requests arrive together.
+        # Because of the lock, a link sets only one password even if two requests arrive together.
         person = User.objects.select_for_update().get(pk=form.user.pk)
         token = self.request.session.get(INTERNAL_RESET_SESSION_TOKEN)
         if not people.link_tokens.check_token(person, token):
@@ -83,7 +83,7 @@ class OneTimeLink(PasswordResetConfirmView):
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def people_list(request: HttpRequest) -> HttpResponse:
-    """List the accounts, or create one."""
+    """List the accounts and, on POST, create one."""
     form = people.PersonForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         person = people.create(form=form, by=user_of(request))
@@ -101,7 +101,7 @@ def people_list(request: HttpRequest) -> HttpResponse:
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def person(request: HttpRequest, user_id: int) -> HttpResponse:
-    """Change an account's role and rights."""
+    """Show an account's role and rights and, on POST, change them."""
     account = get_object_or_404(User, pk=user_id)
     data = request.POST if request.method == "POST" else None
     form = people.RoleForm(data, instance=account)
@@ -129,7 +129,7 @@ def new_link(request: HttpRequest, user_id: int) -> HttpResponse:
 
 @never_cache
 def link_page(request: HttpRequest, person: User, back: Any) -> HttpResponse:
-    """Issue a one-time link for a person and show it once: reloading issues a new one.
+    """Issue a one-time link for a person and show it. Loading the page again issues a new link.
 
     The calling view must have checked access.
     """

@@ -12,7 +12,7 @@ COOKIE = "timezone"
 _of_browser: ContextVar[bool] = ContextVar("zone_of_browser", default=False)
 
 NAMES = frozenset(available_timezones()) - {"localtime", "Factory"}
-"""Accepted names. A cookie can hold anything, and ZoneInfo opens a file of that name."""
+"""The accepted names. They are checked because ZoneInfo opens a file with the name in the cookie."""
 
 
 @lru_cache(maxsize=512)
@@ -21,7 +21,7 @@ def _zone(name: str) -> ZoneInfo | None:
 
 
 def is_of_browser() -> bool:
-    """Return whether times are shown in the browser's zone. Otherwise they show the server's zone."""
+    """Return whether times are shown in the browser's time zone instead of the server's."""
     return _of_browser.get()
 
 

@@ -1,4 +1,4 @@
-"""System checks that find mistakes in a deployment, run by `manage.py check`."""
+"""System checks that find mistakes in a deployment. `manage.py check` runs them."""
 
 import difflib
 import os
@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from config.env import VARIABLES
 
 DEPLOYMENT = "deployment"
-"""The tag of checks that also run before commands that serve no pages."""
+"""The tag of checks that also run before commands which serve no pages."""
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -51,7 +51,7 @@ INTERNAL_VARIABLES = {
     "TIEBREAK_PIN_QUERIES",
     "TIEBREAK_TEST_BROWSER",
 }
-"""Variables that the product's own processes and tests set."""
+"""Variables that Tiebreak's own processes and tests set."""
 
 
 @register(DEPLOYMENT)

@@ -1,6 +1,6 @@
-"""Checks of an installation's files, printed by `manage.py doctor`.
+"""The checks of an installation's files that `manage.py doctor` runs.
 
-The checks are independent of each other and change nothing. Each problem is one sentence.
+The checks are independent of each other and change nothing. They describe each problem in a sentence.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from runs.models import ENDED, Run, State
 from runs.supervision import workspace
 
 MIN_FREE_BYTES = 2 << 30
-"""Enough for a checkpoint of a small model."""
+"""Minimum free space on a disk. It is enough for a checkpoint of a small model."""
 
 FOLDERS = {
     "TIEBREAK_VAR": "VAR_DIR",
@@ -36,7 +36,7 @@ FOLDERS = {
 class Problem:
     """A problem with the part of the installation that `about` names.
 
-    `serious` is false for a warning: nothing fails yet, but someone should investigate.
+    If `serious` is False, it is only a warning: nothing fails yet, but someone should investigate.
     """
 
     about: str
@@ -45,7 +45,7 @@ class Problem:
 
 
 def examine(*, digests: bool = True) -> Iterator[Problem]:
-    """Yield every problem. With `digests`, read every byte of all snapshots and published files."""
+    """Yield every problem. With `digests`, all snapshots and published files are read completely."""
     yield from folders()
     if unapplied := unapplied_migrations():
         yield Problem(
@@ -84,7 +84,7 @@ def folders() -> Iterator[Problem]:
             yield Problem(
                 "disk",
                 f"The disk of {folder} has {free >> 20} MB left. Runs write checkpoints of "
-                "gigabytes; free some space.",
+                "gigabytes, so free some space.",
                 serious=False,
             )
         disks.add(disk)
@@ -121,7 +121,7 @@ def _alteration(snapshot: Snapshot) -> str:
 
 
 def models(digests: bool) -> Iterator[Problem]:
-    """Yield problems with adapters, reward models and base models stored as folders."""
+    """Yield problems with the folders of adapters, reward models and base models."""
     rows = [(f"reward model {m.pk} ({m})", m.path, m.base) for m in RewardModel.objects.iterator()]
     rows += [(f"model {m.pk} ({m})", m.adapter, m.base) for m in Model.objects.iterator()]
     for about, *values in rows:
@@ -133,7 +133,7 @@ def models(digests: bool) -> Iterator[Problem]:
 
 
 def outputs(digests: bool) -> Iterator[Problem]:
-    """Yield problems with the files of successful runs, except those that `models` examines."""
+    """Yield problems with the files of successful runs, except runs that `models` examines."""
     of_models = set(RewardModel.objects.values_list("run_id", flat=True))
     of_models |= set(Model.objects.exclude(run=None).values_list("run_id", flat=True))
     runs = Run.objects.filter(state=State.SUCCEEDED).exclude(pk__in=of_models).order_by("pk")
@@ -153,9 +153,9 @@ def waiting_runs() -> Iterator[Problem]:
 
 
 def unknown_run_folders() -> Iterator[Problem]:
-    """Yield a problem for each run directory without a row.
+    """Yield a problem for each run directory without a row in this database.
 
-    Such a directory belongs to another database or to a deleted run.
+    It belongs to another database or to a deleted run.
     """
     root = Path(settings.RUNS_DIR)
     numbers = [int(p.name) for p in root.glob("[0-9]*") if p.is_dir() and p.name.isdecimal()]
@@ -163,7 +163,7 @@ def unknown_run_folders() -> Iterator[Problem]:
     for number in sorted(set(numbers) - existing):
         yield Problem(
             f"folder {number}",
-            f"{root / str(number)} belongs to no run of this database. A new run {number} would be "
-            "refused: move the folder away.",
+            f"{root / str(number)} belongs to no run in this database, and a new run {number} would be "
+            "refused because of it. Move the folder away.",
             serious=(root / str(number) / workspace.PREPARED).exists(),
         )

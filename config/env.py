@@ -1,4 +1,4 @@
-"""Declarations of environment variables: name, default and purpose."""
+"""Declarations of environment variables, each with its name, default and purpose."""
 
 import os
 from dataclasses import dataclass
@@ -42,5 +42,5 @@ VARIABLES: dict[str, Variable] = {}
 
 
 def variable(name: str, default: str, help: str) -> Variable:
-    """Declare a variable. A test compares the declarations with the table in docs/settings.md."""
+    """Declare a variable. A test compares the declarations with docs/settings.md."""
     return VARIABLES.setdefault(name, Variable(name, default, help))

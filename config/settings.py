@@ -1,4 +1,4 @@
-"""The settings, read from environment variables. docs/settings.md explains each variable."""
+"""Django's settings, read from environment variables. docs/settings.md explains each variable."""
 
 import secrets
 from pathlib import Path
@@ -60,7 +60,7 @@ REDIS_URL = variable(
 
 
 def _local_secret_key() -> str:
-    """Return the key stored with the local data, and create it on first use with mode 0600."""
+    """Return the key that is stored with the local data. It is created on first use, with mode 0600."""
     path = VAR_DIR / "secret_key"
     if not path.exists():
         VAR_DIR.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "config.urls"
-# Tiebreak is served at the root of its host. Without this setting, a client's headers could change that.
+# Tiebreak is served at the root of its host. Without this setting, clients could change the root by a header.
 FORCE_SCRIPT_NAME = ""
 HEADER_SECONDS = variable(
     "TIEBREAK_HEADER_SECONDS", "10", "Time limit for receiving a request's header, in seconds."
@@ -201,8 +201,8 @@ def _database(url: str) -> dict[str, Any]:
                 "max_size": 16,
                 "timeout": 10,
                 "max_idle": 60,
-                # psycopg_pool doubles the pauses between its attempts. Giving up after half a second
-                # and starting over keeps them short, so that the site recovers with its database.
+                # psycopg_pool doubles the pause after each failed attempt. Giving up after half a second
+                # starts with a short pause again, so the site recovers soon after its database does.
                 "reconnect_timeout": 0.5,
                 "reconnect_failed": keep_connecting,
             },
@@ -316,9 +316,9 @@ CONTENT_SECURITY_POLICY = {
 CELERY_BROKER_URL = REDIS_URL.text() or local_redis_url(VAR_DIR)
 CELERY_RESULT_BACKEND = None
 CELERY_TASK_IGNORE_RESULT = True
-CELERY_TASK_PUBLISH_RETRY = False  # each attempt may wait for the broker; the reaper retries
-# Messages are only hints: the reaper finds lost work in the database. A worker without
-# unacknowledged messages survives a restart of Redis.
+CELERY_TASK_PUBLISH_RETRY = False  # each attempt may wait for the broker, and the reaper retries
+# Messages are acknowledged early, so that a worker survives a restart of Redis. No work is lost, because
+# messages only wake workers, and the reaper finds work without a message in the database.
 CELERY_TASK_ACKS_LATE = False
 CELERY_WORKER_DISABLE_PREFETCH = True
 CELERY_TASK_SERIALIZER = "json"
@@ -326,7 +326,7 @@ CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    # How long a page that starts a run waits for an unreachable broker. The reaper sends the
+    # A page that starts a run waits this long for an unreachable broker. The reaper then sends the
     # message later.
     "socket_connect_timeout": 0.5,
     "socket_timeout": 1,
@@ -403,6 +403,6 @@ LOGGING = {
         "django.request": {"filters": ["outages"]},
         "psycopg.pool": {
             "level": "ERROR"
-        },  # psycopg warns at each attempt to connect; tiebreak.outage logs an outage once
+        },  # psycopg warns at each failed connection, but tiebreak.outage logs an outage only once
     },
 }

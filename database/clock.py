@@ -1,7 +1,7 @@
-"""The database's clock, for times that several machines compare: leases, revisions, undo windows.
+"""The database's clock, for times that several machines compare, such as leases and undo windows.
 
-The clocks of web servers may be minutes off. The offset is measured once a minute, so that most
-calls of `now` cost no query.
+The clocks of web servers may be minutes off. The difference is measured once a minute, so that most calls of `now`
+cost no query.
 """
 
 import threading
@@ -19,7 +19,7 @@ _measured_at = -MEASURED_EVERY
 
 
 def now() -> datetime:
-    """Return the database's time. Costs one query per minute and process."""
+    """Return the database's time. Costs one query per minute in each process."""
     global _ahead, _measured_at
     if time.monotonic() - _measured_at >= MEASURED_EVERY and _can_ask():
         with _lock:
@@ -28,7 +28,7 @@ def now() -> datetime:
 
 
 def _can_ask() -> bool:
-    """Return whether the connection accepts queries; a failed transaction does not."""
+    """Return whether the connection accepts queries, which it does not after an error in a transaction."""
     return not connection.needs_rollback
 
 
@@ -36,7 +36,7 @@ def _difference() -> timedelta:
     connection.ensure_connection()
     assert connection.connection is not None
     before = timezone.now()
-    # Bypass Django's cursor, which would add this query to the pinned query counts of pages.
+    # This bypasses Django's cursor, which would add the query to the pages' pinned query counts.
     [database_time] = connection.connection.execute("SELECT clock_timestamp()").fetchone()
     after = timezone.now()
     return database_time - (before + (after - before) / 2)

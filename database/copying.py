@@ -7,7 +7,7 @@ from django.db import connection
 
 
 def reserve_ids(table: str, count: int) -> list[int]:
-    """Return `count` unused ids for rows to be copied into the table. Costs one query."""
+    """Return `count` unused ids for rows that will be copied into the table. Costs one query."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)",
@@ -17,9 +17,9 @@ def reserve_ids(table: str, count: int) -> list[int]:
 
 
 def copy_rows(target: str, rows: Iterable[Sequence[Any]]) -> None:
-    """Copy rows into `target`, written as `table (column, …)`.
+    """Copy rows into `target`, which has the form `table (column, …)`.
 
-    `target` becomes part of the SQL: it must come from code, never from input.
+    `target` becomes part of the SQL, so it must never come from input.
     """
     with (
         connection.cursor() as cursor,

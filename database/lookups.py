@@ -5,10 +5,10 @@ from django.db.models import BooleanField, Func, Value
 
 
 class AnyOf(Func):
-    """A condition that a column holds one of many values, as in `filter(AnyOf("pk", ids))`.
+    """A condition that a column has one of many values, as in `filter(AnyOf("pk", ids))`.
 
-    All values are one array parameter, but `pk__in` prepares each value separately. A query for
-    2,000 ids takes 7 ms of Python's time with `pk__in` and 2 ms with this class.
+    The values are a single array parameter, while `pk__in` adapts each value separately. For 2,000 ids, building
+    the query takes 7 ms with `pk__in` and 2 ms with this class.
     """
 
     template = "%(expressions)s)"

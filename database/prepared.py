@@ -1,8 +1,8 @@
-"""Querysets whose SQL is built once, for queries that every request runs.
+"""Querysets whose SQL is built only once, for queries that every request runs.
 
-Django takes longer to build the SQL of a short query than PostgreSQL takes to run it. Without this
-module, `benchmarks.queue --http` stored 151 rankings/s instead of 178 (two turns each, interleaved,
-on 2 cores); the goal is 200.
+For a short query, Django takes longer to build the SQL than PostgreSQL takes to run it. Without this module,
+`benchmarks.queue --http` stored 151 rankings/s instead of 178 (two alternating runs each, on 2 cores); the goal is
+200.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ _PLACEHOLDERS: dict[type, Callable[[int], Any]] = {
 
 
 class Prepared(Generic[M]):
-    """A query whose SQL is built on first use and then reused with other parameters.
+    """A query whose SQL is built at the first use and reused with other parameters.
 
-    `build` makes the queryset. It is called once, with a placeholder for each parameter in `kinds`
-    (int or str). Using the query raises TypeError if a placeholder is missing from its SQL.
+    `build` returns the queryset. It is called once, with a placeholder for each parameter in `kinds`, which gives
+    their types (int or str). If the SQL lacks one of the placeholders, the first use raises TypeError.
     """
 
     def __init__(self, build: Callable[..., QuerySet[M]], **kinds: type):
@@ -38,7 +38,7 @@ class Prepared(Generic[M]):
         self._plan: _Plan | None = None
 
     def first(self, **values: int | str | None) -> M | None:
-        """Return the first row as an instance, or None. Costs one query."""
+        """Run the query, and return the first row as an instance, or None."""
         plan = self._plan = self._plan or self._compiled()
         parameters = [values[p.name] if isinstance(p, _Value) else p for p in plan.parameters]
         rows = fetch(plan.sql, parameters)
@@ -68,7 +68,7 @@ class _Plan:
     converters: dict[int, Any]
 
     def instance(self, row: tuple[Any, ...]) -> Any:
-        """Build the instance of a row as django.db.models.query.ModelIterable does (Django 5.2)."""
+        """Return the instance for a row, built like in django.db.models.query.ModelIterable of Django 5.2."""
         select, info = self.compiler.select, self.compiler.klass_info
         fields = info["select_fields"]
         start, end = fields[0], fields[-1] + 1

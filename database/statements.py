@@ -1,7 +1,7 @@
-"""Prepared statements for queries that run in every request or ranking, planned once per connection.
+"""Prepared statements, for queries that every request or ranking runs. PostgreSQL plans them once per connection.
 
-Planning the claim of a slot costs five times as much as running it. All other queries use the ORM,
-which binds parameters in the client and prepares nothing.
+Planning the claim of a slot takes five times as long as running it. All other queries use the ORM, which binds
+parameters in the client and prepares nothing.
 """
 
 import json
@@ -16,7 +16,7 @@ Row = TypeVar("Row", bound=Model)
 
 
 def fetch(sql: str, parameters: Mapping[str, Any] | Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Run a statement in the current transaction and return its rows, with JSON as text."""
+    """Run a statement in the current transaction, and return its rows, with JSON values as text."""
     database = connections[DEFAULT_DB_ALIAS]  # each use of the proxy `connection` looks this up
     database.close_if_health_check_failed()
     database.ensure_connection()
@@ -35,7 +35,7 @@ def columns(model: type[Model], table: str = "") -> str:
 
 
 def from_columns(model: type[Row], values: Sequence[Any]) -> Row:
-    """Return the instance for a row that was selected with `columns`."""
+    """Return the model instance for a row that was selected with `columns`."""
     fields = model._meta.concrete_fields
     parsed = [
         json.loads(value) if isinstance(field, JSONField) and value is not None else value

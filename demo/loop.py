@@ -1,6 +1,6 @@
 """The whole loop on the demo project: sample, rank, freeze, train a reward model, fine-tune, evaluate.
 
-Each stage reuses the results of an earlier start, so an interrupted loop can be started again.
+Each stage uses the results of an earlier start if there are any, so an interrupted loop can be continued.
 """
 
 import random
@@ -50,12 +50,12 @@ EVALUATE: dict[str, Any] = {"max_new_tokens": 96}
 
 
 class DemoError(Exception):
-    """A stage of the demo failed. The message names it and the reason."""
+    """Raised if a stage of the demo fails. The message names the stage and the reason."""
 
 
 @dataclass
 class Watcher:
-    """The progress display, and a function that is called while the loop waits for a run."""
+    """The progress display, with a function to call while the loop waits for a run."""
 
     steps: Steps
     idle: Callable[[], None]
@@ -78,7 +78,7 @@ class Loop:
         return result
 
     def run(self, name: str, title: str, kind: str, config: dict, inputs: dict) -> Run:
-        """Start the run of this stage, or find the one started earlier, and wait until it ends."""
+        """Start the run of this stage, or find one that was started earlier, and wait until it ends."""
         return self.stage(name, title, lambda: self._wait(self._start(kind, config, inputs, title)))
 
     def _start(self, kind: str, config: dict, inputs: dict, title: str) -> Run:
@@ -142,7 +142,7 @@ def run_loop(seed: int, watcher: Watcher, prompts: int = PROMPTS) -> dict[str, A
 
 
 def simulate(loop: Loop) -> int:
-    """Let simulated reviewers rank all tasks except LEFT_FOR_PEOPLE; return the rankings' number."""
+    """Have simulated reviewers rank all tasks except LEFT_FOR_PEOPLE; return the number of rankings."""
     tasks = list(
         Task.objects.filter(project=loop.project, kind=Task.Kind.RANKING)
         .order_by("pk")
@@ -154,7 +154,7 @@ def simulate(loop: Loop) -> int:
     for first in range(0, len(ranked), TASK_BATCH_SIZE):
         with transaction.atomic():
             for number, task in enumerate(ranked[first : first + TASK_BATCH_SIZE], start=first):
-                if task.held:  # some replies of the tiny model are incomplete, which is expected
+                if task.held:  # some of the tiny model's replies are cut off, which is expected
                     findings.release(project=loop.project, task_id=task.pk, by=loop.trainer)
                 for turn in range(RANKINGS_PER_TASK):
                     simulate_one(loop, task, *crew[(number + turn) % len(crew)])
@@ -206,13 +206,13 @@ def figures(
 
 
 def evaluation_of(seed: int) -> str | None:
-    """Return the time of the demo's first evaluation, which identifies the database; None if none."""
+    """Return the time of the demo's first evaluation, which identifies the database, or None."""
     evaluations = Evaluation.objects.filter(project__slug=demo_project.slug_of(seed))
     first = evaluations.order_by("id").first()
     return first.created_at.isoformat() if first else None
 
 
 def accuracy_ceiling(snapshot: Snapshot) -> float:
-    """Return the accuracy of the guideline's own rule on the held-out labels, which bounds a model's."""
+    """Return the accuracy of the guideline's rule on the held-out labels, which no model can exceed."""
     held_out = [group for group in read_groups(snapshot.file) if group.split == "test"]
     return reviewers.noise_ceiling(held_out)

@@ -1,4 +1,4 @@
-"""The demo's accounts: three for people who try it, and the simulated reviewers."""
+"""The demo's accounts: three for people who try the demo, and those of the simulated reviewers."""
 
 import json
 import secrets
@@ -20,7 +20,7 @@ def passwords_file() -> Path:
 
 
 def ensure_people() -> dict[str, User]:
-    """Return the three accounts, created on first use with random passwords in a private file."""
+    """Return the three accounts. On first use, create them with random passwords in a private file."""
     passwords = _passwords()
     people = {}
     for username, (role, first_name, _) in PEOPLE.items():
@@ -44,7 +44,7 @@ def _passwords() -> dict[str, str]:
 
 
 def sign_in_lines() -> list[str]:
-    """Return a line for each account that still has its original password."""
+    """Return a line with name, password and role for each account whose password was not changed."""
     passwords = _passwords()
     return [
         f"  {username:<6} {passwords[username]:<14} {tasks}"

@@ -1,6 +1,6 @@
-"""Sentences for any situation: openings and asides of letters, and filler and closings of replies.
+"""Sentences for any situation, such as asides in letters, and fillers and closings in replies.
 
-Fields in braces are filled from one `world.Letter`.
+Fields in braces are filled in from a `world.Letter`.
 """
 
 from demo import shop

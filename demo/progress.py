@@ -1,4 +1,4 @@
-"""A progress bar for each step of the demo, with the time left; plain lines without a terminal."""
+"""A progress bar with the time left for each step of the demo, or plain lines without a terminal."""
 
 import shutil
 import time
@@ -12,7 +12,7 @@ REDRAW_SECONDS = 0.2
 
 
 class Steps:
-    """The display of the current step: call `begin`, `update` any number of times, then `done`."""
+    """The display of the current step. Call `begin`, `update` any number of times, and then `done`."""
 
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic):
         self.out = out
@@ -32,7 +32,7 @@ class Steps:
             print(f"{title} …", file=self.out, flush=True)
 
     def update(self, share: float) -> None:
-        """Show that this share of the step, from 0 to 1, is done."""
+        """Show that `share` of the step, from 0 to 1, is done."""
         now = self.clock()
         if share > self.last[1]:
             self.last = (now, share)
@@ -55,10 +55,10 @@ class Steps:
             print(file=self.out, flush=True)
 
     def _time_left(self, now: float) -> str:
-        """Return the time left at the average pace since the first progress.
+        """Return the estimated time left, based on the average pace since the first progress.
 
-        Time before the first progress, such as loading, does not count. The display counts down
-        between two reports of progress.
+        Time before the first progress, such as loading, is not included in the pace. Between two reports of
+        progress, the time left counts down.
         """
         if self.first is None or self.last == self.first:
             return f"{duration(now - self.began_at)} so far"

@@ -1,4 +1,4 @@
-"""The demo project: its guideline, letters and base model."""
+"""The demo project, with its guideline, letters and base model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def is_demo(project: Project) -> bool:
 
 @transaction.atomic
 def ensure_project(seed: int, people: Mapping[str, User]) -> Project:
-    """Return the project of this seed, created with its published guideline on first use."""
+    """Return the project for this seed. On first use, create it with a published guideline."""
     project, created = Project.objects.get_or_create(
         slug=slug_of(seed),
         defaults={
@@ -62,7 +62,7 @@ def publish_guideline(project: Project, lead: User) -> None:
 
 
 def add_prompts(project: Project, count: int, seed: int) -> None:
-    """Add the first `count` letters of this seed. Existing ones are unchanged."""
+    """Add the first `count` letters of this seed as prompts. Existing prompts are not changed."""
     letters = world.prompts(count, seed)
     Prompt.objects.bulk_create(
         [

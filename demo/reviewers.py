@@ -1,8 +1,8 @@
 """Simulated reviewers, who follow the guideline with a known noise.
 
-A reviewer perceives the rule's score plus a normally distributed error, ties two replies with a
-small perceived difference, and draws the unacceptable line according to their leniency. Their
-rankings are marked as simulated on every page.
+A reviewer perceives each reply's score under the rule with a normally distributed error. Two replies with a small
+perceived difference are tied. The line below which replies are unacceptable depends on the reviewer's leniency.
+Every page marks these rankings as simulated.
 """
 
 import random
@@ -20,8 +20,8 @@ from reward.evaluation.report import agreeing_share, order_tally
 class Reviewer:
     name: str
     noise: float  # standard deviation of the error, in points of the rule's score
-    tie_below: float  # perceived differences smaller than this are a tie
-    leniency: float  # points by which their line is lower than the guideline's
+    tie_below: float  # smaller perceived differences are a tie
+    leniency: float  # how many points the reviewer's line is below the guideline's
     words_per_second: float
 
 
@@ -35,9 +35,9 @@ CREW = (
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking: tiers of response indices, best first, of which `cut` are above the line.
+    """A ranking. `tiers` contain response indexes, best first, and `cut` tiers are above the line.
 
-    `cut` is None without a line, which means that all replies are acceptable.
+    `cut` is None if there is no line because all replies are acceptable.
     """
 
     tiers: list[list[int]]
@@ -50,7 +50,7 @@ class Ranking:
 def rank(
     reviewer: Reviewer, messages: rule.Messages, responses: Sequence[str], rng: random.Random
 ) -> Ranking:
-    """Return one reviewer's ranking, which depends only on the arguments and the state of `rng`."""
+    """Return a reviewer's ranking. It depends only on the arguments and the state of `rng`."""
     marks = [rule.explain(messages, response) for response in responses]
     perceived = [rule.total(mark) + rng.gauss(0, reviewer.noise) for mark in marks]
     tiers, cut = _tiers(perceived, reviewer)
@@ -64,10 +64,10 @@ def rank(
 
 
 def noise_ceiling(groups: Iterable[Group]) -> float:
-    """Return the share of the reviewers' strict pairs that the rule orders the same way.
+    """Return the share of the reviewers' pairs without ties that the rule orders in the same way.
 
-    No model can expect a higher accuracy: the rest is the reviewers' noise. Pairs that the rule
-    ties count half. Raises ValueError when there is no strict pair.
+    No model can expect a higher accuracy, because the rest is the reviewers' noise. Pairs that the rule ties count
+    half. Raises ValueError if every pair is tied.
     """
     tallies = [
         order_tally(group, np.array([rule.score(group.prompt, text) for text in group.responses]))
@@ -80,7 +80,7 @@ def noise_ceiling(groups: Iterable[Group]) -> float:
 
 
 def _tiers(scores: Sequence[float], reviewer: Reviewer) -> tuple[list[list[int]], int | None]:
-    """Return the tiers and the cut for perceived scores. No tie crosses the line."""
+    """Return the tiers and the cut for perceived scores. Replies on both sides of the line are never tied."""
     line = rule.LINE - reviewer.leniency
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     tiers: list[list[int]] = []
@@ -124,7 +124,7 @@ BAD = {
 def _rationale(
     marks: Sequence[dict[str, float]], tiers: Sequence[Sequence[int]], rng: random.Random
 ) -> str:
-    """Return a reason why the first reply beat the last, or "" in half of the cases."""
+    """Return a reason why the first reply is better than the last, or "" in half of the cases."""
     if len(tiers) < 2 or rng.random() < 0.5:
         return ""
     best, worst = marks[tiers[0][0]], marks[tiers[-1][-1]]

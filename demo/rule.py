@@ -1,8 +1,8 @@
-"""A score for replies that follows `guideline.md`, computed from the text alone.
+"""A score for replies that follows `guideline.md` and is computed only from the text.
 
-This rule is the demo project's ground truth. The reward model never sees it, so the demo's
-evaluation is independent of the reward model. The rule accepts any text. It looks for signs of
-quality in each sentence, so a mere list of good words has a score of 0.
+This rule is the ground truth of the demo project. The reward model never sees it, so the demo's evaluation does not
+depend on the reward model. The rule accepts any text. It looks for signs of quality in each sentence, so that a
+list of good words has a score of 0.
 """
 
 import math
@@ -17,7 +17,7 @@ from demo import phrases, shop, signs, situations
 
 Messages = Sequence[Mapping[str, str]]
 GUIDELINE = Path(__file__).with_name("guideline.md")
-LINE = 3.0  # replies that score less are unacceptable
+LINE = 3.0  # replies with a lower score are unacceptable
 RATING_LOW, RATING_HIGH = 1, 5  # the reviewers' scale for each criterion
 
 
@@ -26,7 +26,7 @@ class Criterion:
     key: str
     name: str
     meaning: str
-    points: float  # out of 10; a negative value is subtracted if the criterion is not met
+    points: float  # out of 10; negative points are subtracted if the criterion is not met
 
 
 CRITERIA = (
@@ -77,12 +77,12 @@ class Reply:
 
 
 def score(messages: Messages, response: str) -> float:
-    """Return the quality of a reply, from 0 (not a reply) to 10. Deterministic."""
+    """Return the quality of a reply, from 0 (not a reply) to 10. The same text has the same score."""
     return total(explain(messages, response))
 
 
 def total(marks: Mapping[str, float]) -> float:
-    """Return the score for the marks of `explain`."""
+    """Return the score for the marks that `explain` returned."""
     points = sum(c.points * marks[c.key] for c in CRITERIA if c.points > 0)
     points += sum(c.points * (1 - marks[c.key]) for c in CRITERIA if c.points < 0)
     if points < LINE:  # compress low scores, so that they stay distinct and above 0
@@ -95,7 +95,7 @@ def acceptable(messages: Messages, response: str) -> bool:
 
 
 def explain(messages: Messages, response: str) -> dict[str, float]:
-    """Return a mark from 0 to 1 for each criterion, by its key."""
+    """Return a mark from 0 to 1 for each criterion, keyed by the criterion's key."""
     letter = "\n".join(m["content"] for m in messages if m["role"] == "user")
     return dict(_marks(letter, response))
 
@@ -222,14 +222,14 @@ def _length(words: int) -> float:
 
 
 def _variety(words: Sequence[str]) -> float:
-    """Return a factor from 0.1 to 1 that falls with the share of repeated trigrams."""
+    """Return a factor from 1 down to 0.1, which is lower the more trigrams are repeated."""
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     share = len(set(trigrams)) / len(trigrams) if trigrams else 1.0
     return min(1.0, max(0.1, (share - 0.5) / 0.35))
 
 
 def _spelling(words: Sequence[str]) -> float:
-    """Return a factor from 0.1 to 1 that falls when more than a quarter of the words are unknown."""
+    """Return a factor from 1 down to 0.1, which is below 1 if more than a quarter of the words are unknown."""
     unknown = sum(word not in _lexicon() for word in words) / max(1, len(words))
     return 1.0 if unknown <= 0.25 else max(0.1, 1.0 - 2 * (unknown - 0.25))
 

@@ -1,4 +1,4 @@
-"""Facts about Moth & Daughter, the demo's mail-order lamp shop: products, staff and customers."""
+"""Facts about Moth & Daughter, the demo's mail-order lamp shop: its products, staff and customers."""
 
 SHOP = "Moth & Daughter"
 STAFF = (

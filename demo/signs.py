@@ -1,4 +1,4 @@
-"""The patterns that the guideline's rule looks for in letters and replies."""
+"""The patterns for which the guideline's rule searches letters and replies."""
 
 import re
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ FRIENDLY = any_of(
 
 @dataclass(frozen=True)
 class Matter:
-    """A subject of letters: `asks` recognises it; a reply should match `touches` and `helps`."""
+    """A subject of letters. A letter about it matches `asks`; a good reply matches `touches` and `helps`."""
 
     mood: str
     asks: re.Pattern[str]
@@ -71,7 +71,7 @@ class Matter:
     helps: re.Pattern[str]
 
 
-# A letter belongs to the first matter that recognises it.
+# A letter belongs to the first matter whose `asks` it matches.
 MATTERS = {
     "cancel": Matter(
         "question",

@@ -1,7 +1,7 @@
-"""Situations in which customers write to the shop, with sentences of letters and of good and bad replies.
+"""Situations in which customers write to the shop, with sentences for letters, and for good and bad replies.
 
-Fields in braces are filled from one `world.Letter`, so that a reply mentions the same lamp, day,
-part and street as the letter.
+Fields in braces are filled in from a `world.Letter`, so that a reply mentions the same lamp, day, part and street
+as the letter.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Letters to Moth & Daughter and replies to them, generated from a seed.
 
-A seed gives the same texts on every machine, because only `random.Random` is used. Letters whose
-hash falls into the reserved eighth are for ranking and evaluation. The tiny model was trained on
-the other seven eighths, so it has never seen a letter of the demo project.
+A seed gives the same texts on every machine, because only `random.Random` is used. One eighth of the letters,
+selected by their hash, is reserved for ranking and evaluation. The tiny model was trained on the other letters, so
+it has never seen a letter of the demo project.
 """
 
 import random
@@ -43,7 +43,7 @@ class Letter:
 
 
 def prompts(count: int, seed: int) -> list[Letter]:
-    """Return `count` different letters from the reserved eighth, with situations about equally often."""
+    """Return `count` different reserved letters, in which all situations are about equally frequent."""
     rng = random.Random(f"prompts {seed}")
     by_text: dict[str, Letter] = {}
     while len(by_text) < count:
@@ -56,7 +56,7 @@ def prompts(count: int, seed: int) -> list[Letter]:
 
 
 def texts(count: int, seed: int) -> Iterator[dict[str, list[dict[str, str]]]]:
-    """Yield `count` training chats with replies of mixed quality, none from the reserved eighth."""
+    """Yield `count` chats for training, with replies of mixed quality and without reserved letters."""
     rng = random.Random(f"texts {seed}")
     while count:
         letter = write_letter(rng, rng.choice(SITUATIONS))
@@ -88,9 +88,9 @@ def write_letter(rng: random.Random, situation: Situation) -> Letter:
 
 
 def write_reply(rng: random.Random, letter: Letter) -> str:
-    """Return a reply between excellent and unacceptable.
+    """Return a reply whose quality is between excellent and unacceptable.
 
-    Its parts are drawn independently, with probabilities that depend on a common level of care.
+    Its parts are drawn independently of each other, with probabilities that depend on a common level of care.
     """
     care = rng.random()
     facts = letter.facts | {"soon": rng.choice(shop.DAYS), "month": rng.choice(shop.MONTHS)}

@@ -1,1 +1,1 @@
-"""Signing in: sessions, the throttle for wrong passwords, and audit entries."""
+"""Signing in: sessions, limits on wrong passwords, and audit entries."""

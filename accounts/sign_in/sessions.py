@@ -1,6 +1,6 @@
-"""Sessions in the database with an idle limit and a maximum age.
+"""Sessions in the database, with an idle limit and a maximum age.
 
-Each request reads one session, so that query's SQL is prepared.
+The SQL that reads a session is prepared, because every request runs it.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from database.prepared import Prepared
 
 SIGNED_IN_AT = "signed_in_at"
 SLACK = timedelta(minutes=5)
-"""Precision of a session's stored end, so that few requests write it."""
+"""Precision of the stored end of a session. It is updated only this often, so that few requests write it."""
 
 _BY_KEY = Prepared(lambda key: Session.objects.filter(session_key=key), key=str)
 
 
 class SessionStore(db.SessionStore):
-    """A session whose row expires at the idle limit and whose cookie expires at the maximum age."""
+    """A session whose row expires at the idle limit, and whose cookie expires at the maximum age."""
 
     ends_at: datetime | None = None
 
@@ -45,7 +45,7 @@ class SessionStore(db.SessionStore):
         return session
 
     def extend(self) -> None:
-        """Extend the session of a signed-in user. Costs one query every five minutes."""
+        """Extend the session of a signed-in user. Costs one query, but only every five minutes."""
         if SESSION_KEY not in self:
             return
         if SIGNED_IN_AT not in self:  # a session created before this limit existed
@@ -58,7 +58,7 @@ class SessionStore(db.SessionStore):
 
 
 def _end_of(data: Any) -> datetime:
-    """Return the time at which the session ends without further activity."""
+    """Return the time at which the session ends if there is no further activity."""
     now = timezone.now()
     started = data.get(SIGNED_IN_AT)
     signed_in_at = datetime.fromtimestamp(started, UTC) if started else now
@@ -71,7 +71,7 @@ def _end_of(data: Any) -> datetime:
 def extend_active_sessions(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Make middleware that extends the session at each request, except for polling."""
+    """Make middleware that extends the session at each request, except when a script polls the server."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
@@ -85,9 +85,9 @@ def extend_active_sessions(
 
 
 def _is_polling(request: HttpRequest) -> bool:
-    """Return whether a script made the request without an action of the user.
+    """Return whether a script made the request without any action of the user.
 
-    Scripts that act for the user send a POST. Browsers send Sec-Fetch-Dest only over HTTPS and to
-    localhost; without this header, every request counts as activity.
+    Scripts that act for the user send a POST. Browsers send Sec-Fetch-Dest only over HTTPS and to localhost;
+    without this header, every request counts as the user's activity.
     """
     return request.method == "GET" and request.headers.get("Sec-Fetch-Dest") == "empty"

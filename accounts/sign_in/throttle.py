@@ -1,8 +1,8 @@
-"""Limits on password guessing: attempts per account, per address, and concurrent hashes.
+"""Limits on password guessing: attempts per account and per address, and concurrent password hashes.
 
-One statement counts each attempt in PostgreSQL before the password is checked, so that concurrent
-guesses in several processes all count. The count, the message and the time taken are the same
-whether or not the account exists. A successful sign-in resets the account's count.
+One statement counts each attempt in PostgreSQL before the password is checked, so that concurrent attempts in
+several processes are all counted. The count, the message and the time taken do not reveal whether the account
+exists. A successful sign-in resets the account's count.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from accounts.models import SignInAttempts
 
 CODE = "throttled"
 MAX_CONCURRENT_HASHES = 2
-"""Concurrent password hashes per process. Each uses a CPU core for 0.1 s, during which pages wait."""
+"""Maximum number of concurrent password hashes per process. Each keeps a CPU core busy for 0.1 s."""
 WAIT_SECONDS = 2.0
 _turns = threading.BoundedSemaphore(MAX_CONCURRENT_HASHES)
 
 
 class Throttled(ValidationError):  # noqa: N818
-    """The password was not checked, because of too many attempts. The message says how to retry."""
+    """Raised after too many attempts, before the password is checked. The message says when to retry."""
 
     def __init__(self, seconds: float):
         self.seconds = max(1, ceil(seconds))
@@ -61,10 +61,10 @@ class Attempt:
 
 @contextmanager
 def attempt(request: HttpRequest | None, account: str) -> Iterator[Attempt]:
-    """Count an attempt, and hold one of the MAX_CONCURRENT_HASHES turns during the `with` block.
+    """Count an attempt, and let at most MAX_CONCURRENT_HASHES of these `with` blocks run at a time.
 
-    The caller calls `succeed()` if the password is right. Raises Throttled. Costs two queries, and
-    two more after a success.
+    The caller must call `succeed()` on the result if the password is right. Raises Throttled after too many
+    attempts. Costs two queries, and two more after a success.
     """
     keys = {_key("account", account.strip().casefold()): settings.SIGN_IN_FAILURES}
     if address := network_of(client_address(request)):
@@ -96,7 +96,7 @@ RETURNING count, extract(epoch FROM since + %s - now())
 
 
 def _count(limits: dict[str, int]) -> None:
-    """Count one attempt for each key. Raises Throttled if one exceeds its limit."""
+    """Count one attempt for each key. Raises Throttled if a key's count exceeds its limit."""
     window, wait = timedelta(minutes=settings.SIGN_IN_MINUTES), 0.0
     with connection.cursor() as cursor:
         for key, limit in sorted(limits.items()):
@@ -110,7 +110,7 @@ def _count(limits: dict[str, int]) -> None:
 
 
 def _forget(account: str, *addresses: str) -> None:
-    """Reset the account's count, and subtract the successful attempt from the addresses' counts."""
+    """Reset the account's count, and subtract this attempt from the counts of the addresses."""
     SignInAttempts.objects.filter(key=account).delete()
     with connection.cursor() as cursor:
         for address in addresses:
@@ -121,21 +121,21 @@ def _forget(account: str, *addresses: str) -> None:
 
 
 def forget_old() -> int:
-    """Delete counts older than the window, and return their number."""
+    """Delete counts that are too old to matter, and return their number."""
     window = timedelta(minutes=settings.SIGN_IN_MINUTES)
     return SignInAttempts.objects.filter(since__lt=timezone.now() - window).delete()[0]
 
 
 def _key(kind: str, value: str) -> str:
-    """Return a digest, so that passwords typed as usernames are not stored."""
+    """Return a digest of the value, so that a password typed as a username is not stored."""
     return hashlib.sha256(f"{kind}:{value}".encode(errors="surrogatepass")).hexdigest()
 
 
 def client_address(request: HttpRequest | None) -> str:
-    """Return the address that the request came from.
+    """Return the address from which the request came.
 
-    Each proxy appends its client's address to X-Forwarded-For. Only the last TIEBREAK_PROXIES
-    entries come from the operator's proxies; clients can forge the earlier entries.
+    Each proxy appends its client's address to X-Forwarded-For. Only the last TIEBREAK_PROXIES entries come from
+    the operator's proxies; a client can forge the others.
     """
     if request is None:
         return ""
@@ -147,7 +147,7 @@ def client_address(request: HttpRequest | None) -> str:
 
 
 def network_of(address: str) -> str:
-    """Return an IPv4 address, or the /64 network of an IPv6 address; "" for any other text."""
+    """Return an IPv4 address itself, the /64 network of an IPv6 address, or "" for other text."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -160,7 +160,7 @@ def network_of(address: str) -> str:
 def answer_429(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Make middleware that answers 429 for every page whose form was throttled."""
+    """Make middleware that sets the status 429 if a form on the page raised Throttled."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response: Any = get_response(request)

@@ -13,9 +13,9 @@ register = template.Library()
 
 @register.filter(expects_localtime=True)
 def moment(value: datetime | None, style: str = "minute") -> SafeString | str:
-    """Return a <time> element in the user's zone, or in the server's zone with its name.
+    """Return a <time> element in the user's time zone, or in the server's with the zone's name.
 
-    `style` is day, minute, long (with the year), clock or second. moments.js has the same styles.
+    `style` is day, minute, long (with the year), clock or second. static/js/moments.js has the same styles.
     """
     if not value:
         return ""

@@ -1,7 +1,7 @@
 """Run the local PostgreSQL and Redis for as long as a process uses them.
 
-config.local.services starts this program; it is not meant to be started by hand. A server that
-ends is restarted without interrupting the other one.
+Only config.local.services should start this program. If one of the servers ends, it is restarted without
+interrupting the other.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ POLL_SECONDS = 0.1
 
 
 def start(postgres: Postgres, redis: Redis) -> None:
-    """Start both servers and wait until they answer. Raises SystemExit with a sentence."""
+    """Start both servers and wait until they answer. Raises SystemExit if one does not."""
     redis.start()
     postgres.start()
     try:
@@ -39,9 +39,9 @@ def start(postgres: Postgres, redis: Redis) -> None:
 
 
 def keep_until_unused(users: IO[str], servers: list[Server]) -> None:
-    """Restart servers that end, until no process holds the users' lock.
+    """Restart servers that have ended, until no process holds the users' lock.
 
-    The keeper then holds that lock itself, so new users wait until it has exited.
+    The keeper then holds the lock itself, so new users wait until the keeper has exited.
     """
     while True:
         try:
@@ -67,7 +67,7 @@ def main(var: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sockets = socket_folder(var)
     postgres, redis = Postgres(var, sockets), Redis(var, sockets)
-    secure(var)  # again, because Postgres() may just have created its account, which needs access
+    secure(var)  # again, because Postgres() may have created its account, which needs access
     socket_folder(var)
     try:
         start(postgres, redis)

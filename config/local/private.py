@@ -1,7 +1,7 @@
 """Permissions that close the data folder to other accounts.
 
-PostgreSQL refuses to run as root. When Tiebreak runs as root, PostgreSQL gets a separate account,
-which may search the data folder but cannot read other files in it.
+PostgreSQL refuses to run as root. If Tiebreak runs as root, PostgreSQL therefore runs under an account of its
+own, which may search the data folder but cannot read other files in it.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 UMASK = 0o077
 DONE = ".private"
 MAX_SOCKET_PATH_BYTES = 100
-"""Maximum length of a socket's path, in bytes; the operating system allows 107."""
+"""Maximum length of a socket's path in bytes. The operating system allows 107."""
 LONGEST_SOCKET = "postgres/.s.PGSQL.5432"
 
 
 def postgres_account(*, create: bool = False) -> pwd.struct_passwd | None:
-    """Return the account for PostgreSQL, or None if it runs as the current account."""
+    """Return the account for PostgreSQL, or None if PostgreSQL runs under the current account."""
     if os.geteuid() != 0:
         return None
     try:
@@ -66,21 +66,21 @@ def _close(path: Path) -> None:
 
 
 def socket_folder(var: Path) -> Path:
-    """Return a private folder for sockets: in `var`, or in the temporary folder for long paths."""
+    """Return a private folder for sockets, in `var` or, if its path is too long, in the temporary folder."""
     folder = var / "sockets"
     if len(str(folder / LONGEST_SOCKET).encode()) > MAX_SOCKET_PATH_BYTES:
         digest = hashlib.sha256(str(var).encode()).hexdigest()[:12]
         folder = Path(tempfile.gettempdir(), f"tiebreak-{os.geteuid()}-{digest}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-        # Another account has created this name in the shared temporary folder.
+        # Another account has already created this folder in the shared temporary folder.
         folder = Path(tempfile.mkdtemp(prefix="tiebreak-"))
     let_postgres_search(folder)
     return folder
 
 
 def make_parents_searchable(folder: Path, account: pwd.struct_passwd) -> None:
-    """Let `account` search the parents of `folder`, without permission to list them."""
+    """Allow `account` to search the parents of `folder`, but not to list them."""
     for parent in folder.parents:
         status = parent.stat()
         group = status.st_gid == account.pw_gid and status.st_mode & stat.S_IXGRP

@@ -1,4 +1,4 @@
-"""Start and stop the web server, the worker and the other services of one machine together."""
+"""Start and stop all services on one machine together: the web server, the worker and others."""
 
 import fcntl
 import os
@@ -25,15 +25,15 @@ POLL_SECONDS = 0.2
 FIRST_PORT = 8000
 LAST_PORT = 65535
 PORTS_TRIED = 100
-# Celery warns against pickled messages when it runs as root. Tiebreak's messages are JSON.
+# When Celery runs as root, it warns about pickled messages. Tiebreak's messages are JSON.
 NO_ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 
 
 @dataclass
 class Service:
-    """A child process that is restarted when it ends, and ends with this process.
+    """A child process that is restarted when it ends, and that ends when this process ends.
 
-    It runs under runs.supervision.watchdog: closing the pipe kills it and all its children.
+    It runs under runs.supervision.watchdog, which kills it and all its children when the pipe closes.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Service:
     started_at: float = 0.0
     pipe: int = -1
     recipe: bool = False
-    """True for a recipe, which needs no database and does not get its URL."""
+    """Whether this is a recipe, which needs no database and does not get its URL."""
     output: IO[bytes] | None = None
-    """The file for its output; None to share this process's output."""
+    """The file to which the output is written, or None to use this process's output."""
     restarts: Restarts = field(default_factory=Restarts)
 
     def start(self) -> None:
@@ -75,7 +75,7 @@ class Service:
         return self.process is not None and self.process.poll() is not None
 
     def revive(self) -> str:
-        """Restart the process if it has ended and Restarts allows it. Return a message, or ""."""
+        """Restart the process if it has ended and its pause is over. Return a message, or ""."""
         message = ""
         if self.process and self.ended():
             pause = self.restarts.ended(started_at=self.started_at)
@@ -91,7 +91,7 @@ class Service:
                 os.write(self.pipe, b"T")
 
     def stop(self, deadline: float) -> None:
-        """Wait for the process to end, and kill it at `deadline` (seconds of time.monotonic)."""
+        """Wait for the process to end, and kill it at `deadline`, a time of time.monotonic()."""
         if not self.process:
             return
         with suppress(subprocess.TimeoutExpired):
@@ -106,9 +106,9 @@ class Service:
 
 
 class Services:
-    """A context manager that starts services, restarts them when they end, and stops them.
+    """A context manager that starts services, restarts those that end, and stops all of them on exit.
 
-    Messages about ended processes go to `out`, the services' own output to `output`.
+    Messages about ended processes are written to `out`, and the services' own output to `output`.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Services:
             service.stop(deadline)
 
     def revive(self) -> None:
-        """Restart each process that has ended, including the local PostgreSQL and Redis."""
+        """Restart every process that has ended, including the local PostgreSQL and Redis."""
         for service in self.services:
             if message := service.revive():
                 print(message, file=self.out, flush=True)
@@ -145,7 +145,7 @@ class Services:
         self._pass_on_keeper_messages()
 
     def _pass_on_keeper_messages(self) -> None:
-        """Print the keeper's log messages since the last call."""
+        """Print the messages that the keeper has logged since the last call."""
         size = _size(keeper_log())
         if size > self.keeper_messages:
             with keeper_log().open() as log:
@@ -167,12 +167,12 @@ def _size(path: Path) -> int:
 
 
 class AlreadyRunning(Exception):  # noqa: N818
-    """Another process serves the same data. The message names it and says what to do."""
+    """Raised if another process serves the same data. The message names it and says what to do."""
 
 
 @contextmanager
 def only_one() -> Iterator[Callable[[int], None]]:
-    """Hold the data folder's serving lock, and yield a function that records the port in it.
+    """Hold the lock for serving the data folder, and yield a function that records the port in its file.
 
     Raises AlreadyRunning if another process holds the lock.
     """
@@ -198,7 +198,7 @@ def only_one() -> Iterator[Callable[[int], None]]:
 
 
 def free_port(first: int = FIRST_PORT, host: str = "127.0.0.1") -> int:
-    """Return the first free port from `first` on. Raises OSError when all are taken."""
+    """Return the first free port, starting at `first`. Raises OSError if all ports are taken."""
     last = min(first + PORTS_TRIED - 1, LAST_PORT)
     for port in range(first, last + 1):
         with socket.socket() as probe:
@@ -235,7 +235,7 @@ def worker() -> Service:
 
 
 def beat() -> Service:
-    """Return the scheduler of periodic tasks. It is restarted independently of the worker."""
+    """Return the scheduler of periodic tasks. It is a service of its own, separate from the worker."""
     return Service(
         "beat",
         [
@@ -250,7 +250,7 @@ def everything(port: int) -> list[Service]:
 
 
 def scorer() -> Service:
-    """Return the scorer. It uses 15 MB of memory until the first request loads the reward model."""
+    """Return the scorer. It needs only 15 MB of memory until a request makes it load a reward model."""
     return Service(
         "scorer",
         [
@@ -263,7 +263,7 @@ def scorer() -> Service:
 
 
 def scorers() -> list[Service]:
-    """Return the scorer, or an empty list if the path of its socket is too long."""
+    """Return a list with the scorer, or an empty list if the path of its socket is too long."""
     try:
         address(settings.SCORER_SOCKET)
     except ValueError:
@@ -272,7 +272,7 @@ def scorers() -> list[Service]:
 
 
 def wait_for_web(port: int, seconds: float = 30) -> None:
-    """Wait until the port accepts connections. Raises TimeoutError."""
+    """Wait until the port accepts connections. Raises TimeoutError after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

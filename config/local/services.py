@@ -1,9 +1,9 @@
 """A local PostgreSQL and Redis, for installations without DATABASE_URL or REDIS_URL.
 
-Each process that needs them holds a shared lock on `var/local/users.lock` until it exits. One
-keeper process (`python -m config.local.keeper`) runs both servers and exits once it can take that
-lock exclusively. The operating system releases the locks of a process that crashes, so a crash
-leaves no server running and no file locked.
+Each process that needs them holds a shared lock on `var/local/users.lock` until it exits. One keeper process
+(`python -m config.local.keeper`) runs both servers. It exits once it can take that lock exclusively, which means
+that nobody uses the servers. The operating system releases the locks of a process that crashes, so a crash leaves
+no server running and no file locked.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from config.local.urls import services_file
 
 NEEDS_NO_SERVICES = {"help", "version", "--help", "--version", "makemessages", "compilemessages"}
 WRITES_FOR_OTHERS = {"collectstatic"}
-"""Commands whose output another account reads, such as the account of a web server."""
+"""Commands that write files for another account, such as that of a web server."""
 START_TIMEOUT_SECONDS = 90
 MAX_LOG_BYTES = 1_000_000
 
@@ -29,7 +29,7 @@ _lock_files: list[IO[str]] = []
 
 
 class LocalServicesError(Exception):
-    """A local server did not start. The message names it and its log."""
+    """Raised if a local server does not start. The message names the server and its log."""
 
 
 def var_dir() -> Path:
@@ -48,10 +48,10 @@ def provide_for_command(argv: list[str]) -> None:
 
 
 def provide() -> None:
-    """Set DATABASE_URL and REDIS_URL to the local servers where they are unset.
+    """Start the local servers if necessary, and set DATABASE_URL and REDIS_URL to them if unset.
 
-    Costs nothing when both are set, milliseconds when the local servers are running, and about two
-    seconds to start them. Raises LocalServicesError.
+    This takes milliseconds if the local servers are already running, and about two seconds otherwise. Raises
+    LocalServicesError.
     """
     if os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL"):
         return
@@ -67,16 +67,16 @@ def provide() -> None:
 
 
 def _urls(folder: Path) -> dict[str, str]:
-    """Return the URLs of the servers, and start them if necessary. Raises LocalServicesError."""
+    """Return the URLs of the servers, after starting them if necessary. Raises LocalServicesError."""
     with (folder / "start.lock").open("w") as start_lock:
         fcntl.flock(start_lock, fcntl.LOCK_EX)
         return _running() or _start_keeper(folder)
 
 
 def revive_keeper() -> bool:
-    """Restart the keeper if it was killed. Return whether it was restarted.
+    """Restart the keeper if it was killed; return whether it was.
 
-    The servers keep their URLs. Costs one file lock if the keeper is running. Raises
+    The servers keep their URLs. If the keeper is running, this only tries a file lock. Raises
     LocalServicesError.
     """
     if not _lock_files or _running():
@@ -90,7 +90,10 @@ def keeper_log() -> Path:
 
 
 def _hold(path: Path) -> None:
-    """Register this process as a user until it exits. Blocks while a keeper is shutting down."""
+    """Register this process as a user of the servers until it exits, by locking a file.
+
+    Waits while a keeper is shutting down.
+    """
     if any(file.name == str(path) for file in _lock_files):
         return
     file = path.open("w")
@@ -99,9 +102,9 @@ def _hold(path: Path) -> None:
 
 
 def _running() -> dict[str, str] | None:
-    """Return the URLs of the running keeper, or None.
+    """Return the URLs of the running keeper's servers, or None if no keeper is running.
 
-    Only a running keeper holds `keeper.lock`, so a stale file of URLs is ignored.
+    Only a running keeper holds `keeper.lock`, so an old file with URLs is ignored.
     """
     with (var_dir() / "local" / "keeper.lock").open("w") as lock:
         try:

@@ -9,11 +9,11 @@ MAX_PAUSE_SECONDS = 60
 
 
 class Restarts:
-    """The pauses between restarts of one process.
+    """The pauses between the restarts of a process.
 
-    A process that ran for a while is restarted immediately. After three quick failures in a row the
-    pause doubles from one second to one minute, so that a process that cannot start does not use
-    the whole CPU.
+    A process that ran for a while is restarted immediately. After three quick failures in a row, there is a pause
+    of one second, which doubles with each failure up to a minute. A process that cannot start therefore does not
+    use the whole CPU.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,10 @@ class Restarts:
         self.next_start = 0.0
 
     def ended(self, *, started_at: float) -> float:
-        """Record an end, and return the pause in seconds. Times are those of time.monotonic()."""
+        """Record that the process has ended; return the pause before its restart in seconds.
+
+        `started_at` is a time of time.monotonic().
+        """
         now = time.monotonic()
         short = now - started_at < SHORT_LIFE_SECONDS
         self.short_lives = self.short_lives + 1 if short else 0
@@ -35,15 +38,15 @@ class Restarts:
 
 
 def sentence(name: str, status: int | None, pause: float) -> str:
-    """Return the message about a process that ended with `status` and restarts after `pause`."""
+    """Return a message about a process that has ended and is restarted after `pause` seconds."""
     when = f"next attempt in {pause:.0f} s" if pause else "starting it again"
     return f"{name} ended ({cause(status)}); {when}."
 
 
 def cause(status: int | None) -> str:
-    """Return the name of the signal or the status with which a process ended.
+    """Return the name of the signal that ended a process, or its exit status.
 
-    A signal is negative in subprocess's notation and 128 + number in a shell's.
+    A signal is a negative status in subprocess's notation, and 128 plus its number in a shell's.
     """
     number = -status if status and status < 0 else (status or 0) - 128
     try:

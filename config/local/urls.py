@@ -1,4 +1,4 @@
-"""The URLs of the local PostgreSQL and Redis of a var/ folder."""
+"""The URLs of the local PostgreSQL and Redis that belong to a var/ folder."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def local_redis_url(var_dir: Path) -> str:
 
 
 def is_local_database(var_dir: Path, url: str) -> bool:
-    """Return whether `url` is that of the local PostgreSQL, running or not."""
+    """Return whether `url` is the URL of the local PostgreSQL, whether that is running or not."""
     try:
         password = password_file(var_dir).read_text().strip()
     except FileNotFoundError:

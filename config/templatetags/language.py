@@ -9,10 +9,10 @@ register = template.Library()
 
 
 class MainNode(template.Node):
-    """The body of a page, rendered in English unless the page is translated.
+    """The body of a page, which is rendered in English unless the page is translated.
 
-    The block "language" of base.html marks a page as English; translated pages override it with an
-    empty block. On an English page, dates, numbers and form errors must be English too.
+    The block "language" in base.html marks a page as English, and translated pages override it with an empty
+    block. On an English page, dates, numbers and form errors must also be in English.
     """
 
     def __init__(self, nodes: template.NodeList):
@@ -35,12 +35,12 @@ def main(parser: template.base.Parser, token: template.base.Token) -> MainNode:
 
 @register.simple_tag
 def words_url() -> str:
-    """Return the URL of the translations for scripts, in the language of this page."""
+    """Return the URL of the scripts' translations into the language of this page."""
     return catalog_url()
 
 
 @register.simple_tag
 def other_languages() -> list[tuple[str, str]]:
-    """Return the code of each other language and its name in that language."""
+    """Return the code of each other language, and the language's own name for itself."""
     current = translation.get_language()
     return [(code, name) for code, name in settings.LANGUAGES if code != current]

@@ -35,7 +35,7 @@ ITEMS = (
 
 @register.inclusion_tag("navigation.html", takes_context=True)
 def navigation(context: template.Context) -> dict[str, Any]:
-    """Return the entries of the menu that the user may open. Runs no query."""
+    """Return the menu entries that the user may open. Costs no query."""
     request = context.get("request")
     user = getattr(request, "user", None)
     if request is None or not isinstance(user, User):

@@ -1,1 +1,1 @@
-"""The web server: its limits, its error pages, and its behaviour during an outage."""
+"""The web server: limits, error pages, and responses during an outage."""

@@ -1,4 +1,4 @@
-"""The API at /api/v1/: its routers, its errors and its OpenAPI document, without a browsable page."""
+"""The API at /api/v1/, with its routers, errors and OpenAPI document. It has no browsable pages."""
 
 import logging
 from collections.abc import Callable
@@ -34,7 +34,7 @@ api.add_router("", scores)
 ERRORS_LISTED = 10
 STORAGE = "The server's storage is full or unusable. Ask the operator; the log names the folder."
 PARAMETER_NAMES = {"body", "conversations", "candidates", "one", "many"}
-"""Internal names in the locations of errors, which clients do not need."""
+"""Internal names in the locations of errors. They are removed, because they mean nothing to clients."""
 
 
 @api.exception_handler(Problem)
@@ -57,7 +57,7 @@ def invalid_request(request: HttpRequest, error: ValidationError) -> HttpRespons
 
 
 def _field(location: tuple[Any, ...]) -> str:
-    """Return the path of a field in the request's body, such as "items.0.prompt"."""
+    """Return the path of a field in the body of the request, such as "items.0.prompt"."""
     return ".".join(str(part) for part in location if part not in PARAMETER_NAMES) or "body"
 
 
@@ -95,7 +95,7 @@ def internal_error(request: HttpRequest, error: Exception) -> HttpResponseBase:
 
 
 def with_problems(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """Turn ninja's plain-text responses to wrong methods into problem+json."""
+    """Wrap a view so that it answers a wrong method with problem+json instead of ninja's plain text."""
 
     @wraps(view)
     def protected_view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:

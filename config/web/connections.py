@@ -1,6 +1,6 @@
-"""Database connections that notice when the server has stopped answering.
+"""Database connections that notice if the server has stopped answering.
 
-The settings import this module, so it cannot use them at import time.
+The settings import this module, so it must not use them when it is imported.
 """
 
 import socket
@@ -16,16 +16,16 @@ from psycopg_pool import ConnectionPool
 SILENT_SECONDS = 1.0
 PROBE_SECONDS = 0.5
 AWAY_STATES = ("08", "57P", "53300")
-"""SQLSTATEs of a server that cannot be reached, shuts down, starts up, or takes no more connections."""
+"""Prefixes of SQLSTATEs that mean that the server is unreachable, starting, stopping or full."""
 SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
-"""The message that asks for TLS. The server answers it with one byte, before authentication."""
+"""The message that requests TLS. The server answers with one byte, before authentication."""
 
 _thread = threading.local()
 
 
 @contextmanager
 def limited_waiting() -> Iterator[None]:
-    """Limit how long this thread waits for a silent database, inside the `with` block."""
+    """Limit how long this thread waits for a silent database within the `with` block."""
     _thread.limited = True
     try:
         yield
@@ -34,9 +34,9 @@ def limited_waiting() -> Iterator[None]:
 
 
 class OutageConnection(psycopg.Connection[Any]):
-    """A connection that, in a web request, gives up on a server that has stopped answering.
+    """A connection that, in a web request, gives up if the server has stopped answering.
 
-    Statements have no time limit: after each second of silence the server is probed.
+    A statement has no time limit. After each second of silence, the server is probed.
     """
 
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
@@ -52,7 +52,7 @@ class OutageConnection(psycopg.Connection[Any]):
     def _with_probes(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         """Wrap psycopg's generator, and probe the server after each second of silence.
 
-        psycopg sends a false value after 0.1 seconds without data.
+        psycopg sends a false value into the generator after every 0.1 seconds without data.
         """
         last_data_at = time.monotonic()
         try:
@@ -76,7 +76,7 @@ class OutageConnection(psycopg.Connection[Any]):
 
 
 def is_outage(error: psycopg.Error) -> bool:
-    """Return whether the error means that the server is unavailable, not that a statement failed."""
+    """Return whether the error means that the server is unavailable, instead of a failed statement."""
     state = error.sqlstate
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (
         state is None or state.startswith(AWAY_STATES)
@@ -84,10 +84,9 @@ def is_outage(error: psycopg.Error) -> bool:
 
 
 def replace_spare_connections() -> None:
-    """Close the idle connections of the pools, which the failed server has probably closed too.
+    """Replace the pools' idle connections, which the failed server has probably closed.
 
-    The pool would otherwise test them one by one, with growing pauses, until a minute after the
-    outage.
+    Otherwise, a pool would test them one by one, with growing pauses, until a minute after the outage.
     """
     from django.db.backends.postgresql.base import DatabaseWrapper
 
@@ -96,12 +95,12 @@ def replace_spare_connections() -> None:
 
 
 def keep_connecting(pool: ConnectionPool[Any]) -> None:
-    """Connect again, so that threads that are already waiting get a connection."""
+    """Open new connections, so that threads which are already waiting get one."""
     pool.check()
 
 
 def database_answers() -> bool:
-    """Return whether the server replies within PROBE_SECONDS; true if its address is unknown."""
+    """Return whether the server answers within PROBE_SECONDS, or True if its address is unknown."""
     from django.db import connection
 
     host, port = connection.settings_dict["HOST"], str(connection.settings_dict["PORT"] or 5432)

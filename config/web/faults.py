@@ -1,4 +1,4 @@
-"""Responses to faults of the server's storage, in place of an error 500."""
+"""Responses to problems with the server's storage, instead of an error 500."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ UNAVAILABLE = 503
 
 
 class StorageFaults:
-    """Middleware that answers a full disk or an unwritable folder with a page about the problem."""
+    """Middleware that explains a full disk or an unwritable folder on a page."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
         self.get_response = get_response
@@ -35,9 +35,9 @@ class StorageFaults:
 
 
 def storage_fault(request: HttpRequest, error: Exception) -> tuple[int, str] | None:
-    """Log a storage fault, and return its status and sentence; None for any other error.
+    """Log a storage problem and return its HTTP status and a sentence, or None for another error.
 
-    The sentence names a folder of the server, so only leads should see it.
+    The sentence names a folder on the server, so only leads should see it.
     """
     sentence = storage_problem(error, settings.VAR_DIR)
     if sentence is None or not isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""The health check `/health/`, and its client `python -m config.web.health URL`."""
+"""The health check at `/health/`, and a client for it: `python -m config.web.health URL`."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from config.web.outage import is_outage, state, unavailable
 
 
 def health(request: HttpRequest) -> HttpResponse:
-    """Answer "ok", or 503 if the database does not answer. Public. Costs one query."""
+    """Return "ok", or 503 if the database does not answer. Anyone may request this. Costs one query."""
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")

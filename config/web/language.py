@@ -1,4 +1,4 @@
-"""The translations for scripts, as one script that browsers may cache."""
+"""The translations for scripts, served as one script that browsers can cache."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ A_YEAR = 365 * 24 * 3600
 
 
 def _fingerprint() -> str:
-    """Return a hash of the translations, which makes browsers load a changed script."""
+    """Return a hash of the translations. As part of the URL, it makes browsers load a changed script."""
     digest = hashlib.sha256()
     for path in sorted(Path(settings.LOCALE_PATHS[0]).rglob("djangojs.mo")):
         digest.update(path.read_bytes())
@@ -26,7 +26,7 @@ FINGERPRINT = _fingerprint()
 
 
 class Catalog(JavaScriptCatalog):
-    """`gettext` for scripts. The URL contains the language and the hash of the translations."""
+    """The view that serves `gettext` for scripts. Its URL contains the language and the hash."""
 
     packages = ["config"]  # only the translations in LOCALE_PATHS, without the admin's
 

@@ -1,7 +1,7 @@
-"""Limits of requests, and caching of responses.
+"""Limits on requests, and rules for caching responses.
 
-The size limit of a body depends on the path and is checked before the body is read: first by
-the web server, then by middleware, which works with any server and can check who is signed in.
+The size limit for a body depends on the path, and is checked before the body is read: first by the web server, and
+then by middleware, which works with any server and knows who is signed in.
 """
 
 import re
@@ -25,22 +25,22 @@ from accounts.parameters import number
 from labeling.pages.imports import MAX_UPLOAD_BYTES
 
 SMALL = 3 << 20
-"""Limit of forms and of the API, in bytes. The API also has a lower limit with a better message."""
+"""Maximum size of forms and API requests in bytes. The API has a lower limit, with a better message."""
 UPLOAD = MAX_UPLOAD_BYTES + (1 << 20)
 UPLOAD_PATH = re.compile(r"/p/[-\w]+/data/import/")
 UPLOAD_COOKIE = "tiebreak_upload"
-"""A signed cookie that the import page sets. It lets the web server, which has no database, refuse
-uploads of anonymous visitors before reading them."""
+"""A signed cookie that the import page sets. With it, the web server, which has no database, can refuse uploads
+by anonymous visitors before reading them."""
 _SALT = "config.web.limits.upload"
 
 
 def largest_body(path: str, *, may_upload: bool) -> int:
-    """Return the size of the largest body accepted at the path, in bytes."""
+    """Return the maximum size of a body at this path, in bytes."""
     return UPLOAD if may_upload and UPLOAD_PATH.fullmatch(path) else SMALL
 
 
 def was_signed_in(cookies: str) -> bool:
-    """Return whether a Cookie header proves that a signed-in user opened an import page."""
+    """Return whether a Cookie header proves that a signed-in user has opened an import page."""
     value = parse_cookie(cookies).get(UPLOAD_COOKIE, "")
     try:
         signing.TimestampSigner(salt=_SALT).unsign(value, max_age=settings.SESSION_COOKIE_AGE)
@@ -52,7 +52,7 @@ def was_signed_in(cookies: str) -> bool:
 def limit_bodies(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Make middleware that answers 413 before anything parses a body that is too large."""
+    """Make middleware that refuses too large a body with a 413 before anything parses it."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         length = content_length(request.META.get("CONTENT_LENGTH", ""))
@@ -70,7 +70,7 @@ def limit_bodies(
 
 
 def content_length(text: str) -> int:
-    """Return the length in a Content-Length header, or a number above all limits if it is invalid."""
+    """Return the length in a Content-Length header, or a huge number if the header is invalid."""
     length = number(text or "0")
     return 2**62 if length is None else length
 
@@ -89,7 +89,7 @@ def _allow_upload(request: HttpRequest, response: HttpResponseBase) -> None:
 
 
 def too_large(path: str, limit: int = SMALL) -> str:
-    """Return the reason for a refusal in the current language. `limit` is for forms, in bytes."""
+    """Return the reason for a refusal, in the current language. `limit` is the limit for forms in bytes."""
     if UPLOAD_PATH.fullmatch(path):
         return _(
             "The file is larger than %(size)d MB, or the import page was not opened first. Open "
@@ -100,7 +100,7 @@ def too_large(path: str, limit: int = SMALL) -> str:
 
 
 def too_large_page(path: str, *, cookies: str, languages: str) -> str:
-    """Return the page for a refusal by the web server, in the language of these headers."""
+    """Return the page for a refusal by the web server, in the language that these headers request."""
     request = HttpRequest()
     request.COOKIES = parse_cookie(cookies)
     request.META["HTTP_ACCEPT_LANGUAGE"] = languages
@@ -116,7 +116,7 @@ def _too_large_response(request: HttpRequest, limit: int = SMALL) -> HttpRespons
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    """Handle requests that Django refuses, such as a form larger than Django's limit."""
+    """Answer requests that Django itself refuses, such as a form above Django's size limit."""
     if isinstance(exception, RequestDataTooBig):
         return _too_large_response(request, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
     return defaults.bad_request(request, exception)
@@ -125,7 +125,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 def refuse_null_characters(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Make middleware that refuses addresses with a null character, which PostgreSQL cannot store."""
+    """Make middleware that refuses URLs with a null character, which PostgreSQL cannot store."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         query = (text for name, values in request.GET.lists() for text in (name, *values))
@@ -142,7 +142,7 @@ def refuse_null_characters(
 def explain_wrong_method(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Make middleware that shows browsers a page for a wrong method; Django's response is empty."""
+    """Make middleware that shows browsers a page for a wrong method, for which Django's response is empty."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
@@ -159,7 +159,7 @@ def explain_wrong_method(
 def keep_private(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Make middleware that forbids caching of responses without a Cache-Control header."""
+    """Make middleware that forbids caching of all responses without a Cache-Control header."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)

@@ -1,8 +1,8 @@
 """Quick 503 responses while the database is unavailable.
 
-A web request waits about two seconds at most for a database that does not answer. After one request
-has timed out, later requests first probe the server. The probe takes milliseconds when the server
-refuses the connection and half a second when it hangs.
+A web request waits at most about two seconds for a database that does not answer. After one request has timed out,
+later requests probe the server first. A probe takes milliseconds if the server refuses the connection, and half a
+second if it hangs.
 """
 
 import logging
@@ -27,12 +27,12 @@ RETRY_AFTER_SECONDS = 2
 
 
 def limit_waiting() -> None:
-    """Shorten this process's wait for a connection to POOL_SECONDS. Call before the first query."""
+    """Limit this process's wait for a connection to POOL_SECONDS. Call this before the first query."""
     settings.DATABASES["default"]["OPTIONS"]["pool"]["timeout"] = POOL_SECONDS
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Return whether one of Django's errors means that the database is unavailable."""
+    """Return whether an error raised by Django means that the database is unavailable."""
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     cause = error.__cause__
@@ -40,7 +40,7 @@ def is_outage(error: BaseException | None) -> bool:
 
 
 class State:
-    """The last known state of the database. There is one per process."""
+    """The last known state of the database. Each process has one instance."""
 
     def __init__(self) -> None:
         self.away = False
@@ -51,7 +51,7 @@ class State:
         self.away = True
 
     def is_ongoing(self) -> bool:
-        """Return whether the outage continues. Probes the database only if it was unavailable."""
+        """Return whether there is an outage. The database is probed only if it was unavailable before."""
         if self.away and database_answers():
             log.warning("The database answers again.")
             self.away = False
@@ -65,7 +65,7 @@ state = State()
 
 
 class OutageMiddleware:
-    """Middleware that limits the wait for the database, and answers 503 during an outage."""
+    """Middleware that limits the time a request waits for the database, and answers 503 in an outage."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
         self.get_response = get_response
@@ -86,8 +86,8 @@ def unavailable(request: HttpRequest) -> HttpResponse:
 
         response = Problem(503, detail).response()
     elif request.accepts("text/html") and request.path != "/health/":
-        # LocaleMiddleware may not have run yet. The thread then still has the language of its
-        # previous request.
+        # If LocaleMiddleware has not run yet, the thread still has the language of its previous
+        # request.
         with translation.override(translation.get_language_from_request(request)):
             address = request.get_full_path() if request.method == "GET" else ""
             response = HttpResponse(loader.render_to_string("503.html", {"address": address}))
@@ -99,7 +99,7 @@ def unavailable(request: HttpRequest) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """Handle an uncaught exception: answer 503 while the database is unavailable, otherwise 500."""
+    """Answer an uncaught exception with 503 if the database is unavailable, otherwise with 500."""
     error = sys.exc_info()[1]
     if is_outage(error):
         state.note_outage(error)
@@ -108,7 +108,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 class OutagesWithoutTraceback(logging.Filter):
-    """A filter that drops log records of requests that failed in an outage; State logs it once."""
+    """A log filter that drops records of requests that failed in an outage, which State logs once."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (record.exc_info and is_outage(record.exc_info[1]))

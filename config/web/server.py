@@ -1,17 +1,16 @@
-"""The web server: gunicorn manages the processes, waitress handles HTTP inside them.
+"""The web server. gunicorn manages its processes, and waitress handles HTTP in each of them.
 
     gunicorn config.wsgi:application --worker-class config.web.server.BufferingWorker --threads 4
 
-An event loop receives a whole request before it gives it to a thread, and sends the response
-afterwards. A slow client therefore holds a connection but never a thread. (The threads of gunicorn
-read from sockets themselves, so four half-sent requests would block all four.)
-This module adds to waitress:
+An event loop receives each request completely before a thread handles it, and sends the response afterwards. A slow
+client therefore occupies a connection but no thread. (gunicorn's own threads read from sockets, so four half-sent
+requests would block four threads.) This module adds to waitress:
 
 - a time limit for the header of a request, and a minimum rate for its body;
-- a size limit for the body that depends on the path (config.web.limits);
-- a minimum rate at which a response must be read;
-- one separate thread for requests that hash a password, with pauses after failures, so that
-  guessing passwords does not slow down other requests.
+- a size limit for the body, which depends on the path (config.web.limits);
+- a minimum rate at which a client must read a response;
+- one separate thread for all requests that hash a password, with a pause after each failure, so that password
+  guessing does not slow down other requests.
 """
 
 import logging
@@ -26,7 +25,7 @@ from waitress.task import ThreadedTaskDispatcher
 
 
 class BufferingWorker(Worker):
-    """A gunicorn worker that runs waitress."""
+    """A gunicorn worker that handles HTTP with waitress."""
 
     def run(self) -> None:
         from config.web import slow_clients  # gunicorn imports this module before Django is set up
@@ -63,7 +62,7 @@ class BufferingWorker(Worker):
         wasyncore.loop(timeout=seconds, use_poll=True, map=self.map, count=1)
 
     def _stop(self) -> None:
-        """Stop accepting connections, and finish requests within gunicorn's graceful timeout."""
+        """Stop accepting connections, and finish the current requests within gunicorn's graceful timeout."""
         for server in self.servers:
             server.accepting = False
             self.map.pop(server._fileno, None)

@@ -1,4 +1,4 @@
-"""HTTP connections that hold no thread while their client is slow. See config.web.server."""
+"""HTTP connections that need no thread while they wait for a slow client; see config.web.server."""
 
 import copy
 import re
@@ -20,15 +20,15 @@ from waitress.utilities import RequestEntityTooLarge
 from config.web import limits
 
 BODY_BYTES_PER_SECOND = 50_000
-"""A body may take settings.BODY_SECONDS, plus one second for this many bytes."""
+"""A body may take settings.BODY_SECONDS, and one more second for each of this many bytes."""
 IDLE_SECONDS = 65
 READ_BYTES_PER_SECOND = 2_000
-"""A client that reads more slowly than this over settings.READ_SECONDS is disconnected."""
+"""A client that reads a response more slowly than this for settings.READ_SECONDS is disconnected."""
 CONNECTIONS = 1000
 BUFFERED_RESPONSE = 256 << 20
-"""Bytes of a response that are buffered on disk before its thread has to wait for the client."""
+"""Bytes of a response that are buffered on disk before its thread must wait for the client."""
 LINGER_SECONDS = 2
-"""How long a refused body is received and discarded, so that its sender can read the reason."""
+"""How long the server keeps receiving a refused body, so that the client gets to read the reason."""
 
 PAGE_HEADERS = [
     ("Cache-Control", "no-store"),
@@ -38,13 +38,13 @@ PAGE_HEADERS = [
     ),
     ("X-Content-Type-Options", "nosniff"),
 ]
-"""Headers of pages that this server sends itself. Middleware sets them on all other pages."""
+"""Headers of the pages that this server sends itself. On all other pages, middleware sets them."""
 
 HASHES_PASSWORD = re.compile(
     r"/login/|/admin/login/|/password/|/link/.*|/people/.*|/admin/accounts/user/.*"
 )
 PAUSE = 4
-"""Pause after a failed attempt, as a multiple of the attempt's duration."""
+"""Length of the pause after a failed attempt, as a multiple of the attempt's duration."""
 MAX_PAUSE = 1.0
 
 
@@ -81,7 +81,7 @@ class TooLarge(RequestEntityTooLarge):
 
 
 class Request(HTTPRequestParser):
-    """A request being received, with a time limit and a size limit for its body."""
+    """A request that is being received, with a time limit, and a size limit for its body."""
 
     adj: Any
     error: Any = None
@@ -93,13 +93,13 @@ class Request(HTTPRequestParser):
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
-        except ValueError:  # a Content-Length with more digits than int() accepts
+        except ValueError:  # the Content-Length has more digits than int() accepts
             raise ParsingError("The length of the body is not a number") from None
         if self.content_length or self.chunked:
             upload = limits.UPLOAD_PATH.fullmatch(self.path) is not None
             may_upload = upload and limits.was_signed_in(self.headers.get("COOKIE", ""))
             self.adj = copy.copy(self.adj)
-            # waitress refuses bodies of this length and above
+            # waitress refuses bodies that have at least this length
             self.adj.max_request_body_size = 1 + limits.largest_body(
                 self.path, may_upload=may_upload
             )
@@ -111,7 +111,7 @@ class Request(HTTPRequestParser):
         return consumed
 
     def seconds(self) -> float:
-        """Return the current time limit for receiving the request, which grows with its body."""
+        """Return the time limit for receiving the request so far. It grows with the size of the body."""
         if not self.headers_finished:
             return settings.HEADER_SECONDS
         length = self.body_bytes_received if self.chunked else self.content_length
@@ -119,7 +119,7 @@ class Request(HTTPRequestParser):
 
 
 class Connection(HTTPChannel):
-    """A connection that is closed when its client is too slow, in either direction."""
+    """A connection that is closed if its client sends or reads too slowly."""
 
     parser_class = Request
     sent = 0
@@ -140,11 +140,14 @@ class Connection(HTTPChannel):
         return count
 
     def check(self, now: float) -> None:
-        """Close the connection if it is too slow or has lingered. Called every second."""
+        """Close the connection if it is too slow, or if its time to linger is over.
+
+        This is called every second.
+        """
         if self.lingers_until is not None:
             self.will_close = now > self.lingers_until
         elif self._is_read_too_slowly(now):
-            # will_close would first wait until the socket accepts more data, which it never does.
+            # Setting will_close would wait until the socket accepts more data, which never happens.
             super().handle_close()
         elif self._is_sent_too_slowly(now):
             self.will_close = True
@@ -164,8 +167,8 @@ class Connection(HTTPChannel):
             return rate < READ_BYTES_PER_SECOND
         return False
 
-    # Closing a socket with unread data resets the connection, and the client may never see the
-    # reason. After a refusal, therefore, only the sending half is closed at first.
+    # Closing a socket that has unread data resets the connection, so the client might never see the
+    # reason. After a refusal, only the sending half is therefore closed at first.
 
     def handle_close(self) -> None:
         if self.refused and self.connected and self.lingers_until is None:
@@ -183,11 +186,11 @@ class Connection(HTTPChannel):
         if self.lingers_until is None:
             super().handle_read()
         else:
-            self.recv(1 << 16)  # closes the connection at end of file
+            self.recv(1 << 16)  # closes the connection at the end of the body
 
 
 class PasswordLane(ThreadedTaskDispatcher):
-    """One thread for every request that may hash a password."""
+    """A dispatcher with a single thread, for all requests that may hash a password."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +201,7 @@ class PasswordLane(ThreadedTaskDispatcher):
 
 
 class PacedTask:
-    """A task that is followed by a pause, unless its response is a redirect (a success)."""
+    """A task that is followed by a pause, unless its response is a redirect, which means success."""
 
     def __init__(self, connection: Connection):
         self.connection = connection
@@ -221,7 +224,7 @@ _response = _Response()
 
 
 def record_status(application: Any) -> Any:
-    """Wrap a WSGI application to record the status of each thread's last response."""
+    """Wrap a WSGI application so that it records the status of each thread's last response."""
 
     def recording(environ: dict[str, Any], start_response: Any) -> Any:
         def start(status: str, headers: Any, exc_info: Any = None) -> Any:
@@ -234,7 +237,7 @@ def record_status(application: Any) -> Any:
 
 
 class ListenerMixin:
-    """A mixin for listening sockets: password hashing in its own thread, and slow clients."""
+    """A mixin for servers that gives password hashing its own thread and closes slow connections."""
 
     channel_class = Connection
     lane: PasswordLane
@@ -276,6 +279,6 @@ def adjustments(threads: int) -> Adjustments:
         cleanup_interval=1,
         log_socket_errors=False,
         asyncore_use_poll=True,
-        # The application decides which proxy to trust (TIEBREAK_PROXIES, TIEBREAK_HTTPS).
+        # The application decides which proxies to trust (TIEBREAK_PROXIES, TIEBREAK_HTTPS).
         clear_untrusted_proxy_headers=False,
     )

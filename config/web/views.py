@@ -1,4 +1,4 @@
-"""The start page, which depends on the user's role, and the list of projects."""
+"""The home page, which depends on the user's role, and the list of projects."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 
 def _urgency(card: dict[str, Any]) -> tuple[bool, int]:
-    """Return a sort key: real projects before simulated ones, then the number of waiting tasks."""
+    """Return a sort key by which real projects come before simulated ones, then by waiting tasks."""
     return (not card["project"].simulated, card["own"].waiting)
 
 

@@ -96,7 +96,7 @@ def block_folder(world) -> None:
         (lambda world: world["snapshot"].file.unlink(), ["snapshot {snapshot.pk}", "is missing"]),
         (damage_snapshot, ["snapshot {snapshot.pk}", "freeze a new snapshot"]),
         (lose_base, ["model {base.pk}", "The folder /no/such/model is missing"]),
-        (leave_a_stray, ["folder 4711", "belongs to no run of this database"]),
+        (leave_a_stray, ["folder 4711", "belongs to no run in this database"]),
         (block_folder, ["uploads cannot be written", "TIEBREAK_UPLOADS_DIR"]),
     ],
 )  # fmt: skip

@@ -12,25 +12,35 @@ from accounts.models import Role, User, audit
 
 class Command(BaseCommand):
     help = (
-        "Create accounts and issue one-time links, with which users set their own password and "
+        "Create accounts, and issue one-time links with which people set their own password and "
         "sign in."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
-        add = verbs.add_parser("add", help="create an account and print its one-time link")
+        add = verbs.add_parser("add", help="Create an account and print its one-time link.")
         add.add_argument("user", help="the username")
         add.add_argument("--role", choices=Role.values, default=Role.REVIEWER)
         add.add_argument(
-            "--administrator", action="store_true", help="may do everything, accounts included"
+            "--administrator",
+            action="store_true",
+            help="Let the account do everything, including the management of accounts.",
         )
-        link = verbs.add_parser("link", help="print a new one-time link; earlier links expire")
+        link = verbs.add_parser(
+            "link", help="Print a new one-time link for an account. Earlier links expire."
+        )
         link.add_argument("user", help="the username")
         for verb in (add, link):
             verb.add_argument(
-                "--site", default=site(), help="address of the site (default: %(default)s)"
+                "--site",
+                default=site(),
+                help="The address of the site, with which the link begins (default: %(default)s).",
             )
-            verb.add_argument("--dry-run", action="store_true", help="Check without writing.")
+            verb.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="Check the options without changing anything.",
+            )
 
     def handle(self, *, verb: str, **options: Any) -> None:
         verbs: dict[str, Callable[..., None]] = {"add": self.add, "link": self.link}
@@ -68,7 +78,7 @@ class Command(BaseCommand):
 
 
 def site() -> str:
-    """Guess the address of the site from the settings."""
+    """Return the address of the site, guessed from the settings."""
     host = next(iter(settings.ALLOWED_HOSTS), "localhost")
     if host in {"localhost", "127.0.0.1", "*"}:
         return "http://localhost:8000"

@@ -9,21 +9,27 @@ from accounts.models import Token, User, audit
 
 class Command(BaseCommand):
     help = (
-        "Issue, list and revoke the tokens with which scripts use the API. A key is printed once; "
-        "only its SHA-256 is stored."
+        "Issue, list and revoke the tokens with which scripts use the API. The key of a new token is "
+        "printed once, and only its SHA-256 is stored."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
-        issue = verbs.add_parser("issue", help="print a new key")
-        issue.add_argument("user", help="the owner, whose permissions the token has")
-        issue.add_argument("--name", required=True, help="the token's purpose")
-        revoke = verbs.add_parser("revoke", help="revoke a token, effective immediately")
+        issue = verbs.add_parser("issue", help="Issue a token and print its key.")
+        issue.add_argument(
+            "user", help="The username of the owner. The token has the owner's permissions."
+        )
+        issue.add_argument("--name", required=True, help="A name that says what the token is for.")
+        revoke = verbs.add_parser("revoke", help="Revoke a token. This takes effect immediately.")
         revoke.add_argument("number", type=int)
         for verb in (issue, revoke):
-            verb.add_argument("--dry-run", action="store_true", help="Check without writing.")
-        listing = verbs.add_parser("list", help="list all tokens, without their keys")
-        listing.add_argument("--user", help="only tokens of this user")
+            verb.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="Check the options without changing anything.",
+            )
+        listing = verbs.add_parser("list", help="List tokens, without their keys.")
+        listing.add_argument("--user", help="List only the tokens of the user with this username.")
 
     def handle(self, *, verb: str, **options: Any) -> None:
         verbs: dict[str, Callable[..., None]] = {
@@ -61,7 +67,7 @@ class Command(BaseCommand):
 
 
 def user_named(name: str) -> User:
-    """Return the user of that name. Raises CommandError."""
+    """Return the user with this username. Raises CommandError if there is none."""
     user = User.objects.filter(username=name).first()
     if user is None:
         raise CommandError(f"There is no user {name!r}.")

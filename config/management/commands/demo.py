@@ -29,26 +29,34 @@ MIN_PROMPTS = 20
 
 class Command(BaseCommand):
     help = (
-        "Run the whole loop on the demo project (sample answers, rank them with simulated reviewers, "
-        "freeze, train a reward model, fine-tune with DPO, evaluate on held-out letters), then serve "
-        "it. A second start only serves the finished demo. With --exit, the last line is a JSON "
-        "object with the figures."
+        "Run the whole loop on the demo project, and then serve it. The loop samples answers, has "
+        "simulated reviewers rank them, freezes a snapshot, trains a reward model, fine-tunes with DPO and "
+        "evaluates on held-out letters. If the demo is already finished, it is only served. With --exit, "
+        "the last line of the output is a JSON object with the figures."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--exit", action="store_true", help="End after the loop.")
         parser.add_argument(
-            "--seed", type=int, default=0, help="Each seed has its own demo project. Default 0."
+            "--exit", action="store_true", help="Exit after the loop instead of serving the demo."
+        )
+        parser.add_argument(
+            "--seed",
+            type=int,
+            default=0,
+            help="The seed of the demo (default: 0). Each seed has a demo project of its own.",
         )
         parser.add_argument(
             "--prompts",
             type=int,
             default=PROMPTS,
-            help=f"Number of letters, at least {MIN_PROMPTS}. Default {PROMPTS}. Fewer letters are "
-            "faster, but too few to show an improvement.",
+            help=f"The number of letters, at least {MIN_PROMPTS} (default: {PROMPTS}). With fewer letters "
+            "the demo is faster, but there are too few to show an improvement.",
         )
         parser.add_argument(
-            "--port", type=int, default=FIRST_PORT, help="Port to serve on, if it is free."
+            "--port",
+            type=int,
+            default=FIRST_PORT,
+            help=f"The port on which to serve, or the next free one (default: {FIRST_PORT}).",
         )
 
     def handle(self, *, exit: bool, seed: int, prompts: int, port: int, **options: Any) -> None:
@@ -92,13 +100,13 @@ class Command(BaseCommand):
         self.stdout.write(json.dumps(figures))
 
     def saved_figures(self, seed: int) -> dict[str, Any] | None:
-        """Return the figures of an earlier, complete run on this database, or None."""
+        """Return the figures of an earlier complete loop on this database, or None."""
         path = figures_file(seed)
         figures = json.loads(path.read_text()) if path.exists() else None
         return figures if figures and evaluation_of(seed) == figures["evaluation"] else None
 
     def figures(self, seed: int, prompts: int, services: Services) -> dict[str, Any]:
-        """Run the loop, and save its figures for the next start."""
+        """Run the loop, save its figures for the next start, and return them."""
         figures = run_loop(seed, Watcher(self.steps, services.revive), prompts)
         figures["seconds"] = round(time.monotonic() - self.started, 1)
         write_atomically(figures_file(seed), json.dumps(figures))
@@ -122,7 +130,7 @@ def figures_file(seed: int) -> Path:
 
 
 def log_to(output: TextIO) -> None:
-    """Send this process's log to the file that has the output of its services."""
+    """Write this process's log to the same file as the output of its services."""
     handler = logging.StreamHandler(output)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.getLogger().handlers = [handler]

@@ -11,15 +11,15 @@ EXIT_PROBLEMS = 2
 
 
 class Command(BaseCommand):
-    requires_system_checks: list[str] = []  # they would stop at an unwritable folder
+    requires_system_checks: list[str] = []  # an unwritable folder would make them fail
     help = """Find missing and altered files in the installation.
 
-Checks that the folders are writable and have free space; that the files of snapshots, models and
-runs exist with their recorded content; that base models stored as folders exist; that queued runs
-have their input; and that every run directory belongs to a run.
+The command checks that the folders are writable and have free space, that the files of snapshots, models
+and runs exist and have their recorded content, that base models stored as folders exist, that queued runs
+have their input, and that every run directory belongs to a run. It changes nothing.
 
-Changes nothing. Exit status: 0 without problems (there may be warnings), 2 with problems, 1 if
-the checks failed, for example because the database does not answer."""
+Exit status: 0 without problems (there may be warnings), 2 with problems, and 1 if the checks failed, for
+example because the database does not answer."""
 
     def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
         return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
@@ -28,9 +28,11 @@ the checks failed, for example because the database does not answer."""
         parser.add_argument(
             "--quick",
             action="store_true",
-            help="compare only the sizes of files, without reading them",
+            help="Compare only the sizes of files, without reading their content.",
         )
-        parser.add_argument("--json", action="store_true", help="print one JSON object per problem")
+        parser.add_argument(
+            "--json", action="store_true", help="Print one JSON object for each problem."
+        )
 
     def handle(self, *, quick: bool, **options: Any) -> None:
         serious = warnings = 0

@@ -19,8 +19,8 @@ from config.local.processes import (
 
 class Command(BaseCommand):
     help = (
-        "Serve Tiebreak on this machine: a web server and a worker, with the PostgreSQL and Redis "
-        "of DATABASE_URL and REDIS_URL, or local ones under var/. Ctrl-C stops everything."
+        "Serve Tiebreak on this machine, with a web server and a worker. They use the PostgreSQL and Redis "
+        "in DATABASE_URL and REDIS_URL, or local ones under var/. Ctrl-C stops everything."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -28,7 +28,7 @@ class Command(BaseCommand):
             "--port",
             type=int,
             default=FIRST_PORT,
-            help="Port to serve on, or the next free one.",
+            help=f"The port on which to serve, or the next free one (default: {FIRST_PORT}).",
         )
 
     def handle(self, *, port: int, **options: Any) -> None:
@@ -57,7 +57,8 @@ class Command(BaseCommand):
 def interrupt_on_signals() -> None:
     """Raise KeyboardInterrupt on SIGTERM and SIGINT.
 
-    Shells without job control start background jobs with SIGINT ignored. Python does not change that.
+    The handler for SIGINT is set explicitly, because a shell without job control starts background jobs with
+    SIGINT ignored.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
@@ -73,7 +74,7 @@ def chosen_port(requested: int, command: BaseCommand) -> int:
     try:
         port = free_port(requested)
     except OSError as error:
-        raise CommandError(f"{error}; choose another with --port.") from None
+        raise CommandError(f"{error}. Choose another port with --port.") from None
     if port != requested:
-        command.stdout.write(f"Port {requested} is taken; using {port}.")
+        command.stdout.write(f"Port {requested} is taken, so port {port} is used.")
     return port

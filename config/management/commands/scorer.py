@@ -10,9 +10,9 @@ from reward.scoring.wire import address
 
 class Command(BaseCommand):
     help = (
-        "Run the scorer of the API: a process that loads the promoted reward model on the first "
-        "request and unloads it when idle. It is restarted when it ends. manage.py local runs a "
-        "scorer too; a second one waits as a reserve. Ctrl-C stops it."
+        "Run the API's scorer, a process that loads the promoted reward model at the first request and "
+        "unloads it when it is idle. If the process ends, it is restarted. manage.py local also runs a "
+        "scorer; a second one waits as a reserve. Ctrl-C stops the command."
     )
 
     def handle(self, **options: Any) -> None:

@@ -170,6 +170,6 @@ def test_a_safe_server_on_the_path_is_preferred_to_the_wheel(
     assert chosen.endswith("valkey-server") and str(folder) not in chosen
     assert without_known_cves(redis.version_of(chosen)), "the wheel's own version"
     output = capsys.readouterr().out
-    assert f"{old} is a version with known vulnerabilities (Redis server v=6.2.14)" in output
+    assert f"{old} has known vulnerabilities (Redis server v=6.2.14)" in output
     new = server_named(folder / "bin", "valkey-server", "Valkey server v=9.1.2")
     assert redis.redis_binary() == str(new)

@@ -1,4 +1,4 @@
-"""Reading the models, ids and marks of responses from separate columns."""
+"""Read the responses' models, ids and marks, which are in columns of their own."""
 
 import re
 from functools import lru_cache
@@ -14,7 +14,7 @@ NO_OWNER = "ids that match no response of their row"
 
 
 def set_models(row: SourceRow, answers: list[Answer]) -> None:
-    """Set the model of each response that has none yet."""
+    """Set the model of each response that does not have one yet."""
     if not (names := row.columns["model"]):
         return
     flat: list[str] = []
@@ -38,7 +38,7 @@ def set_models(row: SourceRow, answers: list[Answer]) -> None:
 
 
 def set_ids(row: SourceRow, answers: list[Answer]) -> None:
-    """Set the id of each response, from a separate column or a list in the same order."""
+    """Set the id of each response from a column of its own, or from a list in the same order."""
     for name in row.columns["response_id"]:
         value = values.structure(row.source, name)
         owners = [a for a in answers if belongs(name, a.column)]
@@ -52,7 +52,7 @@ def set_ids(row: SourceRow, answers: list[Answer]) -> None:
 
 
 def set_marks(row: SourceRow, answers: list[Answer]) -> None:
-    """Set the labels, ranks and scores of the responses, and the ratings of a single response."""
+    """Set the responses' labels, ranks and scores, and the ratings if there is only one response."""
     for meaning in ("label", "rank", "score"):
         names = row.columns[meaning]
         for name in names:
@@ -100,5 +100,5 @@ def _value(row: SourceRow, meaning: str, name: str, value: Any) -> Any:
 
 @lru_cache(maxsize=1000)
 def _of_one_side(name: str) -> bool:
-    """Return whether a column describes one response only, by its number or its side."""
+    """Return whether a column's name has a number or a side, and so describes only one response."""
     return bool(mark_of(name)) or bool(re.search("chosen|rejected", name, re.IGNORECASE))

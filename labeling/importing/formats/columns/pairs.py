@@ -1,4 +1,4 @@
-"""Reading the pair of a row: a better response and a worse one, or several on each side."""
+"""Read a row's pair: a better and a worse response, or several responses on each side."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from labeling.importing.records import BadInput
 
 
 def read_pair(row: SourceRow) -> Content | None:
-    """Return the prompt, the responses and the preference of a row with chosen or rejected ones.
+    """Return the prompt, the responses and the preference of a row with chosen or rejected responses.
 
-    Returns None for two chats that differ in more than the last answer, and counts them.
+    Two chats that differ in more than the last answer are counted as left out, and the result is None.
     """
     sides = [(n, "chosen") for n in row.columns["chosen"]]
     sides += [(n, "rejected") for n in row.columns["rejected"]]
@@ -34,7 +34,7 @@ def read_pair(row: SourceRow) -> Content | None:
 
 
 def _parts(row: SourceRow, value: Any) -> list[Any]:
-    """Return the answers on one side of a pair; a list of texts holds several."""
+    """Return the answers on one side of a pair. A list of texts contains several answers."""
     if value in (None, ""):
         return []
     if isinstance(value, str):
@@ -47,7 +47,7 @@ def _parts(row: SourceRow, value: Any) -> list[Any]:
 
 
 def _answer_of(row: SourceRow, value: Any, prompt: Messages, name: str) -> str:
-    """Return the answer of a side, without the prompt that may be repeated before it."""
+    """Return the answer on one side, without the prompt, which may be repeated before the answer."""
     if (text := values.as_text(value)) is not None:
         return text
     chat = values.messages(value, row.line, name, row.tally)
@@ -58,7 +58,7 @@ def _answer_of(row: SourceRow, value: Any, prompt: Messages, name: str) -> str:
     rest = chat[shared:]
     if len(rest) != 1 or rest[0]["role"] != "assistant":
         raise BadInput(
-            f'"{name}" must hold one answer of the assistant after the prompt; it holds '
+            f'"{name}" must contain one assistant message after the prompt; it contains '
             f"{len(rest)} messages that are not in the prompt.",
             row.line,
         )
@@ -66,7 +66,7 @@ def _answer_of(row: SourceRow, value: Any, prompt: Messages, name: str) -> str:
 
 
 def _whole_chats(row: SourceRow, candidates: Sequence[tuple[str, str, Any]]) -> Content | None:
-    """Return whole chats as their common beginning, the prompt, and their last answers."""
+    """Split whole chats into the prompt, which is their common beginning, and their last answers."""
     chats = [
         values.messages(part, row.line, name, row.tally)
         for name, _, part in candidates

@@ -1,4 +1,4 @@
-"""Reading the prompt of a row: a text, a chat, or a system message and turns before it."""
+"""Read a row's prompt: a text, a chat, or a system message and earlier turns before either."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from labeling.importing.records import BadInput
 
 
 def read_prompt(row: SourceRow) -> Messages:
-    """Return the messages of the prompt columns, or [] if they are empty.
+    """Return the messages in the prompt columns, or [] if these are empty.
 
-    Several columns with texts become one message.
+    Texts in several columns become one message.
     """
     names = row.columns["prompt"]
     parts = [
@@ -30,7 +30,7 @@ def read_prompt(row: SourceRow) -> Messages:
 
 
 def system_and_history(row: SourceRow) -> Messages:
-    """Return the messages before the prompt: the system message and earlier turns."""
+    """Return the messages that come before the prompt: the system message and earlier turns."""
     if not row.columns["system"] and not row.columns["history"]:
         return []
     system = row.text("system")
@@ -45,19 +45,22 @@ def system_and_history(row: SourceRow) -> Messages:
 
 
 def _turn(row: SourceRow, name: str, turn: Any) -> Messages:
-    """Return one part of the history: a question with its answer, a message, or a text."""
+    """Return one element of the history as messages.
+
+    The element may be a question with its answer, a message, or a text.
+    """
     if values.is_message(turn):
         return [values.message(turn, row.line, name, row.tally, f"{name}[].")]
     texts = values.texts(turn if isinstance(turn, list) else [turn])
     if texts is None:
-        raise BadInput(f'a turn of "{name}" must hold texts; got {str(turn)[:40]}.', row.line)
+        raise BadInput(f'a turn in "{name}" must be text; got {str(turn)[:40]}.', row.line)
     return values.turns(texts)
 
 
 def read_chat(row: SourceRow) -> tuple[Messages, str | None] | None:
-    """Return the chat column as its prompt and its last answer, or None if it is empty.
+    """Return the prompt and the last answer of the chat column, or None if it is empty.
 
-    The answer is None if the last message is not from the assistant.
+    The answer is None if the last message is not the assistant's.
     """
     for name in row.columns["chat"]:
         value = values.structure(row.source, name)
@@ -73,7 +76,7 @@ def read_chat(row: SourceRow) -> tuple[Messages, str | None] | None:
 
 
 def require_prompt(row: SourceRow, messages: Messages) -> Messages:
-    """Return the messages of a prompt. Raises BadInput if there are none."""
+    """Return the messages of a prompt unchanged. Raises BadInput if there are none."""
     if not messages:
         names = ", ".join(row.columns["prompt"] or row.columns["chat"]) or "prompt"
         raise BadInput(f'the row has no prompt ("{names}" is empty).', row.line)

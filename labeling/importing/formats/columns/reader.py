@@ -1,7 +1,7 @@
-"""Reading rows by the meaning of their columns.
+"""Read rows according to the meaning of their columns.
 
-Rows with one response each belong together when they have the same prompt, at any position in the
-file. A row with several responses, or a preference between them, is a separate task.
+Rows with a single response belong to one task if they have the same prompt, wherever they are in the file.
+A row with several responses, or with a preference between them, is a task of its own.
 """
 
 from collections.abc import Hashable, Iterator
@@ -23,9 +23,9 @@ from labeling.importing.records import PromptRecord, Tally
 def read(
     path: Path, tally: Tally, mapping: Mapping, reviewer: str, *, scattered: bool = False
 ) -> Iterator[PromptRecord]:
-    """Yield the prompts of a file whose columns mean what `mapping` says. Raises BadInput.
+    """Yield the prompts of a file whose columns have the meanings in `mapping`. Raises BadInput.
 
-    Raises ScatteredRows when rows of one prompt do not follow each other and `scattered` is not set.
+    Raises ScatteredRows if the rows of a prompt are not consecutive, unless `scattered` is set.
     """
     rows_read = each_row(path, tally, partial(_row, mapping, tally))
     group = all_groups if scattered else consecutive_groups
@@ -34,7 +34,7 @@ def read(
 
 
 def _key(row: Row) -> Hashable:
-    """Return the prompt of a row whose other responses may be in other rows, or None."""
+    """Return the row's prompt if other rows may contain more responses to it, otherwise None."""
     if row.verdict is not None or len(row.answers) > 1:
         return None
     return tuple([(message["role"], message["content"]) for message in row.messages])

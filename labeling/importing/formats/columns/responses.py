@@ -1,4 +1,4 @@
-"""Reading the responses of a row: texts, objects, lists of both, or whole chats."""
+"""Read a row's responses: texts, objects, lists of both, or whole chats."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ SCORE = ("score", "overall_score", "rating", "reward")
 def read_responses(row: SourceRow) -> Content | None:
     """Return the prompt, the responses and the preference of a row.
 
-    Returns None for chats that differ in more than the last answer, and counts them.
+    Chats that differ in more than the last answer are counted as left out, and the result is None.
     """
     if isinstance(row.source, Cells) and (turns := _turns(row, row.source)):
         return _whole_chats(row, turns)
@@ -49,7 +49,7 @@ def read_responses(row: SourceRow) -> Content | None:
     set_models(row, answers)
     set_ids(row, answers)
     set_marks(row, answers)
-    answers = _without_empty(row, answers)  # not earlier: lists of marks count empty responses too
+    answers = _without_empty(row, answers)  # only now, as lists of marks include empty responses
     verdict = read_verdict(row, answers)
     if best_first and len(answers) > 1:
         verdict = Verdict([[n] for n in range(len(answers))])
@@ -57,7 +57,7 @@ def read_responses(row: SourceRow) -> Content | None:
 
 
 def _turns(row: SourceRow, cells: Cells) -> list[tuple[str, Messages]]:
-    """Return chats from cells that hold a list of prompts and equally long lists of answers."""
+    """Return chats from cells with a list of prompts and lists of equally many answers."""
     if len(row.columns["prompt"]) != 1:
         return []
     questions = values.structure(cells, row.columns["prompt"][0])
@@ -86,7 +86,7 @@ def _named_chat(row: SourceRow, name: str) -> tuple[str, Messages]:
 
 
 def _whole_chats(row: SourceRow, chats: list[tuple[str, Messages]]) -> Content | None:
-    """Compare chats with several models, if only their last answers differ."""
+    """Return chats with different models as a comparison, if only their last answers differ."""
     first = chats[0][1]
     if any(chat[:-1] != first[:-1] or chat[-1]["role"] != "assistant" for _, chat in chats):
         row.tally.left_out[APART] += 1
@@ -122,7 +122,7 @@ def _without_empty(row: SourceRow, answers: list[Answer]) -> list[Answer]:
 
 
 def _one_of(row: SourceRow, part: Any, name: str, path: str) -> Answer:
-    """Return one element of a list of responses, which may have a model, rank and score."""
+    """Return an element of a list of responses. It may contain a model, rank and score."""
     if part is None:
         return Answer("", name)
     if not isinstance(part, dict):
@@ -132,7 +132,7 @@ def _one_of(row: SourceRow, part: Any, name: str, path: str) -> Answer:
     rank = next((k for k in RANK if number(part.get(k)) is not None), "")
     score = next((k for k in SCORE if number(part.get(k)) is not None), "")
     meaning = {own: "response_id", model: "model", rank: "rank", score: "score"}
-    meaning.pop("", None)  # the key "" stands for marks that are absent
+    meaning.pop("", None)  # the key of marks that the element does not have
     marks = {k: part[k] for k in part if k in meaning}
     row.tally.columns.add(marks, meaning, prefix=f"{path}.")
     return Answer(
@@ -146,7 +146,7 @@ def _one_of(row: SourceRow, part: Any, name: str, path: str) -> Answer:
 
 
 def _text_of(row: SourceRow, part: dict[str, Any], name: str, path: str) -> str:
-    """Return the text of an element of a list of responses, a message or another object."""
+    """Return the text of a response that is a message or another object."""
     if values.is_message(part):
         return values.reply(part, row.line, path, row.tally)
     key = next((key for key in TEXT if part.get(key) is not None), None)

@@ -14,7 +14,7 @@ NO_RESPONSE = "empty responses"
 
 @dataclass
 class SourceRow:
-    """The values of a row, the columns of each meaning, and the columns stored as metadata."""
+    """A row's values, its columns by meaning, and the columns that are stored as metadata."""
 
     line: int
     source: dict[str, Any]
@@ -23,7 +23,7 @@ class SourceRow:
     tally: Tally
 
     def text(self, meaning: str) -> str:
-        """Return the texts of all columns of a meaning. Other values are converted to JSON."""
+        """Return the joined texts in all columns of a meaning. Other values are converted to JSON."""
         if not (names := self.columns[meaning]):
             return ""
         parts = (finite(self.source.get(name)) for name in names)
@@ -34,14 +34,14 @@ class SourceRow:
         )
 
     def id(self, meaning: str) -> str:
-        """Return the ids in all columns of a meaning, separated by spaces, or ""."""
+        """Return the ids in all columns of a meaning, separated by spaces, or "" if there are none."""
         if not (names := self.columns[meaning]):
             return ""
         ids = (name_of(self.source.get(name)) for name in names)
         return " ".join(text for text in ids if text)
 
     def meta(self) -> dict[str, Any]:
-        """Return the columns to be stored with the prompt, without empty values."""
+        """Return the values to store with the prompt, without empty ones."""
         if not self.metadata:
             return {}
         empty: tuple[Any, ...] = (

@@ -1,4 +1,4 @@
-"""Reading the preference of a row: a winner, a tie, or a score between two responses."""
+"""Read a row's preference: a winner, a tie, or a score that compares two responses."""
 
 import re
 from typing import Any
@@ -39,7 +39,7 @@ def read_verdict(row: SourceRow, answers: list[Answer]) -> Verdict | None:
 
 
 def _one_hot(row: SourceRow, answers: list[Answer]) -> Verdict | None:
-    """Read columns such as winner_model_a and winner_tie, of which one is true."""
+    """Return the preference in columns such as winner_model_a and winner_tie, of which one is true."""
     chosen = [name for name in row.columns["winner"] if (number(row.source.get(name)) or 0) > 0]
     if len(chosen) != 1:
         row.tally.left_out[UNREADABLE] += 1
