@@ -13,9 +13,7 @@ from recipes.training_settings import (
     TrainingSettings,
 )
 
-MODEL_HELP = (
-    "Hugging Face causal language model: a name on the hub, optionally with @revision, or a folder."
-)
+MODEL_HELP = "A Hugging Face causal language model: a name on the hub, optionally with @revision, or a folder."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,45 +21,54 @@ class SamplingConfig(ChatSettings):
     """Settings for sampling text from a model."""
 
     samples_per_prompt: int = option(
-        1, "Responses per prompt.", label="Responses per prompt", min=1, max=64
+        1,
+        "The number of responses sampled for each prompt.",
+        label="Responses per prompt",
+        min=1,
+        max=64,
     )
     sampling: str = option(
         "settings",
-        "settings: temperature and top-p below. published: as the model's generation_config.json "
-        "recommends, in place of temperature and top-p.",
+        "Where temperature and top-p come from. settings uses the values below. published uses "
+        "the values that the model recommends in its generation_config.json.",
         choices=("settings", "published"),
         advanced=True,
     )
     temperature: float = option(
         1.0,
-        "Randomness of sampling. 1 is the model's own distribution; 0 always takes the likeliest token.",
+        "The randomness of sampling. 1 samples from the model's own distribution. 0 always "
+        "takes the likeliest token.",
         min=0.0,
         max=5.0,
     )
     top_p: float = option(
         0.95,
-        "Sample from the smallest set of tokens with this total probability. 1 keeps all tokens.",
+        "Tokens are sampled from the smallest set of tokens whose probabilities add up to this "
+        "value. 1 keeps all tokens.",
         min=0.01,
         max=1.0,
         label="Top-p",
     )
     max_new_tokens: int = option(
         256,
-        "Longer responses are cut off and marked as truncated.",
+        "The maximum number of tokens in a response. Longer responses are cut off and marked as "
+        "truncated.",
         min=1,
         max=32768,
         label="Longest response (tokens)",
     )
     max_prompt_tokens: int | None = option(
         None,
-        "Longer prompts are left out. Empty: the limit is what the model can read, with the response.",
+        "The maximum number of tokens in a prompt. Longer prompts are left out. If empty, the "
+        "limit is the number of tokens that the model can read, minus the longest response.",
         min=1,
         label="Longest prompt (tokens)",
     )
     seed: int = option(0, SEED_HELP, min=0, max=2**31 - 1)
     batch_size: int = option(
         64,
-        "Sequences sampled at the same time. Halved automatically when memory runs out.",
+        "The number of responses sampled at the same time. It is halved automatically if memory "
+        "runs out.",
         min=1,
         max=4096,
         advanced=True,
@@ -75,11 +82,14 @@ class GenerateConfig(SamplingConfig):
 
     model: str = option(MISSING, MODEL_HELP)
     adapter: str | None = option(
-        None, "LoRA adapter on top of the model: a folder, or a name on the hub. Empty: none."
+        None,
+        "The LoRA adapter on top of the model: a folder, or a name on the hub. If empty, the "
+        "model has no adapter.",
     )
     samples_per_prompt: int = option(
         4,
-        "Responses to sample per prompt. One ranking of four responses gives six comparisons.",
+        "The number of responses sampled for each prompt. One ranking of four responses gives "
+        "six comparisons.",
         min=1,
         max=64,
         label="Responses per prompt",
@@ -105,49 +115,52 @@ class FinetuneSettings(TrainingSettings):
     model: str = option(MISSING, MODEL_HELP + " The adapter is trained on top of it.")
     adapter: str | None = option(
         None,
-        "LoRA adapter to continue from: a folder, or a name on the hub. Its rank and layers are kept. "
-        "Empty: a new adapter.",
+        "The LoRA adapter whose training is continued: a folder, or a name on the hub. Its rank "
+        "and layers are kept. If empty, training begins with a new adapter.",
     )
     learning_rate: float = option(
         1e-5,
-        "Peak learning rate. 5e-6 to 5e-5 for models of a billion weights and more; smaller models need "
-        "more.",
+        "The peak learning rate. For models with a billion weights or more, 5e-6 to 5e-5 is "
+        "usual. Smaller models need a higher rate.",
         min=1e-8,
         max=1.0,
     )
     tokens_at_once: int | None = option(
         None,
-        "Maximum tokens per forward pass, in addition to the limit on prompts. The prompts of a step are "
-        "sorted by length and divided into passes that fit; a longer prompt gets its own pass. Changes "
-        "memory and speed only. Empty: 512 on a CPU, where more is not faster, and 8192 on a GPU.",
+        "The maximum number of tokens in a forward pass, in addition to the limit on prompts. "
+        "The prompts of a step are sorted by length and divided into passes that fit. A longer "
+        "prompt gets a pass of its own. The setting changes memory and speed only. If empty, "
+        "the limit is 512 on a CPU, where longer passes are not faster, and 8192 on a GPU.",
         label="Tokens per forward pass",
         min=1,
         advanced=True,
     )
     max_length: int = option(
         1024,
-        "Maximum length of prompt and response together. Longer responses are left out and counted.",
+        "The maximum number of tokens in a prompt and a response together. Longer responses are "
+        "left out and counted.",
         min=8,
         max=1_000_000,
         label="Longest sequence (tokens)",
     )
     lora_targets: str = option(
         "all-linear",
-        "Layers that get an adapter: all-linear, or names separated by commas (q_proj,v_proj).",
+        "The layers that get an adapter: all-linear, or the names of layers separated by commas "
+        "(q_proj,v_proj).",
         label="LoRA layers",
         advanced=True,
     )
     gradient_checkpointing: str = option(
         "auto",
-        "Recompute activations in the backward pass: less memory, about a third more time. auto: for "
-        "models of at least a billion weights.",
+        "Recompute activations in the backward pass. This takes less memory, but about a third "
+        "more time. auto does so for models with a billion weights or more.",
         choices=("auto", "on", "off"),
         advanced=True,
     )
     evaluations: int = option(
         4,
-        "Number of evaluations on held-out prompts during training. The report evaluates them in any "
-        "case.",
+        "How many times the model is evaluated on held-out prompts during training. The report "
+        "always includes an evaluation at the end.",
         min=0,
         max=100,
         advanced=True,
@@ -167,7 +180,8 @@ class ReferenceSettings(FinetuneSettings):
 
     beta: float = option(
         0.1,
-        "Strength of the pull towards the original model. Higher values stay closer to it.",
+        "How strongly the model is pulled towards the original model. With a higher value, it "
+        "stays closer.",
         min=0.001,
         max=10.0,
         label="Beta (β)",
@@ -178,31 +192,33 @@ class ReferenceSettings(FinetuneSettings):
 class SampledSettings(FinetuneSettings):
     """Settings of methods that learn from the model's own samples, scored by a reward model."""
 
-    reward_model: str = option(MISSING, "Folder of the reward model that scores the samples.")
+    reward_model: str = option(MISSING, "The folder of the reward model that scores the samples.")
     samples_per_prompt: int = option(
         4,
-        "Responses that the model samples per prompt and round.",
+        "The number of responses that the model samples for each prompt, in every round or step.",
         label="Responses per prompt",
         min=2,
         max=64,
     )
     temperature: float = option(
         1.0,
-        "Randomness of sampling. 1 is the model's own distribution, and the one for which the KL "
-        "estimate is unbiased.",
+        "The randomness of sampling. With 1, samples come from the model's own distribution, "
+        "and the KL estimate is unbiased.",
         min=0.01,
         max=5.0,
     )
     max_new_tokens: int = option(
         256,
-        "Longer responses are cut off. The model does not learn to end there.",
+        "The maximum number of tokens in a sample. Longer samples are cut off, and the model "
+        "does not learn to stop at the cut.",
         min=1,
         max=32768,
         label="Longest response (tokens)",
     )
     sampling_batch_size: int = option(
         64,
-        "Sequences sampled at the same time. Halved automatically when memory runs out.",
+        "The number of responses sampled at the same time. It is halved automatically if memory "
+        "runs out.",
         label="Sequences sampled at the same time",
         min=1,
         max=4096,
@@ -239,21 +255,22 @@ class RankedSamplesSettings(SampledSettings):
 
     prompts_per_round: int | None = option(
         None,
-        "Training prompts per round. The rounds take different ones as long as there are any. Empty: "
-        "all, in every round.",
+        "The number of training prompts in a round. Each round uses different prompts until all "
+        "have been used. If empty, every round uses all prompts.",
         min=1,
     )
     tie_margin: float = option(
         0.0,
-        "Responses whose score is at most this much below the best of their tier are tied with it. 0: "
-        "only equal scores are ties.",
+        "A response is tied with the best one of its tier if its score is lower by at most this "
+        "much. With 0, only equal scores are ties.",
         label="Margin of ties",
         min=0,
         max=1000,
     )
     top_p: float = option(
         1.0,
-        "Sample from the smallest set of tokens with this total probability. 1 keeps all tokens.",
+        "Tokens are sampled from the smallest set of tokens whose probabilities add up to this "
+        "value. 1 keeps all tokens.",
         min=0.01,
         max=1.0,
         label="Top-p",
@@ -355,11 +372,11 @@ class MergeConfig(RecipeConfig):
     """Settings for adding an adapter to the weights of its base model."""
 
     model: str = option(MISSING, MODEL_HELP + " The adapter was trained on it.")
-    adapter: str = option(MISSING, "LoRA adapter to merge: a folder, or a name on the hub.")
+    adapter: str = option(MISSING, "The LoRA adapter to merge: a folder, or a name on the hub.")
     output_dtype: str = option(
         "float32",
-        "Number format of the merged weights. bfloat16 and float16 need half the space, but round small "
-        "adapters away; the merge is refused if they do.",
+        "The number format of the merged weights. bfloat16 and float16 need half the space, but "
+        "can round a small adapter away. The merge is refused if they do.",
         choices=("float32", "bfloat16", "float16"),
         label="Number format",
     )
@@ -369,25 +386,30 @@ class MergeConfig(RecipeConfig):
 class EvaluateConfig(SamplingConfig):
     """Settings for the answers of a tuned model and its baseline to the same held-out prompts."""
 
-    model: str = option(MISSING, MODEL_HELP + " The base of the candidate.")
+    model: str = option(MISSING, MODEL_HELP + " It is the base model of the candidate.")
     adapter: str | None = option(
-        None, "LoRA adapter to evaluate: a folder, or a name on the hub. Empty: the model itself."
+        None,
+        "The LoRA adapter to evaluate: a folder, or a name on the hub. If empty, the model "
+        "itself is evaluated.",
     )
     baseline_model: str | None = option(
-        None, "Base of the baseline. Empty: the same as the candidate's."
+        None, "The base model of the baseline. If empty, it is the base model of the candidate."
     )
     baseline_adapter: str | None = option(
-        None, "Adapter of the baseline. Empty: its model without an adapter."
+        None,
+        "The adapter of the baseline. If empty, the baseline is its base model without an adapter.",
     )
     samples_per_prompt: int = option(
         1,
-        "Answers per prompt and model. More answers narrow the interval, but less than more prompts.",
+        "The number of answers that each model gives to a prompt. More answers narrow the "
+        "interval, but less than more prompts do.",
         min=1,
         max=64,
         label="Answers per prompt",
     )
     reward_model: str | None = option(
         None,
-        "Folder of a reward model that scores both models' answers. It was trained on the same "
-        "reviewers' rankings, so compare its scores with people's verdicts. Empty: none.",
+        "The folder of a reward model that scores the answers of both models. If it was trained "
+        "on the same reviewers' rankings, compare its scores with people's verdicts. If empty, "
+        "no reward model is used.",
     )

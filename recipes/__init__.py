@@ -5,11 +5,11 @@ recipe, `finetune/training/train.py` or `reward/training/train.py`. Its parts ar
 layers first:
 
   runner, stopping, errors      the command-line entry point, SIGTERM and exit statuses
-  publishing/                   files that are read back before they are published, model cards
+  publishing/                   the files of a trained model, which are verified, and model cards
   training/                     transformers.Trainer with our loss, its progress and checkpoints
   layout/                       batches in which responses share their prompt, and their attention
   preferences/                  groups of ranked responses, their tokens, and the losses
-  machine/                      GPUs, memory, processes, full disks
+  machine/                      checks of the GPUs, memory, several processes, full disks
   models/                       loading of models, tokenizers, chat templates and adapters
   settings, training_settings   the options of a recipe, for JSON, command line and web form
   rundir, report                the files of a run
@@ -17,6 +17,6 @@ layers first:
 
 import os
 
-# Set here because huggingface_hub reads the variable only when it is first imported.
+# These are set here because huggingface_hub reads the variable only when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

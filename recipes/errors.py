@@ -2,7 +2,7 @@
 
 
 class RecipeError(Exception):
-    """An error that the user can act on. The text is the sentence shown to the user."""
+    """An error that the user can fix. Its text is the sentence shown to the user."""
 
 
 class Stopped(Exception):  # noqa: N818

@@ -1,4 +1,4 @@
-"""The parts of report.json that several recipes share. Without Django and torch."""
+"""The parts of report.json that several recipes share. This module needs neither Django nor torch."""
 
 from typing import Any, TypedDict
 
@@ -13,7 +13,7 @@ class LeftOut(TypedDict):
 
 
 class TrainingFigures(TypedDict):
-    """Figures of the training itself. `curve` has the loss at each logged step."""
+    """Figures of the training. `curve` contains the loss at each logged step."""
 
     final_loss: float | None
     curve: list[tuple[int, float]]
@@ -28,7 +28,7 @@ class TrainingFigures(TypedDict):
 
 
 class Device(TypedDict):
-    """The device of a run: its `kind` (cpu or cuda), `name` and `count`, and its number format."""
+    """The device of a run: its `kind` (cpu or cuda), its `name`, how many, and the number format."""
 
     kind: str
     name: str

@@ -1,11 +1,11 @@
-"""Run directories: a run as plain files, on a machine without Django or a database.
+"""Run directories: the files of a run, which need neither Django nor a database.
 
-run.json        frozen config: kind, hyper-parameters, inputs, versions
+run.json        the frozen config: kind, hyper-parameters, inputs, versions
 data/*.parquet  the input
-events.jsonl    one JSON object per line, append only
-checkpoints/    complete ones only
-parts/          run directories for the recipe's work on parts of the data
-output/         published atomically
+events.jsonl    one JSON object per line; lines are only appended
+checkpoints/    complete checkpoints only
+parts/          run directories for the work of the recipe on parts of the data or in rounds
+output/         the results, which appear all at the same time
 """
 
 import importlib.metadata
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 STOPPED = 75
-"""Exit status of a recipe that was asked to stop and has written a checkpoint."""
+"""The exit status of a recipe that was asked to stop and has written a checkpoint."""
 
 RESTART = 76
-"""Exit status of a recipe that must be started again, with the changed settings it has recorded."""
+"""The exit status of a recipe that must be started again, with the settings that it has recorded."""
 
 TRAINER_FOLDER = ".tmp-trainer"
-"""The folder inside checkpoints/ that Trainer writes to. No run resumes from it."""
+"""The folder in checkpoints/ to which Trainer writes. No run resumes from it."""
 
 ENDED = ".ended-"
 """Prefix of the file in which the first of several processes to end early records its exit status.
@@ -42,7 +42,7 @@ PACKAGES = (
 
 
 class RunDirError(Exception):
-    """The folder is not a usable run directory. The text says why."""
+    """A folder that cannot be used as a run directory. The text says why."""
 
 
 class RunDir:
@@ -71,11 +71,11 @@ class RunDir:
         return self.path / "events.jsonl"
 
     def parts(self) -> list["RunDir"]:
-        """Return the run directories inside this one, for the recipe's work on parts of the data."""
+        """Return the run directories inside this one, for work on parts of the data or in rounds."""
         return [RunDir(path) for path in sorted(self.path.glob("parts/[!.]*"))]
 
     def is_done(self) -> bool:
-        """Return whether a part holds its result, that is, a file other than its events."""
+        """Return whether a part has its result, which is any file other than its events."""
         files = (path for path in self.path.glob("[!.]*") if path.is_file())
         return any(path != self.events_file for path in files)
 
@@ -83,7 +83,7 @@ class RunDir:
     def create(cls, path: str | Path, spec: dict[str, Any]) -> "RunDir":
         """Create a run directory, or return the existing one if it has the same `spec`.
 
-        Raises RunDirError when the folder already holds a different run.
+        Raises RunDirError if the folder already contains a different run.
         """
         run_dir = cls(path)
         run_dir.data.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class RunDir:
             raise RunDirError(f"{spec_file} is not valid JSON: {error}.") from None
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append an event. Each line is written in one call, so readers never see a partial line."""
+        """Append an event. A line is written in one call, so readers never see a part of it."""
         line = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": event,
@@ -126,13 +126,13 @@ class RunDir:
         self.emit("message", level=level, text=text)
 
     def stage(self, text: str) -> None:
-        """Set the run's current activity, until the next stage or progress event."""
+        """Set the activity of the run that is shown until the next stage or progress event."""
         self.emit("stage", text=text)
 
     def events(self) -> list[dict[str, Any]]:
-        """Return every complete event so far, oldest first.
+        """Return all complete events so far, oldest first.
 
-        Skips a partial last line, which a full disk can leave.
+        An incomplete last line, which a full disk can cause, is skipped.
         """
         if not self.events_file.exists():
             return []
@@ -141,7 +141,7 @@ class RunDir:
 
     @contextmanager
     def publish(self) -> Iterator[Path]:
-        """Yield a folder, which becomes `output/` if the block succeeds and is deleted otherwise."""
+        """Yield a folder. If the block succeeds, it becomes `output/`; otherwise it is deleted."""
         self.stage("Writing the results")
         draft = self.path / ".output-draft"
         shutil.rmtree(draft, ignore_errors=True)
@@ -163,7 +163,7 @@ class RunDir:
 
 @contextmanager
 def atomically(path: Path) -> Iterator[Path]:
-    """Yield a draft path, which becomes the file `path` if the block succeeds."""
+    """Yield a draft path. If the block succeeds, the draft becomes the file `path`."""
     draft = path.with_name(f".{path.name}.draft")
     try:
         yield draft
@@ -180,7 +180,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def fsync_path(path: Path) -> None:
-    """Wait until the file or folder is on disk, before a later rename."""
+    """Wait until the file or folder is on the disk. Call it before a rename that depends on it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -189,7 +189,10 @@ def fsync_path(path: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and the packages that affect results, without importing them."""
+    """Return the versions of Python and of the packages that affect results.
+
+    The packages are not imported.
+    """
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,6 +1,7 @@
-"""The command-line entry point of recipes: runs a function of (RunDir, StopSignal).
+"""The command-line entry point of recipes, which are functions of (RunDir, StopSignal).
 
-`run_recipe` turns its outcome into the events and the exit status that a supervisor expects.
+`run_recipe` turns the outcome of a recipe into the events and the exit status that a supervisor
+expects.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def run_recipe(
 ) -> int:
     """Run a recipe on the run directory named on the command line, and return the exit status.
 
-    `uses_gpu=False` is for recipes that compute on the CPU even if there is a GPU.
+    Use `uses_gpu=False` for recipes that compute on the CPU even if there is a GPU.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -62,7 +63,7 @@ def run_recipe(
 
 
 def begin(run_dir: RunDir, *, uses_gpu: bool) -> None:
-    """Report the device and problems with it. Raises RecipeError if the run would fail."""
+    """Report the device of the run and problems with it. Raises RecipeError if the run would fail."""
     if uses_gpu:
         checks.check(run_dir)
     with suppress(RunDirError):  # the recipe reports a missing run.json
@@ -80,7 +81,7 @@ def _failed(run_dir: RunDir, sentence: str) -> int:
 
 
 def quiet_libraries() -> None:
-    """Silence progress bars and advice of libraries, which would hide errors on stderr.
+    """Turn off the progress bars and the advice of libraries, which would hide errors on stderr.
 
     Events report the progress instead.
     """
@@ -95,9 +96,9 @@ def quiet_libraries() -> None:
 
 
 def provenance(run_dir: RunDir, config: RecipeConfig, *, started: float) -> Provenance:
-    """Return the report's section about the settings, inputs, versions and duration of the run.
+    """Return the section of the report about the settings, inputs, versions and duration of the run.
 
-    `started` is a time of the monotonic clock.
+    `started` is the time at which the run began, by the monotonic clock.
     """
     return {
         "config": config.to_dict(),
@@ -109,6 +110,6 @@ def provenance(run_dir: RunDir, config: RecipeConfig, *, started: float) -> Prov
 
 
 def discard_drafts(run_dir: RunDir) -> None:
-    """Delete the partial checkpoint, which would keep a full disk full."""
+    """Delete the incomplete checkpoint. It would keep a full disk full."""
     if not processes.rank():
         shutil.rmtree(run_dir.checkpoints / TRAINER_FOLDER, ignore_errors=True)

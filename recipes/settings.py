@@ -1,12 +1,12 @@
-"""Recipe settings: one frozen dataclass per recipe, read from JSON, options and the web form.
+"""Recipe settings: a frozen dataclass per recipe, read from JSON, the command line or the web form.
 
-Needs neither Django nor torch. Declare a field with `option`, which holds its help text and
-limits. `RecipeConfig` reads values from JSON or a form, checks them, and reports an error for each
-invalid field.
+This module needs neither Django nor torch. Declare each field with `option`, which has its help text
+and its limits. `RecipeConfig` reads the values, checks them, and reports an error for each invalid
+field.
 
     @dataclass(frozen=True, kw_only=True)
     class TrainConfig(RecipeConfig):
-        epochs: int = option(1, "Number of passes over the pairs.", min=1, max=20)
+        epochs: int = option(1, "How many times training passes over the pairs.", min=1, max=20)
 
     config = TrainConfig.from_dict({"epochs": 2})     # raises ConfigError, with .errors by field
 """
@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self
 
 
 class ConfigError(ValueError):
-    """Invalid settings. `errors` maps each field to one sentence."""
+    """Invalid settings. `errors` has a sentence for each invalid field."""
 
     def __init__(self, errors: dict[str, str]):
         super().__init__(" ".join(f"{name}: {text}" for name, text in errors.items()))
@@ -77,7 +77,7 @@ class RecipeConfig:
 
     @classmethod
     def options(cls) -> list[Option]:
-        """Return the settings in the order of the form: required, inherited, and the class's own."""
+        """Return the settings in the order of the form: required, inherited, own settings."""
         hints = typing.get_type_hints(cls)
         offered = [item for item in fields(cls) if item.name not in cls.without]
         ordered = sorted(offered, key=lambda item: item.default is not MISSING)
@@ -89,9 +89,10 @@ class RecipeConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return a checked config.
+        """Return the config with these values.
 
-        Raises ConfigError for unknown, missing, mistyped or invalid values.
+        Raises ConfigError for unknown settings, and for values that are missing or invalid or have
+        the wrong type.
         """
         options = {item.name: item for item in cls.options()}
         errors = {
@@ -128,10 +129,7 @@ class RecipeConfig:
             raise ConfigError(errors)
 
     def conflicts(self) -> dict[str, str]:
-        """Return an error per field for values that are valid alone but not together.
-
-        Subclasses override it.
-        """
+        """Return an error for each field whose value contradicts another. Subclasses override this."""
         return {}
 
 

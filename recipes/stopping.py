@@ -1,4 +1,4 @@
-"""Stopping of a recipe between two steps."""
+"""The signal that stops a recipe between two steps."""
 
 import signal
 from types import FrameType

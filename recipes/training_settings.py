@@ -8,11 +8,14 @@ from recipes.settings import RecipeConfig, option
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DTYPE_HELP = (
-    "Number format. auto: bfloat16 on GPUs that compute it in hardware (compute capability 8.0 or "
-    "higher), float16 on other GPUs, float32 on the CPU. Training in float16 scales the loss so that "
-    "small gradients do not become zero."
+    "The number format of the computation. auto uses bfloat16 on GPUs that support it in hardware "
+    "(compute capability 8.0 or higher), float16 on other GPUs, and float32 on the CPU. Training in "
+    "float16 scales the loss so that small gradients do not become zero."
 )
-SEED_HELP = "The same seed with the same settings, data and machine gives the same result."
+SEED_HELP = (
+    "The seed of all random numbers. A run with the same seed, settings and data gives the same "
+    "result on the same machine."
+)
 
 
 CHAT_KWARGS, CHAT_DATE = "chat_template_kwargs", "chat_date"
@@ -27,9 +30,9 @@ RESERVED = frozenset(
 
 
 def is_reserved(name: str) -> bool:
-    """Return whether an option of a chat template is not for the settings.
+    """Return whether an option of a chat template cannot be set in the settings.
 
-    These are arguments of transformers and the texts of special tokens, such as `eos_token`.
+    This applies to arguments of transformers and to texts of special tokens, such as `eos_token`.
     """
     return name in RESERVED or name.endswith("_token")
 
@@ -40,15 +43,17 @@ class ChatSettings(RecipeConfig):
 
     chat_template_kwargs: dict[str, Any] | None = option(  # noqa: RUF009 - a field
         None,
-        'Options of the model\'s chat template, as a JSON object such as {"enable_thinking": false}. '
-        "Empty: those that the model or adapter was trained with, or none.",
+        "The options that are passed to the model's chat template, as a JSON object such as "
+        '{"enable_thinking": false}. If empty, the options that the model or adapter was '
+        "trained with are used, or none.",
         label="Chat template options",
         advanced=True,
     )
     chat_date: str = option(
         "",
-        "Date that the chat template prints, as YYYY-MM-DD, if it prints one. Empty: the date that the "
-        "model or adapter was trained with, or the day on which the run begins.",
+        "The date that the chat template prints, as YYYY-MM-DD, if it prints one. If empty, it "
+        "is the date that the model or adapter was trained with, or the day on which the run "
+        "begins.",
         label="Date in chats",
         advanced=True,
     )
@@ -73,59 +78,67 @@ def _is_date(text: str) -> bool:
 class TrainingSettings(ChatSettings):
     """Base class of training settings.
 
-    A recipe adds further settings, and may redeclare one to change its default.
+    A recipe adds further settings. It may declare one again to change its default.
     """
 
     epochs: float = option(
         1.0,
-        "Number of passes over the data. Models overfit preferences quickly; one to three passes are usual.",
+        "How many times training passes over the data. Models overfit preferences quickly; one "
+        "to three passes are usual.",
         min=0.01,
         max=50,
     )
     learning_rate: float = option(
         1e-4,
-        "Peak learning rate. LoRA needs about ten times that of full fine-tuning, and small models more.",
+        "The peak learning rate. LoRA needs a rate about ten times higher than full "
+        "fine-tuning, and small models need a higher one than large models.",
         min=1e-8,
         max=1.0,
     )
     batch_size: int = option(
         16,
-        "Prompts, with all their responses, per optimizer step.",
+        "The number of prompts per optimizer step. All responses to a prompt are in the same step.",
         label="Prompts per step",
         min=1,
         max=4096,
     )
     micro_batch_size: int = option(
         4,
-        "Prompts per forward pass; must divide the prompts per step. Changes memory and speed, and the "
-        "result only through the random numbers of LoRA's dropout. Halved automatically when memory "
-        "runs out.",
+        "The number of prompts in a forward pass. It must divide the number of prompts per "
+        "step. It changes memory and speed, but the result only through the random numbers of "
+        "LoRA's dropout. It is halved automatically if memory runs out.",
         label="Prompts per forward pass",
         min=1,
         max=4096,
     )
     lora_r: int = option(
         16,
-        "Rank of the LoRA matrices. A higher rank can learn more, and overfit more.",
+        "The rank of the LoRA matrices. With a higher rank, the adapter can learn more, but "
+        "also overfits more.",
         label="LoRA rank",
         min=1,
         max=1024,
     )
     lora_alpha: int = option(
-        32, "Scale of the LoRA update; usually twice the rank.", label="LoRA alpha", min=1, max=4096
+        32,
+        "The scale of the LoRA update. Twice the rank is usual.",
+        label="LoRA alpha",
+        min=1,
+        max=4096,
     )
     lora_variant: str = option(
         "lora",
-        "lora: as published. rslora: scales the update by α/√r instead of α/r, for ranks above 64. "
-        "dora: also trains the length of each row of the weights; slower, sometimes better at low "
-        "ranks.",
+        "The form of the LoRA update. lora is the published form. rslora scales the update by "
+        "α/√r instead of α/r, which suits ranks above 64. dora also trains the length of each "
+        "row of the weights; it is slower, and sometimes better at low ranks.",
         choices=("lora", "rslora", "dora"),
         label="Kind of LoRA",
         advanced=True,
     )
     warmup: float = option(
         0.1,
-        "Share of the steps over which the learning rate rises to its peak.",
+        "The share of the steps, from 0 to 1, over which the learning rate rises from 0 to its "
+        "peak.",
         label="Warm-up",
         min=0,
         max=1,
@@ -133,19 +146,30 @@ class TrainingSettings(ChatSettings):
     )
     schedule: str = option(
         "cosine",
-        "Course of the learning rate after the warm-up.",
+        "How the learning rate falls after the warm-up: along a cosine, in a line, or not at all.",
         choices=("cosine", "linear", "constant_with_warmup"),
         advanced=True,
     )
-    weight_decay: float = option(0.0, "Weight decay of AdamW.", min=0, max=1, advanced=True)
+    weight_decay: float = option(
+        0.0,
+        "The weight decay of the optimizer, AdamW. 0 turns it off.",
+        min=0,
+        max=1,
+        advanced=True,
+    )
     max_grad_norm: float = option(
-        1.0, "Gradients are clipped to this norm.", min=1e-6, max=1e6, advanced=True
+        1.0,
+        "The maximum norm of the gradient. A longer gradient is scaled down to it.",
+        min=1e-6,
+        max=1e6,
+        advanced=True,
     )
     dtype: str = option("auto", DTYPE_HELP, choices=DTYPES, advanced=True)
     seed: int = option(0, SEED_HELP, min=0, max=2**31 - 1, advanced=True)
     checkpoint_steps: int = option(
         0,
-        "Optimizer steps between checkpoints. 0: ten to twenty checkpoints per run.",
+        "The number of optimizer steps between two checkpoints. With 0, a run writes ten to "
+        "twenty checkpoints.",
         label="Checkpoint every",
         min=0,
         max=1_000_000,
@@ -153,38 +177,42 @@ class TrainingSettings(ChatSettings):
     )
     tokens_at_once: int | None = option(
         None,
-        "Maximum tokens per forward pass, in addition to the limit on prompts. The prompts of a step are "
-        "sorted by length and divided into passes that fit; a longer prompt gets its own pass. Changes "
-        "memory and speed only. Empty: no limit.",
+        "The maximum number of tokens in a forward pass, in addition to the limit on prompts. "
+        "The prompts of a step are sorted by length and divided into passes that fit. A longer "
+        "prompt gets a pass of its own. The setting changes memory and speed only. If empty, "
+        "there is no limit.",
         label="Tokens per forward pass",
         min=1,
         advanced=True,
     )
     layout: str = option(
         "auto",
-        "shared forwards the prompt once for all its responses; plain gives each response its own "
-        "copy. auto uses shared if both agree on the first step.",
+        "How prompts and responses are arranged. auto forwards a prompt once for all its "
+        "responses if the scores are the same on the first step. plain gives each response its "
+        "own copy of the prompt.",
         choices=("auto", "plain"),
         advanced=True,
     )
     packing: str = option(
         "auto",
-        "Pack the prompts of a forward pass into one row without padding. auto: on the CPU and with "
-        "FlexAttention, which skip masked positions; otherwise a long row costs more than padding.",
+        "Whether the prompts of a forward pass share one row without padding. auto packs them "
+        "on the CPU and with FlexAttention, which skip masked positions. With other attentions, "
+        "a long row costs more than the padding.",
         choices=("auto", "always", "never"),
         advanced=True,
     )
     quantize: str = option(
         "none",
-        "Precision of the frozen weights. nf4 uses four bits (QLoRA), which fits a model four times as "
-        "large on the GPU but is slower. Needs CUDA and the package bitsandbytes.",
+        "The precision of the frozen weights. nf4 stores them in four bits (QLoRA), so that a "
+        "model four times as large fits on the GPU, but training is slower. It needs CUDA and "
+        "the package bitsandbytes.",
         choices=("none", "nf4"),
         advanced=True,
     )
     compile: bool = option(
         False,
-        "Compile the model's layers with torch.compile. Takes about a minute, and is faster in longer "
-        "runs on a GPU.",
+        "Compile the model's layers with torch.compile. The compilation takes about a minute, "
+        "and makes longer runs on a GPU faster.",
         advanced=True,
     )
 
@@ -200,60 +228,62 @@ class TrainingSettings(ChatSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSettings(RecipeConfig):
-    """Settings for the use of ties, strengths, weights and the unacceptable line in the loss."""
+    """Settings for how the loss uses ties, strengths, weights and the unacceptable line."""
 
     strength: str = option(
         "ignore",
-        "Use of graded judgments (slightly, clearly, much better). ignore: like any other win. margin: "
-        "the gap in score must grow with the strength. soft: the strength is the certainty of the "
-        "judgment.",
+        "How graded judgments (slightly, clearly, much better) are used. ignore treats them "
+        "like any other win. With margin, a higher strength requires a larger gap in score. "
+        "With soft, the strength is the certainty of the judgment.",
         choices=("ignore", "margin", "soft"),
         label="Graded strength",
         advanced=True,
     )
     strength_scale: float = option(
         1.0,
-        "Gap in score per step of strength.",
+        "The gap in score for each step of strength.",
         min=0,
         max=10,
         advanced=True,
     )
     label_smoothing: float = option(
         0.0,
-        "Assumed share of wrong judgments: each win counts this much for the other side.",
+        "The assumed share of wrong judgments, from 0 to 0.49. Each win counts by this share "
+        "for the losing response.",
         min=0,
         max=0.49,
         advanced=True,
     )
     smoothing: str = option(
         "conservative",
-        "Use of the assumed share of wrong judgments. conservative: trains towards that uncertainty. "
-        "robust: corrects the loss, so that its expectation is that of right judgments; needs a share "
-        "that is not too high.",
+        "How the assumed share of wrong judgments is used. conservative trains the model to be "
+        "as uncertain as the judgments. robust corrects the loss, so that its expectation is "
+        "the loss of correct judgments; it becomes unstable if the share is close to one half.",
         choices=("conservative", "robust"),
         label="Kind of label smoothing",
         advanced=True,
     )
     reviewer_weights: str = option(
         "full",
-        "Use of the weights of rankings. full: also between prompts, so that a prompt judged only by "
-        "unreliable reviewers counts less. within: only between rankings of the same prompt. "
-        "ignore: all rankings count the same.",
+        "How the weights of rankings are used. full also applies them between prompts, so that "
+        "a prompt ranked only by unreliable reviewers counts less. within applies them only "
+        "between rankings of the same prompt. With ignore, all rankings count the same.",
         choices=("full", "within", "ignore"),
         advanced=True,
     )
     ties: str = option(
         "half",
-        "Meaning of a tie. half: half a win for each side. davidson and rao_kupper: a separate "
-        "outcome, likely if the scores are close; its width follows from the share of ties.",
+        "How ties are used. half counts a tie as half a win for each response. davidson and "
+        "rao_kupper model a tie as an outcome of its own, which is more likely if the scores "
+        "are close. The share of ties in the data determines how close.",
         choices=("half", "davidson", "rao_kupper"),
         advanced=True,
     )
     cut_weight: float = option(
         0.0,
-        "Weight of the unacceptable line relative to the order. The line pulls scores of acceptable "
-        "responses above 0 and those of others below, so that scores of different prompts can be "
-        "compared. 0: the order only.",
+        "The weight of the unacceptable line relative to the order of the responses. The line "
+        "pulls the scores of acceptable responses above 0 and those of the others below, so "
+        "that scores of different prompts can be compared. With 0, only the order is used.",
         label="Weight of the line",
         min=0,
         max=100,
@@ -262,7 +292,7 @@ class PreferenceSettings(RecipeConfig):
 
 
 class ObjectiveSettings(Protocol):
-    """The settings that the objective reads: PreferenceSettings and those for several outputs."""
+    """The settings that the objective reads: PreferenceSettings and settings for several outputs."""
 
     @property
     def strength(self) -> str: ...
@@ -287,7 +317,7 @@ class ObjectiveSettings(Protocol):
 
 
 class QuantizationSettings(Protocol):
-    """The settings for the storage of frozen weights."""
+    """The setting for the precision of the frozen weights."""
 
     @property
     def quantize(self) -> str: ...

@@ -14,36 +14,39 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
     )
     epochs: float = option(
         2.0,
-        "Passes over the training prompts. Reward models overfit quickly; one or two are usual.",
+        "How many times training passes over the training prompts. Reward models overfit "
+        "quickly; one or two passes are usual.",
         min=0.01,
         max=50,
     )
     learning_rate: float = option(
         2e-4,
-        "Peak learning rate. 1e-4 to 3e-4 for LoRA; about ten times lower for full training.",
+        "The peak learning rate. With LoRA, 1e-4 to 3e-4 is usual; training of all weights "
+        "needs a rate about ten times lower.",
         min=1e-8,
         max=1.0,
     )
     lora_dropout: float = option(
         0.05,
-        "Dropout in the LoRA matrices. It depends on batching, packing and layout. With 0, "
-        "these change results by rounding only.",
+        "The dropout in the LoRA matrices, as a share from 0 to 0.9. Batching, packing and "
+        "layout change which units are dropped. With 0, they change the result by rounding "
+        "only.",
         label="LoRA dropout",
         min=0,
         max=0.9,
     )
     heads: int = option(
         1,
-        "Score heads on one backbone, each trained on a bootstrap sample of the prompts. The score is "
-        "their mean, and their standard deviation is its uncertainty. Several heads cost little more than "
-        "one; 8 is a good number.",
+        "The number of score heads on the backbone. Each head is trained on its own bootstrap "
+        "sample of the prompts. The score is the mean of the heads, and its uncertainty is "
+        "their standard deviation. Several heads cost little more than one; 8 is a good number.",
         min=1,
         max=64,
     )
     criteria_weight: float = option(
         0.0,
-        "Weight of the ratings of single criteria relative to the rankings. Each rated criterion gets its "
-        "own score and a row in the report. 0: ratings are not used.",
+        "The weight of the ratings of single criteria relative to the rankings. Each rated "
+        "criterion gets its own score and a row in the report. With 0, ratings are not used.",
         label="Weight of the criteria",
         min=0,
         max=100,
@@ -51,9 +54,10 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
     )
     learning_curve: int = option(
         0,
-        "Number of halvings of the prompts for the learning curve. With 4, models are also trained on a "
-        "half, a quarter, an eighth and a sixteenth of the prompts, to forecast the accuracy with more "
-        "rankings. Nearly doubles the time. 3 or more; 0: no learning curve.",
+        "How many times the training prompts are halved for the learning curve. With 4, models "
+        "are also trained on a half, a quarter, an eighth and a sixteenth of the prompts, to "
+        "forecast the accuracy with more rankings. This nearly doubles the time. The curve "
+        "needs at least 3 halvings; 0 turns it off.",
         label="Halvings for the learning curve",
         min=0,
         max=8,
@@ -61,9 +65,11 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
     )
     label_mistakes: int = option(
         0,
-        "Number of parts of the training prompts for finding label mistakes, which are rankings that "
-        "were probably entered by mistake. A model trained on the other parts checks each part, so 5 parts "
-        "take the time of four more trainings, and 2 parts of one. 0: only held-out rankings are checked, at no cost.",
+        "The number of parts into which the training prompts are divided to find label "
+        "mistakes, which are rankings that were probably entered by mistake. Each part is "
+        "checked by a model trained on the other parts, so 5 parts take the time of four more "
+        "trainings, and 2 parts that of one. With 0, only held-out rankings are checked, which "
+        "takes no extra time.",
         label="Parts for finding label mistakes",
         min=0,
         max=20,
@@ -71,21 +77,26 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
     )
     lora_r: int = option(
         16,
-        "Rank of the LoRA matrices. 0 trains all weights and saves a complete model.",
+        "The rank of the LoRA matrices. With 0, all weights are trained and a complete model is "
+        "saved.",
         label="LoRA rank",
         min=0,
         max=1024,
     )
     max_tokens: int | None = option(
         None,
-        "Maximum tokens of prompt and response together. Longer responses are left out and counted, "
-        "never truncated. Empty: the model's limit.",
+        "The maximum number of tokens in a prompt and a response together. Longer responses are "
+        "left out and counted; they are never truncated. If empty, the limit of the model "
+        "applies.",
         label="Longest input",
         min=8,
         advanced=True,
     )
     gradient_checkpointing: bool = option(
-        False, "Recompute activations in the backward pass: less memory, more time.", advanced=True
+        False,
+        "Recompute activations in the backward pass. This takes less memory, but about a third "
+        "more time.",
+        advanced=True,
     )
 
     def conflicts(self) -> dict[str, str]:

@@ -27,8 +27,8 @@ class BestOfNSettings(SFTSettings, RankedSamplesSettings):
 
     samples_per_prompt: int = option(
         8,
-        "Responses that the model samples per prompt (n), of which it learns the best. More give "
-        "better ones and a larger change of the model.",
+        "The number of responses (n) that the model samples for each prompt, of which it learns "
+        "the best. With more samples, the best one is better, and the model changes more.",
         label="Responses per prompt",
         min=2,
         max=64,

@@ -46,22 +46,22 @@ class DPOSettings(PreferenceSettings, ReferenceSettings):
 
     length_normalised: bool = option(
         False,
-        "Divide the log-probabilities of a response by its number of tokens, so that long responses do "
-        "not dominate. Choose a beta about ten times larger with it.",
+        "Divide the log-probability of a response by its number of tokens, so that long "
+        "responses do not dominate. Use a beta about ten times larger with it.",
         label="Normalise by length",
         advanced=True,
     )
     reference_free: bool = option(
         False,
-        "Train on the log-probabilities alone, not on their change from the original model. Saves the "
-        "pass for the reference, but the model may drift further.",
+        "Train on the log-probabilities themselves instead of their change from the original "
+        "model. This saves the pass for the reference, but the model may drift further.",
         label="Without a reference",
         advanced=True,
     )
     sft_weight: float = option(
         0.0,
-        "Weight of the negative log-probability per token of the best response, which keeps it likely. "
-        "0: none; 0.1 to 1 is usual.",
+        "The weight of the negative log-probability per token of the best response. This term "
+        "keeps the best response likely. 0 turns it off; 0.1 to 1 is usual.",
         label="Weight of the best response",
         min=0,
         max=100,

@@ -57,23 +57,24 @@ class KTOSettings(ReferenceSettings):
 
     desirable_weight: float = option(
         1.0,
-        "Weight of acceptable responses. Weight times number of the acceptable responses should be 1 to "
-        "1.33 times that of the unacceptable ones; the run reports the ratio.",
+        "The weight of each acceptable response. The weights of all acceptable responses should "
+        "add up to 1 to 1.33 times those of all unacceptable ones. The run reports this ratio.",
         min=0,
         max=100,
         label="Weight of acceptable responses",
     )
     undesirable_weight: float = option(
         1.0,
-        "Weight of unacceptable responses.",
+        "The weight of each unacceptable response.",
         min=0,
         max=100,
         label="Weight of unacceptable responses",
     )
     reference_point: str = option(
         "kl",
-        "The reward from which gains and losses count. kl: the reward of responses to other prompts, as "
-        "published; costs a forward pass of them. zero: none, which is faster.",
+        "The reward from which gains and losses are counted. kl uses the mean reward of "
+        "responses to other prompts, as published, which takes one more forward pass. zero uses "
+        "0 and is faster.",
         choices=("kl", "zero"),
         advanced=True,
     )

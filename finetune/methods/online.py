@@ -26,8 +26,8 @@ class OnlineSettings(RankedSamplesSettings, DPOSettings):
 
     rounds: int = option(
         3,
-        "Rounds of sampling and learning from the ranked samples. The number of epochs counts for each "
-        "round.",
+        "The number of rounds. In each round, the model samples responses and is trained on "
+        "their ranking for the given number of epochs.",
         min=1,
         max=100,
     )

@@ -43,23 +43,24 @@ class SFTSettings(FinetuneSettings):
 
     learning_rate: float = option(
         1e-4,
-        "Peak learning rate. 5e-5 to 2e-4 for models of a billion weights and more; smaller models need "
-        "more.",
+        "The peak learning rate. For models with a billion weights or more, 5e-5 to 2e-4 is "
+        "usual. Smaller models need a higher rate.",
         min=1e-8,
         max=1.0,
     )
     min_margin: float = option(
         0.0,
-        "Leave out prompts whose best response has a smaller margin. The margin is its wins minus its "
-        "losses, as a share of its comparisons: 0.5 for three wins in four. 0: leave out none.",
+        "Leave out prompts whose best response has a smaller margin. The margin is the "
+        "response's wins minus its losses, divided by its comparisons: 0.5 for three wins in "
+        "four. With 0, no prompt is left out.",
         min=0,
         max=1,
         label="Smallest margin",
     )
     tied_best: str = option(
         "share",
-        "Weight of responses that tie for the best. share: the weight of one response is split between "
-        "them. all: each has the full weight.",
+        "How responses that tie for the best are weighted. share divides the weight of one "
+        "response between them. all gives each of them the full weight.",
         choices=("share", "all"),
         label="Tied best responses",
         advanced=True,

@@ -1,14 +1,15 @@
-"""Attention over the shared layout: the choice of an implementation, and that for the CPU.
+"""Attention for the shared layout: the choice of an implementation, and the one for the CPU.
 
-pieces   CPU. The prompt attends to itself, and each response to the prompt and itself, each in a
-         separate call. Masked blocks cost nothing, and there is no mask of the whole row.
-tiles    CUDA. FlexAttention, see flex.py.
-dense    Otherwise. A mask of all positions of a row, in the family's own attention.
+pieces   Used on the CPU. Separate calls compute the prompt, which attends to itself, and each
+         response, which attends to the prompt and to itself. Masked positions are not computed, and
+         no mask of the whole row is built.
+tiles    Used on CUDA: FlexAttention, in flex.py.
+dense    Used otherwise: the attention of the model family, with a mask of all positions of a row.
 
-Most of the block mask is empty: a dense mask computes (P + K·R)² positions, of which only P²/2 +
-K·R·(P + R/2) are attended to. So `pieces` and `tiles` take several groups per row at no extra
-cost; `dense` does not. `pieces` is registered with transformers as NAME. It computes SDPA if it is
-called without the argument `pieces`.
+Most of the block mask is empty. With a dense mask, (P + K·R)² positions are computed, although
+tokens attend to only P²/2 + K·R·(P + R/2) of them. With `pieces` and `tiles`, a row can hold several
+groups at no extra cost; with `dense` it cannot. `pieces` is registered with transformers as NAME. It
+computes SDPA if it is called without the argument `pieces`.
 
 Legend: B rows, T tokens in the longest row, D dimensions of a head, G groups, K responses per
 group, P and R tokens of a prompt and a response.
@@ -42,7 +43,7 @@ def best_for(device: str, config: Any) -> str:
 
 
 def set_attention(base: Any, device: str) -> None:
-    """Give a model that uses SDPA the best attention for the device, if its family allows it."""
+    """Set the best attention for the device, if the model uses SDPA and its family allows it."""
     names = {PIECES: NAME, TILES: flex.NAME, DENSE: "sdpa"}
     best = best_for(device, base.config)
     if best == DENSE:
@@ -62,14 +63,17 @@ def attention_of(config: Any) -> str:
 
 
 def usable(way: str, device: str) -> str:
-    """Return `way`, or DENSE for FlexAttention without a GPU, where it has no backward pass."""
+    """Return `way`, or DENSE if it is FlexAttention and there is no GPU.
+
+    FlexAttention has no backward pass on the CPU.
+    """
     return DENSE if way == TILES and device != "cuda" else way
 
 
 def inputs_of(way: str, batch: Batch, dtype: torch.dtype) -> dict[str, Any]:
     """Return the backbone's inputs for a batch of the shared layout: tokens, positions and mask.
 
-    Given a mask of four dimensions, the family builds no mask itself.
+    The mask has four dimensions, so the family does not build its own.
     """
     tokens = {name: batch[name] for name in ("input_ids", "position_ids")}
     segments, groups = batch["segment_ids"], batch["group_ids"]
@@ -86,9 +90,9 @@ def inputs_of(way: str, batch: Batch, dtype: torch.dtype) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Pieces:
-    """The lengths of the groups in each row, and an additive mask for each pair of lengths.
+    """The lengths of the prompts and responses in each row, and a mask for each pair of lengths.
 
-    A group's lengths begin with its prompt's. Masks are keyed by (response, prompt) length.
+    The masks are additive. Their keys are (length of the response, length of the prompt).
     """
 
     rows: list[list[list[int]]]
@@ -100,7 +104,7 @@ def cut_rows(
     placed: Sequence[int],  # (G,): the row of each group
     like: torch.Tensor,
 ) -> Pieces:
-    """Return the pieces of rows. A group has length 0 for missing prompts and responses."""
+    """Return the pieces of the rows. Prompts and responses that are missing have length 0."""
     groups = [[prompt, *(n for n in responses if n)] for prompt, *responses in lengths]
     rows: list[list[list[int]]] = [[] for _ in range(max(placed) + 1)]
     for row, group in zip(placed, groups, strict=True):
@@ -110,13 +114,13 @@ def cut_rows(
 
 
 def after_prompt(response: int, prompt: int, like: torch.Tensor) -> torch.Tensor:
-    """Return the mask by which each response token attends to the prompt and to earlier tokens."""
+    """Return the mask that lets each token of a response attend to the prompt and earlier tokens."""
     hidden = torch.ones(response, prompt + response, dtype=torch.bool, device=like.device)
     mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)  # (R, P + R)
     return mask.masked_fill_(hidden.triu(prompt + 1), float("-inf"))
 
 
-@torch.compiler.disable  # lengths are Python numbers, each of which would trigger a compilation
+@torch.compiler.disable  # each new length, a Python number, would trigger a compilation
 def pieces_attention(
     module: torch.nn.Module,
     query: torch.Tensor,  # (B, heads, T, D)
@@ -128,7 +132,7 @@ def pieces_attention(
     pieces: Pieces | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return the attention output, (B, T, heads, D), zero at padding."""
+    """Return the output of the attention, (B, T, heads, D). It is zero at padding."""
     if pieces is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -155,7 +159,8 @@ def _attend_row(
 ) -> torch.Tensor:
     sizes = [length for lengths in groups for length in lengths]
     padding = query.shape[2] - sum(sizes)
-    # One split and one concatenation per row, since each is a copy, in the backward pass too.
+    # Each split and each concatenation copies the row, in the backward pass too, so there is only
+    # one of each per row.
     parts = zip(*(x.split([*sizes, padding], dim=2) for x in (query, key, value)), strict=True)
     out = []
     for prompt, *responses in groups:
@@ -172,7 +177,7 @@ def _attend_row(
 
 
 def register() -> None:
-    """Register both attentions with transformers. Can be called more than once."""
+    """Register both attentions with transformers. This function can be called more than once."""
     AttentionInterface.register(NAME, pieces_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     flex.register()

@@ -1,4 +1,4 @@
-"""The choice of a run's layout, from its settings and its first batch."""
+"""The choice between the shared and the plain layout, from the settings and the first batch."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -30,9 +30,9 @@ def choose_layout(
     first: Sequence[TokenGroup],
     prepared: Prepared,
 ) -> str | None:
-    """Set the collator's layout, and return why it is not the shared layout, or None.
+    """Set the layout of the collator. Return why it is the plain layout, or None if it is shared.
 
-    `first` are the groups of the first batch, on which both layouts are compared.
+    Both layouts are compared on `first`, the groups of the first batch.
     """
     if config.layout == "plain":
         return "the settings ask for it"

@@ -1,9 +1,11 @@
 """Batches of token groups in two layouts, which give the same scores.
 
-shared   [prompt][response 1]…[response K] for each group, P + K·R tokens. Position ids of each
-         response continue those of the prompt, and a block mask hides the other responses.
-         A row holds one group or, packed, all groups of the batch, which needs no padding.
-plain    one row per response with its own copy of the prompt, K·(P + R) tokens, for any model.
+shared   Each group is [prompt][response 1]…[response K], P + K·R tokens. The position ids of each
+         response continue those of the prompt, and a block mask hides the other responses from it.
+         A row contains one group. If the batch is packed, one row contains all groups, so it has no
+         padding.
+plain    Each response has its own row with a copy of the prompt, K·(P + R) tokens in all. This
+         layout works for every model.
 
 Legend: G groups, K responses in the largest group, B rows, T tokens in the longest row, N tokens of
 all responses.
@@ -21,16 +23,20 @@ from recipes.machine import processes
 from recipes.preferences.tokens import TokenGroup
 
 PROMPT, PADDING = 0, -1
-"""Segment numbers. Response k, counted from 0, is segment k + 1. Groups of a row are numbered from 0."""
+"""Numbers of segments. Response k, counted from 0, is segment k + 1.
+
+The groups of a row are numbered from 0.
+"""
 
 Batch = dict[str, torch.Tensor]
 
 
 @dataclass
 class Collator:
-    """Collation of token groups into one batch. Pads on the right, regardless of the tokenizer's setting.
+    """Collation of token groups into one batch.
 
-    `targets` adds the positions that predict the responses' tokens, for language models.
+    The padding is on the right, whatever the tokenizer's setting is. With `targets`, the batch also
+    has the positions that predict the tokens of the responses, for language models.
     """
 
     pad_id: int
@@ -48,7 +54,10 @@ class Collator:
         return {**tensors, **evidence(groups)}
 
     def _starts(self, groups: Sequence[TokenGroup]) -> list[list[tuple[int, int, int]]]:
-        """Return (row, last position of the prompt, first position) of each response of each group."""
+        """Return where each response of each group begins.
+
+        Each entry is (row, last position of the prompt, first position of the response).
+        """
         if self.layout == "plain":
             rows = iter(range(sum(len(group.responses) for group in groups)))
             return [
@@ -66,22 +75,22 @@ class Collator:
         return starts
 
     def tokens(self, group: TokenGroup) -> int:
-        """Return the number of tokens to forward for the group, with padding to its longest text."""
+        """Return the number of tokens that are forwarded for the group, including its padding."""
         return group.size() if self.layout == "shared" else len(group.responses) * group.longest()
 
 
 @dataclass
 class StepCollator:
-    """Collation of a step's groups into parts, batches that are forwarded one after the other.
+    """Collation of the groups of a step into parts, which are forwarded one after the other.
 
-    A part has at most `most` groups and `max_tokens` tokens, longest groups first. So the rows of
-    a part have similar lengths, and if memory suffices for the first part it suffices for all.
-    Cutting does not change which groups are in the step, and the parts add up to the same step
-    however it is cut.
+    Each part is a batch of at most `most` groups and `max_tokens` tokens. The longest groups come
+    first, so the rows of a part have similar lengths, and a step that has enough memory for its first
+    part has enough for all. The division into parts changes neither the groups nor the result of the
+    step.
 
-    If groups have the signal `items`, such as their number of tokens, each part gets their `share`:
-    the items of a group relative to the mean of the step. The mean over groups of share · (mean over
-    the group's items) is the mean over all items of the step.
+    If the groups have the signal `items`, such as their number of tokens, each part gets `share`: the
+    items of each group, divided by the mean of the step. The mean over the groups of share · (the mean
+    over the items of the group) is the mean over all items of the step.
     """
 
     collator: Collator
@@ -89,9 +98,9 @@ class StepCollator:
     max_tokens: int | None = None
 
     def __call__(self, groups: Sequence[TokenGroup]) -> dict[str, Any]:
-        """Return the parts, and labels (G,), one per group, which Trainer counts.
+        """Return the parts, and labels, (G,), by which Trainer counts the groups.
 
-        If groups have mismatched responses, `mismatched` holds parts with those.
+        If groups have mismatched responses, `mismatched` contains parts with these responses.
         """
         shares = _shares(groups)
         parts = []
@@ -115,7 +124,7 @@ class StepCollator:
 
 
 def _shares(groups: Sequence[TokenGroup]) -> torch.Tensor | None:
-    """Return the items of each group relative to their mean, (G,), or None without the signal."""
+    """Return the items of each group divided by their mean, (G,), or None without the signal."""
     if "items" not in groups[0].signals:
         return None
     items = torch.tensor([float(group.signals["items"]) for group in groups])
@@ -170,7 +179,7 @@ def shared_layout(groups: Sequence[TokenGroup], pad_id: int, *, packed: bool = F
 
 
 def _starts(lengths: Sequence[np.ndarray], rows: Sequence[Sequence[int]]) -> list[int]:
-    """Return the position in its row at which each group begins. Rows hold the groups in order."""
+    """Return the position in its row at which each group begins. The groups are in order."""
     starts = []
     for row in rows:
         sizes = [int(lengths[g].sum()) for g in row]
@@ -204,10 +213,10 @@ def plain_layout(groups: Sequence[TokenGroup], pad_id: int) -> Batch:
 def response_targets(
     groups: Sequence[TokenGroup], starts: Sequence[Sequence[tuple[int, int, int]]]
 ) -> Batch:
-    """Return where each token of the responses is predicted. `starts` is as in `Collator._starts`.
+    """Return the positions at which the tokens of the responses are predicted.
 
-    The last token of the prompt predicts the first token of every response. Raises ValueError for
-    an empty prompt, which predicts nothing.
+    `starts` is as in `Collator._starts`. The last token of the prompt predicts the first token of
+    every response. Raises ValueError for an empty prompt, which predicts nothing.
     """
     if not all(len(group.prompt) for group in groups):
         raise ValueError("A prompt without tokens cannot predict a response.")
@@ -241,7 +250,7 @@ LAYOUT = frozenset(
         *("target_rows", "target_positions", "target_ids", "target_responses"),
     }
 )
-"""Tensors of a batch that the model reads. The others are evidence, which only the loss reads."""
+"""The tensors of a batch that the model reads. The loss reads the other tensors, the evidence."""
 
 
 def for_model(batch: Batch) -> Batch:
@@ -249,9 +258,9 @@ def for_model(batch: Batch) -> Batch:
 
 
 def evidence(groups: Sequence[TokenGroup]) -> Batch:
-    """Return the tensors that the loss reads, zero-padded to K responses.
+    """Return the tensors that the loss reads, padded with zeros to K responses.
 
-    `signals` of preferences/evidence.py are among them.
+    They include the `signals` of preferences/evidence.py.
     """
     width = max(len(group.responses) for group in groups)
     wins = np.zeros((len(groups), width, width), dtype=np.float32)
@@ -269,7 +278,10 @@ def evidence(groups: Sequence[TokenGroup]) -> Batch:
 
 
 def _pad(arrays: Sequence[np.ndarray]) -> torch.Tensor:
-    """Return arrays of the same number of dimensions as one, padded with zeros to the largest."""
+    """Return the arrays stacked, each padded with zeros to the size of the largest.
+
+    All of them must have the same number of dimensions.
+    """
     shape = np.max([array.shape for array in arrays], axis=0).astype(int)
     padded = np.zeros((len(arrays), *shape), dtype=np.float32)
     for row, array in enumerate(arrays):
@@ -279,12 +291,11 @@ def _pad(arrays: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def can_attend(query: tuple, key: tuple) -> torch.Tensor:
-    """Return whether tokens may attend to others.
+    """Return whether each query token may attend to each key token.
 
-    Tokens attend to earlier tokens of their group's prompt and of their response.
-
-    Each argument is (group, segment, position in the row), tensors that broadcast. Padding attends
-    to itself, because a softmax over nothing would be NaN, and no token attends to padding.
+    A token attends to the earlier tokens of its response and of the prompt of its group. Each
+    argument is (group, segment, position in the row), three tensors that broadcast. No token attends
+    to padding, except that padding attends to itself: a softmax over nothing would be NaN.
     """
     same_group = query[0] == key[0]
     same_segment_or_prompt = (query[1] == key[1]) | (key[1] == PROMPT)
@@ -294,9 +305,9 @@ def can_attend(query: tuple, key: tuple) -> torch.Tensor:
 def block_mask(
     segment_ids: torch.Tensor, group_ids: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return `can_attend` for all positions of a row as an additive mask, (B, 1, T, T).
+    """Return `can_attend` for all positions of each row, as an additive mask, (B, 1, T, T).
 
-    SDPA and eager attention both accept it. It takes B·T² numbers of memory.
+    Both SDPA and eager attention accept this mask. It takes B·T² numbers of memory.
     """
     positions = torch.arange(segment_ids.shape[1], device=segment_ids.device)  # (T,)
     token = (group_ids, segment_ids, positions[None])
@@ -310,10 +321,10 @@ def block_mask(
 def cut(
     sizes: Sequence[int], *, max_tokens: int | None = None, most: int | None = None
 ) -> Iterator[list[int]]:
-    """Yield batches of indices, in order, with at most `most` groups each.
+    """Yield the indices of the groups of each batch, in order, with at most `most` groups each.
 
-    The number of groups times the largest size stays within `max_tokens`, except for a single
-    larger group.
+    In each batch, the number of groups times the largest size is at most `max_tokens`. Only a batch of
+    one group may be larger.
     """
     batch: list[int] = []
     largest = 0
@@ -329,7 +340,10 @@ def cut(
 
 
 def describe(groups: Sequence[TokenGroup], tokenizer: Any, *, shared: bool, most: int = 4) -> str:
-    """Return the first groups of a batch as the model reads them, for a person to check."""
+    """Return the first groups of a batch as text, in the form in which the model reads them.
+
+    A person can check this text.
+    """
     parts = []
     for number, group in enumerate(groups[:most], 1):
         end = len(group.prompt)

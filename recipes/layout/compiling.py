@@ -1,4 +1,7 @@
-"""torch.compile applied to each layer: all layers share one compilation, for inputs of any length."""
+"""Compilation of a model's layers with torch.compile.
+
+All layers share one compilation, which works for inputs of any length.
+"""
 
 from typing import Any
 
@@ -11,10 +14,9 @@ from recipes.machine.checks import require_triton
 def compile_layers(model: nn.Module, **options: Any) -> int:
     """Compile each layer of the backbone in place, and return the number of layers.
 
-    Names of weights stay the same.
-
-    `options` are torch.compile's. Compilation happens at the first forward pass. A layer that
-    cannot be compiled as a whole is compiled in parts.
+    The names of the weights stay the same. `options` are those of torch.compile. The layers are
+    compiled during the first forward pass. A layer that cannot be compiled as a whole is compiled in
+    parts.
     """
     if torch.cuda.is_available():
         require_triton()
@@ -25,7 +27,7 @@ def compile_layers(model: nn.Module, **options: Any) -> int:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """Return the longest list of modules of one class: in all families, the stack of layers."""
+    """Return the layers: in all families, the longest list of modules of the same class."""
     stacks = [
         list(module)
         for module in model.modules()

@@ -1,9 +1,9 @@
-"""Check that a family of models supports the shared layout, on the run's first batch.
+"""Checks that a model supports the shared layout, made on the first batch of a run.
 
-A decoder may share a prompt between responses if only attention carries information from one token
-to the next, if it accepts position ids, and if its attention window is long enough. Its configuration and layers
-can rule sharing out. Otherwise two measurements decide. Models that fail either check use the
-plain layout, which is correct for all families.
+Responses can share a prompt if the model is a decoder in which only attention carries information
+from one token to the next, if it accepts position ids, and if its attention window is long enough.
+The configuration and the layers of a model can rule this out. Otherwise, two measurements decide. A
+model that fails one of the checks uses the plain layout, which is correct for all families.
 
 Legend: G groups, K responses in the largest group, H hidden size, N + C outputs of the head.
 """
@@ -25,9 +25,12 @@ from recipes.preferences.tokens import TokenGroup
 
 ATTENDING = frozenset({"full_attention", "attention", "global", "global_attention"})
 LOOKING_BACK = frozenset({"sliding_attention", "chunked_attention", "local", "local_attention"})
-"""Layer types as configurations name them. All other types keep a state."""
+"""Types of layers by their names in configurations. Layers of all other types keep a state."""
 RECURRENT = ("mamba", "ssm", "rwkv", "recurrent", "deltanet", "shortconv", "retention")
-"""Parts of the class names of layers with a state, for families that do not list layer types."""
+"""Parts of the class names of layers that keep a state.
+
+They are used for families whose configuration does not list the types of layers.
+"""
 
 MAX_LAYOUT_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest relative difference of features between the layouts. Rounding causes 1e-6 in float32, and
@@ -45,8 +48,8 @@ def check_shared(
 ) -> str | None:
     """Return the reason not to use the shared layout, or None if both layouts agree.
 
-    `longest` is the length of the run's longest input, in tokens. Forwards the groups three times
-    without gradients, in evaluation mode, and draws no random numbers.
+    `longest` is the length of the longest input of the run, in tokens. The groups are forwarded three
+    times without gradients, in evaluation mode, which draws no random numbers.
     """
     problem = unsupported_architecture(model) or window_problem(model.config, longest)
     if problem:
@@ -58,11 +61,12 @@ def check_shared(
 def check_gradients(
     model: SharedPromptModel, groups: Sequence[TokenGroup], pad_id: int, dtype: torch.dtype
 ) -> str | None:
-    """Return the reason not to train with the shared layout, or None if gradients agree.
+    """Return the reason not to train with the shared layout, or None if the gradients agree.
 
-    Compares the beginnings of the smallest group's texts, because the plain layout with its copies
-    of the prompt would take more memory than any step. `dtype` is that of the forward pass. Does not
-    change weights or the random state, and clears the gradients.
+    The check uses only the beginnings of the texts of the smallest group. On whole texts, the plain
+    layout with its copies of the prompt would take more memory than any step. `dtype` is the number
+    format of the forward pass. The weights and the random state stay the same, and the gradients are
+    cleared.
     """
     smallest = min(groups, key=TokenGroup.size)
     beginnings = [response[: COMPARED_TOKENS[1]] for response in smallest.responses]
@@ -77,7 +81,7 @@ def _collator(model: SharedPromptModel, pad_id: int, layout: str) -> Collator:
 
 
 def _or_dense(model: SharedPromptModel, check: Callable[[], str | None]) -> str | None:
-    """Return the result of `check`. Repeat it with the dense mask if the chosen attention fails."""
+    """Return the result of `check`, which is repeated with the dense mask if the attention fails."""
     problem = check()
     if problem and model.attends != attention.DENSE:
         model.attends = attention.DENSE
@@ -111,7 +115,7 @@ def _gradient_problem(
 def _gradients(
     model: SharedPromptModel, group: Sequence[TokenGroup], collator: Collator, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return the flat float32 gradients of a weighted sum of the scores, without dropout."""
+    """Return the gradients of a weighted sum of the scores, flat, in float32, without dropout."""
     mixed = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
     with evaluating(model), mixed:
         outputs = model(**inputs_of(model, group, collator))["outputs"]  # (1, K, N + C)
@@ -124,12 +128,12 @@ def _gradients(
 
 
 def precision(model: SharedPromptModel) -> torch.dtype:
-    """Return the number format of the layers. Quantized layers compute in bfloat16."""
+    """Return the number format in which the layers compute. For quantized layers it is bfloat16."""
     return torch.bfloat16 if is_quantized(model.inner) else model.inner.dtype
 
 
 def unsupported_architecture(model: SharedPromptModel) -> str | None:
-    """Return the property of the model that rules out sharing, or None."""
+    """Return the property of the model that rules out the shared layout, or None."""
     if not model.reads_last_token:
         return "it is an encoder, which reads a prompt differently before each response"
     layers = getattr(model.config.get_text_config(), "layer_types", None) or []
@@ -143,9 +147,9 @@ def unsupported_architecture(model: SharedPromptModel) -> str | None:
 
 
 def window_problem(config: Any, longest: int) -> str | None:
-    """Return the reason why inputs are too long for the model's attention window, or None.
+    """Return a reason if inputs are longer than the model's attention window, otherwise None.
 
-    The block mask replaces the family's own, so the window would have no effect.
+    The block mask replaces the mask of the family, so the window would have no effect.
     """
     text = config.get_text_config()
     layers = getattr(text, "layer_types", None)
@@ -189,7 +193,10 @@ def _response_mask(groups: Sequence[TokenGroup]) -> torch.Tensor:
 
 
 def _distance(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> float:
-    """Return the largest distance of two features relative to their norm. NaN if one is NaN."""
+    """Return the largest distance between two features, relative to their norm.
+
+    It is NaN if a feature is NaN.
+    """
     ours, theirs = ours[where], theirs[where]
     if not len(ours):
         return 0.0
@@ -198,7 +205,7 @@ def _distance(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> 
 
 
 def _with_other_first(group: TokenGroup, pad_id: int) -> TokenGroup:
-    """Return the group with the reversed prompt as first response, at the length of the original."""
+    """Return the group with another first response: the reversed prompt, at the same length."""
     first, *others = group.responses
     tokens = group.prompt[::-1]
     indices = [n % len(tokens) for n in range(len(first))] if len(tokens) else []

@@ -1,13 +1,15 @@
-"""FlexAttention over rows of the shared layout, which skips tiles that are fully masked.
+"""FlexAttention for rows of the shared layout on CUDA. It skips tiles that are fully masked.
 
-FlexAttention: Dong et al. 2024, arXiv:2412.05496. For CUDA.
+FlexAttention is described by Dong et al. 2024, arXiv:2412.05496.
 
-The mask is not a tensor of T² numbers. It is a rule (`collate.can_attend`) and a list of the tiles
-of 128 × 128 positions that are not fully masked. The list is computed from the numbers of groups
-and segments in T · T/128 steps. Rows are padded to whole tiles. The kernel is compiled once for all
-lengths, and a second time if the first batch happens to have as many tiles as the model has heads.
+The mask is not a tensor of T² numbers. It consists of a rule (`collate.can_attend`) and a list of
+the tiles of 128 × 128 positions that are not fully masked. The list is computed from the numbers of
+the groups and segments in T · T/128 steps. Rows are padded to whole tiles. The kernel is compiled
+once for all lengths. It is compiled a second time if the first batch happens to have as many tiles as
+the model has heads.
 
-Registered with transformers as NAME. It computes SDPA if it is called without a block mask.
+The attention is registered with transformers as NAME. It computes SDPA if it is called without a
+block mask.
 
 Legend: B rows, T tokens per row, N = T/128 tiles, D dimensions of a head.
 """
@@ -27,7 +29,7 @@ from recipes.layout.collate import PROMPT, can_attend
 NAME = "tiebreak_flex"
 TILE = 128
 MIN_TILES = 2
-"""torch.compile specialises dimensions of size 1, so rows have at least two tiles."""
+"""The minimum number of tiles per row. torch.compile would specialise a dimension of size 1."""
 
 
 def whole_tiles(row: torch.Tensor, fill: int) -> torch.Tensor:  # (B, T) → (B, 128·N)
@@ -54,16 +56,19 @@ def tile_mask(segment_ids: torch.Tensor, group_ids: torch.Tensor) -> BlockMask:
 
 
 def _tile_indices(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the number of set tiles per line, and the indices of all tiles, set tiles first, as int32."""
+    """Return the number of set tiles in each line, and the indices of its tiles, both as int32.
+
+    The indices of the set tiles come first.
+    """
     order = torch.argsort(tiles.int(), dim=-1, descending=True, stable=True)
     return tiles.sum(dim=-1, dtype=torch.int32), order.int()
 
 
 def count_in_tiles(segment_ids: torch.Tensor, group_ids: torch.Tensor) -> torch.Tensor:
-    """Return how many positions of each tile `can_attend` allows, (B, N, N).
+    """Return the number of positions in each tile that `can_attend` allows, (B, N, N).
 
     A token attends to two spans of its row: the prompt of its group, and its own segment up to
-    itself. So this counts overlaps of spans with tiles, and needs no T² mask.
+    itself. The function counts the overlaps of these spans with the tiles, so it needs no T² mask.
     """
     length = segment_ids.shape[1]
     positions = torch.arange(length, device=segment_ids.device).expand_as(segment_ids)  # (B, T)
@@ -79,13 +84,13 @@ def count_in_tiles(segment_ids: torch.Tensor, group_ids: torch.Tensor) -> torch.
 
 
 def _starts(ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:  # (B, T) → (B, T)
-    """Return the first position of the span of equal numbers around each position."""
+    """Return, for each position, where its span of equal numbers begins."""
     changed = F.pad(ids[:, 1:] != ids[:, :-1], (1, 0), value=False)
     return torch.where(changed, positions, 0).cummax(dim=1).values
 
 
 def _overlap(start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:  # (B, T) → (B, T, N)
-    """Return the overlap of spans [start, end) with each tile."""
+    """Return the length of the overlap of each span [start, end) with each tile."""
     first = torch.arange(0, start.shape[1], TILE, device=start.device)
     low = torch.maximum(start[..., None], first)
     return (torch.minimum(end[..., None], first + TILE) - low).clamp(min=0)
@@ -107,9 +112,9 @@ def tiles_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return the attention output, (B, T, heads, D).
+    """Return the output of the attention, (B, T, heads, D).
 
-    FlexAttention has no dropout; `suits` rejects models that need it.
+    FlexAttention has no dropout, so `suits` rejects models that need it.
     """
     if not isinstance(attention_mask, BlockMask):
         return sdpa_attention_forward(
@@ -124,10 +129,10 @@ def tiles_attention(
 
 
 def same_dtype(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    """Return the tensors in one number format.
+    """Return the tensors in the same number format.
 
-    Autocast converts SDPA's inputs but not FlexAttention's, and rotary embeddings in float32 leave
-    queries and keys in a different format than values.
+    Autocast converts the inputs of SDPA, but not those of FlexAttention. After rotary embeddings in
+    float32, queries and keys have a different format than values.
     """
     kind = tensors[-1].device.type
     autocast = torch.is_autocast_enabled(kind)
@@ -144,6 +149,6 @@ def suits(config: Any) -> bool:
 
 
 def register() -> None:
-    """Register NAME with transformers. Can be called more than once."""
+    """Register NAME with transformers. This function can be called more than once."""
     AttentionInterface.register(NAME, tiles_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -18,15 +18,15 @@ from recipes.preferences.tokens import TokenGroup
 from recipes.stopping import StopSignal
 
 SCORING_TOKENS = 8192
-"""Tokens per forward pass without gradients. Halved when memory runs out."""
+"""The number of tokens in a forward pass without gradients. It is halved if memory runs out."""
 
 
 class SharedPromptModel(Protocol):
     """A model that reads batches of both layouts.
 
-    `inner` is the transformers model inside, and `attends` one of the attentions of attention.py.
-    `reads_targets` asks for batches with the positions that predict the responses' tokens. Calling
-    the model returns {"outputs": (G, K, N)}.
+    `inner` is the transformers model, and `attends` is one of the attentions of attention.py. If
+    `reads_targets` is true, the model needs batches with the positions that predict the tokens of the
+    responses. A call of the model returns {"outputs": (G, K, N)}.
     """
 
     attends: str
@@ -50,7 +50,7 @@ class SharedPromptModel(Protocol):
 def features_of(
     model: SharedPromptModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
-    """Return the input of the decoder's head in evaluation mode, (G, K, H) float32 on the CPU."""
+    """Return the inputs of the decoder's head, (G, K, H) float32 on the CPU, in evaluation mode."""
     inputs = inputs_of(model, groups, collator)
     del inputs["present"]
     with evaluating(model):
@@ -61,7 +61,7 @@ def features_of(
 def outputs_of(
     model: SharedPromptModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
-    """Return all outputs of a batch, in evaluation mode.  → (G, K, N) float32 on the CPU"""
+    """Return the outputs of a batch, (G, K, N) float32 on the CPU, in evaluation mode."""
     inputs = inputs_of(model, groups, collator)
     with evaluating(model):
         return model(**inputs)["outputs"].float().cpu()
@@ -73,9 +73,10 @@ def score_all(
     collator: Collator,
     stop: StopSignal | None = None,
 ) -> list[np.ndarray]:
-    """Return the outputs for the responses of each group, in order.  → (K, N) arrays
+    """Return the outputs for the responses of each group, in order, as arrays (K, N).
 
-    Halves the tokens per forward pass when memory runs out. Raises Stopped on a stop signal.
+    If memory runs out, the number of tokens per forward pass is halved. Raises Stopped if the run was
+    asked to stop.
     """
     sizes, at_once = [collator.tokens(group) for group in groups], SCORING_TOKENS
     scores: list[np.ndarray] = []
@@ -98,7 +99,7 @@ def score_all(
 
 
 def inputs_of(model: SharedPromptModel, groups: Sequence[TokenGroup], collator: Collator) -> Batch:
-    # Groups of different kinds may be scored together, and the model reads no signals.
+    # The model does not read the signals. Without them, groups of different kinds fit in one batch.
     batch = for_model(collator([replace(group, signals={}) for group in groups]))
     return {name: values.to(model.device) for name, values in batch.items()}
 

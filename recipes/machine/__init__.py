@@ -1,1 +1,1 @@
-"""The machine of a run: its GPUs, its memory, its processes and its disk."""
+"""The machine that a run uses: its GPUs, memory, processes and disk."""

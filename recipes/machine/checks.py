@@ -1,7 +1,7 @@
-"""The machine of a run: a check of the GPU at the start, and the device in the report.
+"""Checks of the machine at the start of a run, and the description of its device in the report.
 
-A run on the CPU takes days instead of minutes, so a GPU that is present but not used is reported.
-Missing parts of Triton or CUDA are reported before the data is read, not in the middle of a run.
+On a CPU, a run takes days instead of minutes, so a GPU that is present but not used is reported.
+Missing parts of Triton or CUDA are reported before the data is read, not in the middle of the run.
 """
 
 import os
@@ -20,13 +20,13 @@ from recipes.report import Device
 from recipes.rundir import RunDir
 
 LEAST_FREE_MB = 1024
-"""MiB. With less, not even the CUDA context and its libraries fit."""
+"""The least free memory of a GPU, in MiB. The CUDA context and its libraries need about as much."""
 COMPILERS = ("gcc", "clang", "cc")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts that decide whether and how a run uses a GPU."""
+    """Facts about a machine, from which it follows whether and how a run uses a GPU."""
 
     installed: tuple[Gpu, ...]
     visible: str | None
@@ -34,15 +34,15 @@ class Machine:
     usable: bool
     """Whether torch can use a GPU."""
     toolkit: str | None
-    """The CUDA version that torch was built for. None for builds without CUDA."""
+    """The CUDA version that torch was built for, or None if it was built without CUDA."""
     driver: tuple[int, int] | None
-    """The newest CUDA version that the driver supports."""
+    """The newest CUDA version that the driver supports, or None if it reports none."""
     lacking: tuple[str, ...]
     """The parts that Triton needs to compile kernels and that are missing here."""
 
 
 def examine() -> Machine:
-    """Return the facts about this machine. Starts nvidia-smi if there is one; uses no GPU memory."""
+    """Return the facts about this machine. nvidia-smi reports the GPUs, so no GPU memory is used."""
     return Machine(
         installed=tuple(gpus.installed()),
         visible=os.environ.get(gpus.VISIBLE),
@@ -97,7 +97,7 @@ def problem_of(machine: Machine, local_rank: int = 0) -> str | None:
 
 
 def warnings_of(machine: Machine, local_rank: int = 0) -> list[str]:
-    """Return sentences about a GPU that is not used, or not used well."""
+    """Return sentences about a GPU that the run does not use, or cannot use fully."""
     if machine.installed and not machine.usable:
         names = ", ".join(sorted({gpu.name for gpu in machine.installed}))
         return [
@@ -120,7 +120,10 @@ def warnings_of(machine: Machine, local_rank: int = 0) -> list[str]:
 
 
 def require_triton() -> None:
-    """Raise RecipeError if kernels cannot be compiled. Called before a model that needs them is used."""
+    """Raise RecipeError if Triton cannot compile kernels on this machine.
+
+    This function is called before a model that needs such kernels is used.
+    """
     if lacking := missing_for_triton():
         raise RecipeError(
             f"FlexAttention and compiled layers need {' and '.join(lacking)}, because Triton compiles "
@@ -140,12 +143,12 @@ def own_gpu(machine: Machine, local_rank: int) -> Gpu | None:
 
 
 def _hidden(machine: Machine) -> bool:
-    """Return whether CUDA_VISIBLE_DEVICES hides all GPUs. CUDA ignores entries after a -1."""
+    """Return whether CUDA_VISIBLE_DEVICES hides all GPUs. CUDA ignores the entries after a -1."""
     return machine.visible is not None and machine.visible.split(",")[0].strip() in ("", "-1")
 
 
 def _driver_is_too_old(machine: Machine) -> bool:
-    """Return whether the major version differs. Minor versions of CUDA are compatible."""
+    """Return whether torch needs a newer major version of CUDA. Minor versions are compatible."""
     if machine.driver is None or machine.toolkit is None:
         return False
     return machine.driver[0] < int(machine.toolkit.partition(".")[0])

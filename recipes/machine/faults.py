@@ -1,7 +1,8 @@
 """Messages about full disks, read-only folders and damaged files, each with a remedy.
 
-Libraries report these errors in their own ways (`enforce fail at inline_container.cc`). Pages,
-commands, workers and recipes all use this module to explain them. Needs neither Django nor torch.
+Libraries report these errors in ways that users cannot understand, such as `enforce fail at
+inline_container.cc`. Pages, commands, workers and recipes use this module to explain them. It needs
+neither Django nor torch.
 """
 
 import errno
@@ -24,9 +25,10 @@ _TORCH_WRITER = re.compile(r"inline_container\.cc|PytorchStreamWriter|file write
 
 
 def storage_problem(error: BaseException, folder: str | Path | None = None) -> str | None:
-    """Return a sentence about a storage problem, its folder and its remedy; None for other errors.
+    """Return a sentence with the storage problem, its folder and its remedy, or None.
 
-    `folder` is used for errors that name no file. The causes of the error are examined too.
+    None means that the error has another cause. `folder` is used if the error names no file. The
+    exceptions that caused the error are examined too.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -54,7 +56,7 @@ def is_no_space(error: BaseException) -> bool:
 
 
 def disk_is_full(folder: str | Path) -> str | None:
-    """Return the sentence about a full disk if less than 16 MiB is free in the folder, or None."""
+    """Return a sentence if the disk of the folder has less than 16 MiB free, otherwise None."""
     try:
         full = shutil.disk_usage(folder).free < FULL_BYTES
     except OSError as error:
@@ -103,7 +105,7 @@ def _sentence(number: int, folder: Path | None) -> str | None:
 
 
 def missing_folder(folder: Path) -> str:
-    """Return the sentence about a folder that was moved or deleted."""
+    """Return a sentence about a folder that was moved or deleted."""
     return (
         f"The folder {folder} is missing. Move it back, or set TIEBREAK_VAR or TIEBREAK_RUNS_DIR "
         "to where it is now. `manage.py doctor` lists everything missing."
@@ -120,7 +122,8 @@ def _free(folder: Path | None) -> str:
 def table_errors() -> tuple[type[Exception], ...]:
     """Return the types of errors that pyarrow raises for damaged Parquet files.
 
-    Write `except table_errors()`. It imports pyarrow, which takes 30 MB, only after an error.
+    Use it as `except table_errors()`. It imports pyarrow, which takes 30 MB of memory, and in an
+    `except` clause it is called only after an error.
     """
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, as the driver reports them. Uses neither CUDA nor torch."""
+"""The NVIDIA GPUs of this machine, as the driver reports them. Needs neither CUDA nor torch."""
 
 import os
 import re
@@ -13,7 +13,7 @@ FIELDS = ("index", "uuid", "name", "memory.total", "memory.free")
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU. Its memory is in MiB, or None if the driver does not say."""
+    """A GPU. Its memory is in MiB, or None if the driver does not report it."""
 
     index: str
     uuid: str
@@ -39,10 +39,10 @@ def driver_cuda() -> tuple[int, int] | None:
 
 
 def visible(gpus: list[Gpu]) -> list[str]:
-    """Return the GPUs that programs started here may use, as CUDA_VISIBLE_DEVICES names them.
+    """Return the entries of CUDA_VISIBLE_DEVICES: the GPUs that programs started here may use.
 
-    If the variable is not set, these are the ids of all installed `gpus`. Numbers would be
-    ambiguous, because CUDA and the driver may number GPUs in different orders.
+    If the variable is not set, the result contains the ids of all `gpus`. Numbers would be ambiguous,
+    because CUDA and the driver may number GPUs in different orders.
     """
     names = os.environ.get(VISIBLE)
     if names is None:
@@ -51,7 +51,7 @@ def visible(gpus: list[Gpu]) -> list[str]:
 
 
 def named(name: str, gpus: list[Gpu]) -> Gpu | None:
-    """Return the GPU for an entry of CUDA_VISIBLE_DEVICES, a number or the start of an id."""
+    """Return the GPU for an entry of CUDA_VISIBLE_DEVICES: a number, or the beginning of an id."""
     if name.isdigit():
         return next((gpu for gpu in gpus if gpu.index == name), None)
     return next((gpu for gpu in gpus if gpu.uuid.startswith(name)), None)

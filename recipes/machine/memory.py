@@ -1,4 +1,4 @@
-"""Memory of a training process: its peak, and smaller batches when it runs out."""
+"""The memory of a training process: its peak, and smaller batches if it runs out."""
 
 import gc
 import resource
@@ -15,7 +15,7 @@ from recipes.rundir import RunDir
 
 
 def peak_memory_mb() -> float:
-    """Return the peak memory of this process in MiB, of the GPU if there is one."""
+    """Return the peak memory of this process in MiB: GPU memory if it uses a GPU, otherwise RAM."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     unit = 1 if sys.platform == "darwin" else 2**10
@@ -37,15 +37,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 def with_smaller_batches(
     attempt: Callable[[int, int], Any], *, batch_size: int, micro_batch_size: int, run_dir: RunDir
 ) -> Any:
-    """Call `attempt(micro_batch_size, accumulation)`, and repeat it with less if memory runs out.
+    """Call `attempt(micro_batch_size, accumulation)` until the memory suffices.
 
-    The micro-batch is halved and the accumulation doubled, so the effective batch, and the result
-    up to rounding, stay the same. Each call starts from the beginning, so `attempt` must load its
-    newest checkpoint.
+    If memory runs out, the micro-batch is halved and the accumulation doubled. So the effective batch
+    stays the same, and the result differs only by rounding. Each call starts from the beginning, so
+    `attempt` must load its newest checkpoint.
 
-    With several processes, one that retries would leave the others waiting for it in a collective.
-    So each process records the smaller size and raises RestartRequired. Raises RecipeError if a
-    micro-batch of one does not fit.
+    If the run has several processes and one of them tried again, the others would wait for it in a
+    collective. So the process records the smaller size and raises RestartRequired. Raises RecipeError
+    if not even a micro-batch of one fits.
     """
     micro_batch = min(micro_batch_size, batch_size)
     if processes.count() > 1:
@@ -58,7 +58,7 @@ def with_smaller_batches(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        # A process never forwards more than its share of a step.
+        # A process forwards at most its share of a step.
         failed_size = min(micro_batch, ceil(batch_size / processes.count()))
         if failed_size == 1:
             raise RecipeError(

@@ -1,7 +1,7 @@
 """Runs in several processes, one per GPU, as `accelerate launch` starts them.
 
-All processes read the same steps in the same order. Each forwards its share of a step, and
-gradients are averaged once per step. Only the process of rank 0 writes events, checkpoints and
+All processes read the same steps in the same order. Each process forwards its share of a step, and
+the gradients are averaged once per step. Only the process of rank 0 writes events, checkpoints and
 output.
 """
 
@@ -31,7 +31,7 @@ def count() -> int:
 
 
 def local_rank() -> int:
-    """Return the number of this process on its machine, which is the number of its GPU."""
+    """Return the number of this process on its machine, which is also the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
@@ -43,7 +43,7 @@ def use_no_gpu() -> None:
 def use_one_gpu() -> None:
     """Hide all GPUs but the first if this run has one process. Call it before anything uses CUDA.
 
-    Otherwise Trainer would split each batch over all GPUs, and our batches cannot be split.
+    Trainer would split each batch over all visible GPUs, and our batches cannot be split.
     """
     if count() == 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
@@ -51,7 +51,7 @@ def use_one_gpu() -> None:
 
 
 def can_communicate() -> bool:
-    """Return whether there are other processes and a process group to reach them."""
+    """Return whether the run has other processes, and a process group that connects them."""
     return count() > 1 and dist.is_available() and dist.is_initialized()
 
 
@@ -62,7 +62,7 @@ def wait() -> None:
 
 
 def any_process(flag: bool) -> bool:
-    """Return whether the flag is true in at least one process. All processes must call this."""
+    """Return whether the flag is true in any process. All processes must call this function."""
     if not can_communicate():
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -72,7 +72,7 @@ def any_process(flag: bool) -> bool:
 
 
 def from_rank_0(value: Any) -> Any:
-    """Return the value that the process of rank 0 passed. All processes must call this."""
+    """Return the value that the process of rank 0 passed. All processes must call this function."""
     if not can_communicate():
         return value
     values = [value]
@@ -81,7 +81,10 @@ def from_rank_0(value: Any) -> Any:
 
 
 def gather(value: Any) -> list[Any]:
-    """Return the values that all processes passed, in the order of their ranks. All must call this."""
+    """Return the values that the processes passed, in the order of their ranks.
+
+    All processes must call this function.
+    """
     if not can_communicate():
         return [value]
     values = [None] * count()
@@ -90,7 +93,7 @@ def gather(value: Any) -> list[Any]:
 
 
 class Follower(RunDir):
-    """The run directory as processes other than rank 0 see it. They write no events."""
+    """The run directory for processes other than that of rank 0. They write no events."""
 
     def emit(self, event: str, **fields: Any) -> None:
         pass
@@ -111,10 +114,10 @@ def run_dir_for(path: str) -> RunDir:
 
 
 def ending_file(run_dir: RunDir, launcher: int) -> Path:
-    """Return the file in which the first process to end early records its exit status.
+    """Return the file in which the first process that ends early records its exit status.
 
-    It is named after the launcher, the parent of all processes, and its start time, because
-    process ids are reused.
+    The name contains the process id of the launcher, which is the parent of all processes, and the
+    time at which it started, because process ids are reused.
     """
     try:
         stat = Path(f"/proc/{launcher}/stat").read_text()
@@ -125,9 +128,9 @@ def ending_file(run_dir: RunDir, launcher: int) -> Path:
 
 
 def report_ending(run_dir: RunDir, status: int, sentence: str, level: str) -> None:
-    """Report why this process ends early, unless another process ended first.
+    """Report why this process ends early, unless another process has ended before.
 
-    The other processes end only because the first one has ended, so their reasons are not reported.
+    The later processes end only because the first one has ended, so their reasons are not reported.
     """
     if count() == 1:
         run_dir.message(sentence, level=level)
@@ -141,10 +144,10 @@ def report_ending(run_dir: RunDir, status: int, sentence: str, level: str) -> No
 
 
 def exit_with_first(run_dir: RunDir) -> None:
-    """Start a thread that ends this process soon after another process ended early.
+    """Start a thread that ends this process soon after another process has ended early.
 
-    A process that waits for the others in a collective cannot handle signals. After a stop, the
-    first process may need some time to write its checkpoint, so the thread waits longer.
+    A process cannot handle signals while it waits for the others in a collective. After a request to
+    stop, the first process may need some time to write its checkpoint, so the thread waits longer.
     """
     if count() == 1:
         return
@@ -176,7 +179,7 @@ def recorded_micro_batch(run_dir: RunDir) -> int | None:
 def record_micro_batch(run_dir: RunDir, size: int) -> None:
     """Record a micro-batch size for the next start.
 
-    Processes may do so simultaneously: they record the same size.
+    Several processes may do so simultaneously, because they record the same size.
     """
     draft = run_dir.whole.path / f"{MICRO_BATCH}-{rank()}"
     draft.write_text(str(size))

@@ -1,4 +1,4 @@
-"""Models: loading, chat templates, quantization, adapters and references.
+"""Models: their loading, chat templates, quantization, adapters and references.
 
 Start with `loading.py`.
 """

@@ -1,9 +1,9 @@
-"""LoRA adapters: their configuration from a run's settings, and their weights in checkpoints.
+"""LoRA adapters: their configuration from the settings of a run, and their weights in checkpoints.
 
 lora    W + (α/r)·B·A (Hu et al. 2021, arXiv:2106.09685)
-rslora  W + (α/√r)·B·A, whose updates keep their size at high ranks (Kalajdzievski 2023,
-        arXiv:2312.03732)
-dora    a trained length for each row of W + (α/r)·B·A (Liu et al. 2024, arXiv:2402.09353)
+rslora  W + (α/√r)·B·A. The update keeps its size at high ranks (Kalajdzievski 2023,
+        arXiv:2312.03732).
+dora    W + (α/r)·B·A, with a trained length for each row (Liu et al. 2024, arXiv:2402.09353)
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,8 @@ def lora_config(
 ) -> LoraConfig:
     """Return the configuration of a new adapter for the base model `reference`.
 
-    `targets` are the layers that get matrices, `whole` those whose weights are all trained.
+    `targets` are the layers that get LoRA matrices. `whole` are the layers of which all weights are
+    trained.
     """
     name, revision = split_reference(reference)
     return LoraConfig(
@@ -49,13 +50,13 @@ def lora_config(
 
 
 def named_layers(text: str) -> str | list[str]:
-    """Return the layers that a setting names, separated by commas, or ALL_LINEAR."""
+    """Return the layers that are listed in a setting, separated by commas, or ALL_LINEAR."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     return ALL_LINEAR if names == [ALL_LINEAR] else names
 
 
 def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return copies of the weights that are trained, on the CPU, for `restore`."""
+    """Return copies of the trained weights on the CPU, for `restore`."""
     return {
         name: weight.detach().to("cpu", copy=True)
         for name, weight in model.named_parameters()
@@ -65,7 +66,7 @@ def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def restore(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Set the weights that are trained to those of `trained_weights`, and clear their gradients."""
+    """Set the trained weights to the result of `trained_weights`, and clear their gradients."""
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             weight.copy_(weights[name])
@@ -76,7 +77,7 @@ def restore(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
 
 
 def save_trained_weights_only(model: nn.Module) -> None:
-    """Leave frozen weights out of the model's checkpoints, since the base model has them."""
+    """Leave the frozen weights out of checkpoints, because the base model has them."""
     model.register_state_dict_post_hook(_drop_frozen)
     model.register_load_state_dict_post_hook(_allow_missing_frozen)
 

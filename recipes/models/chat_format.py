@@ -1,8 +1,8 @@
-"""Chats as text and as tokens, the same in training and wherever the model is used.
+"""Conversion of chats to text and to tokens, the same in training and in use.
 
-The text is the tokenizer's chat template, or a plain form if it has none. Prompt and response are
-tokenized together, as other tools do, and split where the response begins. If a token spans that
-boundary, they are tokenized separately. Control tokens come only from the template.
+The tokenizer's chat template writes the text. A tokenizer without one gets a plain form. Prompt and
+response are tokenized together, as other tools do, and then split where the response begins. If a
+token spans that boundary, they are tokenized separately. Control tokens come only from the template.
 
 Legend: P tokens of the prompt, R_k tokens of response k, K responses.
 """
@@ -40,7 +40,7 @@ NOTES = {
     CUT_OFF: "responses cut off by a length limit, whose end is not trained",
     REWRITTEN: "responses that the chat template rewrites, read as they are written",
 }
-"""The counts made while chats are tokenized, in words."""
+"""Descriptions of the counts that are made while chats are tokenized."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Marked:
-    """A chat in which control tokens are marked. `mark` is empty if there are none."""
+    """A chat whose control tokens are marked. `mark` is empty if it has none."""
 
     prompt: Messages
     responses: list[str]
@@ -71,11 +71,10 @@ class Marked:
 
 
 class ChatFormat:
-    """The text form of conversations for a tokenizer.
+    """The form in which a tokenizer's conversations are written.
 
-    It has no mutable state, so threads can share it.
-
-    Plain text ends with `end_ids` if the tokenizer appends them, otherwise with the text `ending`.
+    It has no mutable state, so threads can share it. A conversation in the plain form ends with
+    `end_ids` if the tokenizer appends them, and otherwise with the text `ending`.
     """
 
     def __init__(self, tokenizer: Any, options: ChatOptions | None = None):
@@ -92,10 +91,10 @@ class ChatFormat:
         self.control = self.control_tokens()
 
     def control_tokens(self, stops: Collection[str] = ()) -> ControlTokens:
-        """Return the control tokens: special ones, `stops`, and those that the template writes.
+        """Return the control tokens: special tokens, `stops`, and the tokens that the template writes.
 
-        Those of finished turns belong to the template alone. Others, such as `<think>`, models may
-        write too.
+        Only the template may write the control tokens that it uses in finished turns. Models may
+        write the others too, such as `<think>`.
         """
         if not self.template:
             return ControlTokens(self.tokenizer, stops)
@@ -110,13 +109,14 @@ class ChatFormat:
         )
 
     def split(self, prompt: Messages, responses: Sequence[str]) -> tuple[str, list[str]]:
-        """Return the text that all responses share, and the text of each response after it.
+        """Return the text that all conversations share, and the rest of the text for each response.
 
-        Raises ValueError if the template refuses the conversation, leaves out one of its messages,
-        or changes the prompt depending on the response.
+        Raises ValueError if the template refuses a conversation, leaves out one of its messages, or
+        writes the prompt differently for different responses.
         """
         if not self.template:
-            # Most vocabularies join a space to the next word, so the space belongs to the response.
+            # In most vocabularies, a space is part of the token of the next word, so the space belongs
+            # to the response.
             return plain_prompt(prompt), [f" {response}{self.ending}" for response in responses]
         texts = [self._render(prompt, response) for response in responses]
         shared = self._shared_text(prompt)
@@ -137,8 +137,8 @@ class ChatFormat:
     ) -> Encoded:
         """Return the tokens of a prompt and its responses. Raises ValueError as `split` does.
 
-        `cut_off` says which responses a length limit ended. Here it has no effect, because a
-        reward model reads complete conversations.
+        `cut_off` tells which responses were cut off by a length limit. It has no effect here,
+        because a reward model reads complete conversations.
         """
         chat = self.marked(prompt, responses)
         shared, tails = self.split(chat.prompt, chat.responses)
@@ -149,9 +149,9 @@ class ChatFormat:
         return Encoded.of(start, rows, notes)
 
     def marked(self, prompt: Messages, responses: Sequence[str]) -> Marked:
-        """Return the chat with its control tokens marked.
+        """Return the chat with marked control tokens.
 
-        Raises ValueError for a role that is not a word, because templates write roles too.
+        Raises ValueError for a role that is not a word, because templates write the roles too.
         """
         for message in prompt:
             if not ROLE.fullmatch(message["role"]):
@@ -162,9 +162,9 @@ class ChatFormat:
         return Marked(messages[: len(prompt)], texts, mark, count)
 
     def _ids(self, texts: list[str], mark: str = "") -> list[list[int]]:
-        """Return the token ids without an end token that the tokenizer appends.
+        """Return the token ids of the texts, without the end token that the tokenizer appends.
 
-        Chat templates write special tokens themselves; plain text needs the tokenizer's.
+        Chat templates write special tokens themselves. For plain text, the tokenizer adds them.
         """
         return self.control.ids(
             texts, mark, add_special_tokens=not self.template, appended=len(self.end_ids)
@@ -173,10 +173,10 @@ class ChatFormat:
     def _after(
         self, start: list[int], wholes: list[list[int]], tails: list[str], mark: str
     ) -> tuple[list[list[int]], list[bool]]:
-        """Return the ids of the texts after the prompt, and whether the whole text has the same ids.
+        """Return the ids of each text after the prompt, and whether the whole text has the same ids.
 
-        Responses can share a prompt only if its tokens are the same in every text. They differ
-        where a token spans the boundary between prompt and response.
+        Responses can share a prompt only if its tokens are the same in every text. The tokens differ
+        if one of them spans the boundary between prompt and response.
         """
         joined = [whole[: len(start)] == start for whole in wholes]
         ends = [
@@ -192,12 +192,10 @@ class ChatFormat:
         return self.control.inside(tail)
 
     def _without_padding(self, ids: list[int]) -> list[int]:
-        """Return the ids without padding at the end.
+        """Return the ids without the padding at the end.
 
-        An end token is padding if the tokenizer has no other.
-
-        Classifiers read the last token that is not padding, so other tools would not see an end
-        token either.
+        If the tokenizer has no other padding token, its end token counts as padding. Other tools
+        ignore the end token then too, because classifiers read the last token that is not padding.
         """
         end = len(ids)
         while end and ids[end - 1] == self.tokenizer.pad_token_id:
@@ -205,9 +203,9 @@ class ChatFormat:
         return ids[:end]
 
     def _shared_text(self, prompt: Messages) -> str:
-        """Return the text that the template writes before any response.
+        """Return the text that the template writes before every response.
 
-        Templates put the generation prompt in different places, so this compares two renderings.
+        Templates put the generation prompt in different places, so two renderings are compared.
         """
         probes = [self._render(prompt, sentinel) for sentinel in SENTINELS]
         opening = self._apply(prompt, opening=True)
@@ -219,8 +217,8 @@ class ChatFormat:
     def refuse_left_out(self, prompt: Messages, text: str) -> None:
         """Raise ValueError if the template leaves out a message of the prompt.
 
-        Templates may change the form of a message, so only a message whose content is not in the
-        text is looked at more closely.
+        Templates may change the form of a message. So only a message whose content is not in the
+        text is examined more closely.
         """
         for number, message in enumerate(prompt):
             content = message["content"].strip()

@@ -1,9 +1,10 @@
-"""The options of a chat template, frozen for a run and for everything made from it.
+"""The options of a chat template, which are frozen for a run and for the models made by it.
 
-A template depends on more than the chat: on options such as `enable_thinking`, on the date it
-prints, and on the file it is read from, which may change. A run fixes all three when it begins, in
-`chat.json` of its run directory. The file is also part of the output, so generation, evaluation
-and serving write chats as training did. A template that has changed since then is refused.
+The text of a chat depends on more than the chat: on options such as `enable_thinking`, on the date
+that the template prints, and on the template file, which may change. At its beginning, a run records
+all three in `chat.json` in its run directory. This file is also part of the output. So chats have the
+same text in generation, evaluation and serving as in training. If the template has changed since
+then, the model is refused.
 """
 
 import hashlib
@@ -27,16 +28,16 @@ from recipes.training_settings import CHAT_DATE, CHAT_KWARGS, ChatSettings, is_r
 
 FILE = "chat.json"
 TEMPLATE_ERRORS = (TemplateError, ArithmeticError, LookupError, TypeError, ValueError)
-"""Exceptions of a template for a chat that it refuses or was not written for."""
+"""Exceptions that a template raises if it refuses a chat or was not written for it."""
 SAMPLE_DAY = date(2000, 1, 2)
-"""The date in fingerprints, which must not depend on the day."""
+"""The date that is used for fingerprints, because they must not depend on the day."""
 
 Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """The options of a chat template and the date it prints. Without a date, the template prints today's."""
+    """The options of a chat template and the date that it prints, or None for today's date."""
 
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     day: date | None = None
@@ -49,7 +50,8 @@ class ChatOptions:
     def render(self, tokenizer: Any, template: str, messages: Messages, *, opening: bool) -> str:
         """Return the text of a chat, and the beginning of the answer if `opening`.
 
-        `template` is the result of the method `template`. Raises ValueError if the template refuses the chat.
+        `template` is the result of the method `template`. Raises ValueError if the template refuses
+        the chat.
         """
         try:
             with time_limit():
@@ -68,7 +70,7 @@ class ChatOptions:
 
 @dataclass(frozen=True)
 class ChatRecord:
-    """The content of `chat.json`: options, date and the fingerprint of the template."""
+    """The content of `chat.json`: the options, the date and the fingerprint of the template."""
 
     kwargs: dict[str, Any]
     day: date
@@ -87,7 +89,10 @@ class ChatRecord:
 
     @classmethod
     def read(cls, folder: str | Path) -> Self | None:
-        """Return the record in the folder, or None without one. Raises RecipeError if damaged."""
+        """Return the record in the folder, or None if there is none.
+
+        Raises RecipeError if the record is damaged.
+        """
         file = Path(folder) / FILE
         if not file.is_file():
             return None
@@ -108,11 +113,12 @@ def freeze(
     sources: Iterable[str | None] = (),
     today: date | None = None,
 ) -> ChatRecord:
-    """Return the record of the run, the same each time the run is started.
+    """Return the record of the run. It is the same each time the run is started.
 
-    `sources` are the model and adapters of the run. Those that are folders with a record pass on
-    their options and date, unless the settings name others. Raises RecipeError if the template has
-    changed since one of the records was made, or if two records or settings contradict each other.
+    `sources` are the model and the adapters of the run. If a source is a folder with a record, the
+    run uses its options and its date, unless the settings name others. Raises RecipeError if the
+    template has changed since one of the records was made, or if records and settings contradict each
+    other.
     """
     own = ChatRecord.read(run_dir.whole.path)
     if own is None:
@@ -129,9 +135,10 @@ def freeze(
 
 
 def read_options(folder: str | Path, tokenizer: Any) -> ChatOptions:
-    """Return the options that a model in a folder was trained with; the defaults without a record.
+    """Return the options that the model in a folder was trained with.
 
-    Raises RecipeError if its chat template has changed since.
+    A model without a record has the default options. Raises RecipeError if the chat template has
+    changed since the training.
     """
     record = ChatRecord.read(folder)
     if record is None:
@@ -172,7 +179,7 @@ def _changed(source: str) -> RecipeError:
 
 
 def refuse_unused(tokenizer: Any, kwargs: Mapping[str, Any]) -> None:
-    """Raise RecipeError for options that the template does not read, such as misspelt ones."""
+    """Raise RecipeError for options that the template does not read, for instance misspelt ones."""
     if not kwargs:
         return
     if not tokenizer.chat_template:
@@ -190,7 +197,7 @@ def refuse_unused(tokenizer: Any, kwargs: Mapping[str, Any]) -> None:
 
 
 def _write_once(path: Path, text: str) -> None:
-    """Create the file unless it exists. The first of several processes decides its content."""
+    """Create the file unless it exists, so that the first of several processes sets its content."""
     draft = path.with_name(f".{path.name}.{uuid4().hex}")
     write_atomically(draft, text + "\n")
     with suppress(FileExistsError):
@@ -202,7 +209,7 @@ def _write_once(path: Path, text: str) -> None:
 
 
 def fingerprint(tokenizer: Any, kwargs: Mapping[str, Any]) -> str:
-    """Return a SHA-256 of sample chats as the template writes them, on a fixed date.
+    """Return the SHA-256 of the texts that the template writes for sample chats, on a fixed date.
 
     Raises RecipeError if the template writes the same chat differently each time.
     """

@@ -1,15 +1,13 @@
 """Chat templates as programs: their limits, the names they read and the date they print.
 
-Chat templates are Jinja programs from untrusted sources.
-
-transformers renders them in a sandbox that protects files and objects but limits neither loops nor
-memory. So each template is tried once, before its model is used, in a separate process with
-limits:
+Chat templates are Jinja programs from untrusted sources. transformers renders them in a sandbox,
+which protects files and objects but limits neither loops nor memory. So before a model is used, its
+template is tried once in a separate process with limits:
 
     python -m recipes.models.chat_template SECONDS < TEMPLATE
 
-Each later rendering has a time limit. A template that wastes memory only for certain words is not
-detected here; the operating system kills its run.
+Each later rendering has a time limit. This does not detect a template that wastes memory only for
+certain words. In that case, the operating system kills the run.
 """
 
 import json
@@ -29,7 +27,7 @@ from typing import Any
 from recipes.errors import RecipeError
 
 MAX_CHARACTERS = 200_000
-"""Characters. The longest templates in use have about 20,000."""
+"""The maximum length of a template. The longest templates in use have about 20,000 characters."""
 SECONDS = 5
 MEGABYTES = 1024
 RENDER_SECONDS = 10
@@ -38,13 +36,16 @@ ROOT = Path(__file__).parents[2]
 
 
 class TemplateTooCostly(Exception):  # noqa: N818
-    """A template that takes more time or memory than any conversation needs. The text says which."""
+    """A template that takes more time or memory than any conversation needs.
+
+    The text says which of the two it is.
+    """
 
 
 def check(template: Any) -> None:
-    """Raise TemplateTooCostly if a tokenizer's template exceeds the limits on short samples.
+    """Raise TemplateTooCostly if a tokenizer's template exceeds the limits for short samples.
 
-    Takes about 0.2 seconds. `template` may be a dict of several templates, or None.
+    The check takes about 0.2 seconds. `template` may be a dict of several templates, or None.
     """
     templates = template.values() if isinstance(template, dict) else [template or ""]
     for text in filter(None, templates):
@@ -65,7 +66,10 @@ def check(template: Any) -> None:
 
 @contextmanager
 def time_limit(seconds: float | None = None) -> Iterator[None]:
-    """Raise TemplateTooCostly if the block takes longer. Has no effect outside the main thread."""
+    """Raise TemplateTooCostly if the block takes longer than `seconds`.
+
+    Outside the main thread, there is no limit.
+    """
     seconds = RENDER_SECONDS if seconds is None else seconds
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -112,8 +116,8 @@ def environment() -> Any:
 def variables(template: str) -> set[str]:
     """Return the names that the template reads from its context.
 
-    Names that it sets itself are left out, unless it asks whether they are defined: those have a
-    default.
+    A name that the template sets itself is left out, unless the template checks whether the name is
+    defined. In that case it sets only a default.
     """
     from jinja2 import nodes
     from jinja2.meta import find_undeclared_variables
@@ -130,7 +134,7 @@ def variables(template: str) -> set[str]:
 
 
 def literals(template: str) -> list[str]:
-    """Return the texts that the template writes, and its other string constants."""
+    """Return the string constants of the template, which include the texts that it writes."""
     from jinja2 import nodes
 
     tree = environment().parse(template)
@@ -142,8 +146,8 @@ def literals(template: str) -> list[str]:
 def with_date(template: str, day: date) -> str:
     """Return the template with the date `day` instead of today's.
 
-    Templates print a date with `strftime_now(FORMAT)`. A macro of that name, put before the
-    template, replaces it. Raises RecipeError for a format that is not a constant.
+    Templates print a date with `strftime_now(FORMAT)`. A macro of this name, added at the beginning
+    of the template, replaces the function. Raises RecipeError for a format that is not a constant.
     """
     from jinja2 import nodes
 
@@ -183,7 +187,7 @@ def samples() -> list[list[dict[str, str]]]:
 def try_out(template: str) -> None:
     """Render the template for each sample.
 
-    The template's own errors are left to the real rendering.
+    Errors that the template raises are ignored here. They are reported when a real chat is rendered.
     """
     compiled = environment().from_string(template)
     for messages, opening in product(samples(), (True, False)):

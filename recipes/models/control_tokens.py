@@ -1,9 +1,9 @@
-"""Control tokens in the texts of people and models, tokenized as plain text.
+"""Tokenizing control tokens in the texts of people and models as plain text.
 
-A tokenizer turns the text `<|im_end|>` into the token that ends a turn, wherever it occurs. In a
-prompt or response, it would end the turn too early or begin another. So control tokens come only
-from the chat template: those in other texts are marked before the template is applied, and marked
-texts are tokenized by a copy of the tokenizer that knows no control tokens.
+A tokenizer turns the text `<|im_end|>` into the token that ends a turn, wherever the text occurs. In
+a prompt or response, this token would end the turn too early or begin another. So only the chat
+template may write control tokens. In all other texts, they are marked before the template is
+applied. Marked texts are then tokenized by a copy of the tokenizer that has no control tokens.
 """
 
 import json
@@ -15,18 +15,18 @@ from typing import Any
 from tokenizers import Tokenizer
 
 MARKS = range(0xE000, 0xF900)
-"""Characters for private use. The first that no text contains is the mark."""
+"""The characters for private use in Unicode. The first one that no text contains is the mark."""
 ANCHORS = ("\n", "0", ".")
 """Candidates for a prefix that keeps the tokenizer from adding a space before a text. The first one
 that is not merged with the text is used."""
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer, and the tokenizing of texts that contain marked ones.
+    """The control tokens of a tokenizer, and the tokenization of texts with marked control tokens.
 
-    `in_answers` are the control tokens that no text may contain, always including the tokenizer's
-    special tokens. `elsewhere` are tokens such as `<think>`, which answers of the model may contain,
-    but messages of users may not.
+    `in_answers` are the control tokens that no text may contain. They always include the special
+    tokens of the tokenizer. `elsewhere` are tokens such as `<think>`, which the answers of the model
+    may contain, but the messages of users may not.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ControlTokens:
         self._as_text: dict[str, list[int]] = {}
 
     def mark(self, messages: Sequence[dict[str, str]]) -> tuple[list[dict[str, str]], str, int]:
-        """Return the messages with marked control tokens, the mark, and the number of marked texts.
+        """Return the messages with marked control tokens, the mark, and how many texts are marked.
 
         The mark is empty if no text contains a control token.
         """
@@ -63,8 +63,8 @@ class ControlTokens:
     ) -> list[list[int]]:
         """Return the token ids of each text. Marked control tokens become plain text.
 
-        The last `appended` tokens that the tokenizer adds to a text are left out. Raises ValueError
-        for a control token that the tokenizer cannot write as plain text.
+        `appended` is the number of tokens that the tokenizer adds at the end of a text; they are left
+        out. Raises ValueError for a control token that the tokenizer cannot write as plain text.
         """
         parts = [[text] for text in texts]
         if mark:  # text, control token or None, text, …
@@ -81,14 +81,17 @@ class ControlTokens:
         return rows
 
     def inside(self, text: str) -> list[int]:
-        """Return the ids of a text that continues another.
+        """Return the ids of a text that continues another text.
 
-        Some tokenizers put a space before each text, which must not happen inside one.
+        Some tokenizers put a space before each text. Inside a text, they must not.
         """
         return _after_anchor(text, lambda t: self.tokenizer(t, add_special_tokens=False).input_ids)
 
     def as_text(self, token: str) -> list[int]:
-        """Return the ids of a control token as plain text. Raises ValueError if there are none."""
+        """Return the ids of a control token as plain text.
+
+        Raises ValueError if the tokenizer cannot write the token in this way.
+        """
         if token not in self._as_text:
             ids = _after_anchor(token, self._plain_ids)
             if self.tokenizer.convert_tokens_to_ids(token) in ids:
@@ -103,7 +106,7 @@ class ControlTokens:
 
     @cached_property
     def _plain(self) -> Tokenizer | None:
-        """Return the tokenizer without control tokens, or None for a tokenizer in Python."""
+        """Return the tokenizer without control tokens, or None if it is written in Python."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             return None
@@ -111,7 +114,7 @@ class ControlTokens:
 
 
 def added_tokens_in(tokenizer: Any, texts: Iterable[str]) -> set[str]:
-    """Return the added tokens that occur in one of the texts. Whitespace is not a control token."""
+    """Return the added tokens that occur in any of the texts, except those of whitespace only."""
     texts = list(texts)
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
     return {t for t in added if t.strip() and any(t in text for text in texts)}
@@ -122,10 +125,10 @@ def _pattern(tokens: Collection[str]) -> re.Pattern[str]:
 
 
 def _alternatives(texts: Collection[str]) -> str:
-    """Return a regular expression for the longest of the texts.
+    """Return a regular expression that matches the longest of the texts.
 
-    Texts with the same beginning share it, so a search takes the same time with a thousand control
-    tokens as with ten.
+    Texts with the same beginning share a part of the expression. So a search with a thousand control
+    tokens takes the same time as one with ten.
     """
     rests: dict[str, list[str]] = {}
     for text in filter(None, texts):

@@ -1,17 +1,17 @@
-"""Log-probabilities of given tokens, in chunks, without the logits of all tokens at the same time.
+"""Log-probabilities of given tokens, computed in chunks of tokens.
 
-A language model's logits take N·V numbers: for 8,000 tokens and a vocabulary of 150,000, 4.8 GB in
-float32, and the same again for their gradient. Here each chunk's logits are discarded after use.
-With a frozen head, the gradient is computed in the forward pass, chunk by chunk. It is
+The logits of a language model take N·V numbers. For 8,000 tokens and a vocabulary of 150,000 words,
+that is 4.8 GB in float32, and their gradient takes as much again. Here, the logits of each chunk are
+discarded after use. If the head is frozen, the gradient is computed in the forward pass, chunk by
+chunk:
 
     log π(y | h) = z_y - log Σ exp z,  z = W·h
     ∂ log π / ∂h = u = W_y - softmax(z)·W
 
 Only u is stored, which is as large as the hidden states. The backward pass multiplies u by the
-incoming gradient.
-This costs 4·N·H·V operations in training and 2·N·H·V without gradients, as without chunks. A head
-that is trained itself recomputes its chunks in the backward pass (Chen et al. 2016,
-arXiv:1604.06174), which costs 8·N·H·V.
+incoming gradient. Training takes 4·N·H·V operations and a pass without gradients takes 2·N·H·V, the
+same as without chunks. If the head itself is trained, its chunks are computed again in the backward
+pass (Chen et al. 2016, arXiv:1604.06174), and training takes 8·N·H·V operations.
 
 Legend: N tokens, H hidden size, V words of the vocabulary, C tokens of a chunk.
 """
@@ -25,14 +25,17 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_NUMBERS = {"cpu": 2**24, "cuda": 2**27}
-"""Logits of a chunk, C·V. 64 MB in float32 stay near the caches of a CPU; a GPU needs more rows."""
+"""The number of logits in a chunk, C·V.
+
+On a CPU, the 64 MB in float32 are not much larger than its caches. A GPU needs more rows.
+"""
 MIN_CHUNK_TOKENS = 16
-"""A chunk has at least this many tokens, because products of few rows are slow."""
+"""The minimum number of tokens in a chunk. A product of fewer rows is slow."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The last layer of a language model, with the factor and the cap that the family applies.
+    """The last layer of a language model, with the factor and the cap of its family.
 
     logits = softcap · tanh(scale · layer(hidden) / softcap), without a cap if `softcap` is None.
     """
@@ -49,7 +52,7 @@ class Head:
         )
 
     def token_logps(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the log-probability of each token after its hidden state.
+        """Return the log-probability of each token, given its hidden state.
 
         (N, H), (N,) → (N,) float32. The softmax is computed in float32.
         """
@@ -68,7 +71,7 @@ class Head:
         return gathered_logps(self.adjusted(self.layer(hidden).float()), tokens)
 
     def adjusted(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the logits with the family's factor and cap."""
+        """Return the logits with the factor and the cap of the family."""
         logits = logits * self.scale
         if self.softcap is None:
             return logits
@@ -76,19 +79,22 @@ class Head:
 
 
 def gathered_logps(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Return the log-probabilities of tokens under logits, (N, V), (N,) → (N,) float32."""
+    """Return the log-probabilities of tokens, given their logits. (N, V), (N,) → (N,) float32."""
     logits = logits.float()
     return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
 
 
 def chunk_tokens(vocabulary: int, like: torch.Tensor) -> int:
-    """Return the number of tokens of a chunk, C."""
+    """Return the number of tokens in a chunk, C."""
     numbers = CHUNK_NUMBERS.get(like.device.type, CHUNK_NUMBERS["cuda"])
     return max(MIN_CHUNK_TOKENS, numbers // vocabulary)
 
 
 class _FrozenLogps(torch.autograd.Function):
-    """The log-probabilities of a frozen linear head. Saves u, (N, H), in the hidden state's format."""
+    """The log-probabilities of a frozen linear head.
+
+    It saves u, (N, H), in the number format of the hidden states.
+    """
 
     @staticmethod
     def forward(
@@ -109,13 +115,16 @@ class _FrozenLogps(torch.autograd.Function):
 def _frozen_logps(
     hidden: torch.Tensor, tokens: torch.Tensor, head: Head, gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-probabilities, (N,), and their gradients u, (N, H), empty unless asked for."""
+    """Return the log-probabilities, (N,), and their gradients u, (N, H).
+
+    Without `gradient`, u is empty.
+    """
     weight, bias = head.layer.weight, head.layer.bias  # (V, H), (V,)
     logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     u = torch.empty_like(hidden) if gradient else hidden.new_empty(0)
     size = chunk_tokens(len(weight), hidden)
-    # All chunks share one buffer. Otherwise a new chunk would be allocated before the previous one
-    # is freed, and the operating system would zero its pages each time.
+    # All chunks share one buffer. Otherwise, each chunk would be allocated before the previous one
+    # is freed, and the operating system would fill its pages with zeros each time.
     products = weight.new_empty(min(size, len(hidden)), len(weight))  # (C, V)
     exact = products.dtype == torch.float32
     floats = products if exact else products.new_empty(products.shape, dtype=torch.float32)
@@ -158,9 +167,9 @@ def _frozen_logps(
 def head_of(model: Any) -> Head:
     """Return the head of a causal language model, with the factor and the cap of its family.
 
-    The names are those of transformers: logit_scale (Cohere), logits_scaling (Granite),
+    transformers has several names for them: logit_scale (Cohere), logits_scaling (Granite),
     lm_head_multiplier (Falcon-H1), final_logit_softcapping (Gemma 2), logits_soft_cap (Griffin).
-    PolicyModel compares the result with the model's own logits.
+    PolicyModel compares the result of the head with the logits of the model.
     """
     config = model.config.get_text_config()
 

@@ -1,10 +1,9 @@
 """Loading of models, tokenizers and adapters as data, never as code.
 
-Recipes load them only through here.
-
-No code of a model's repository runs (`trust_remote_code=False`), and weights must be safetensors,
-not pickles. The attention is set here, because a model's configuration could name code to
-download. Chat templates have limits (chat_template.py).
+Recipes load them only with these functions. No code from the repository of a model runs
+(`trust_remote_code=False`), and weights must be stored as safetensors, not as pickles. The attention
+is set here, because the configuration of a model could name code to download. Chat templates have
+limits (chat_template.py).
 """
 
 import os
@@ -20,7 +19,10 @@ from recipes.models import chat_template
 
 
 def read_config(name: str, revision: str | None, **options: Any) -> Any:
-    """Return the configuration without its choice of attention. Raises OSError or ValueError."""
+    """Return the configuration of a model, without its choice of attention.
+
+    Raises OSError or ValueError.
+    """
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
     forget_attention(config)
     return config
@@ -51,14 +53,14 @@ def read_tokenizer(name: str, revision: str | None) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error. It states the problem; libraries add pages of advice."""
+    """Return the first line of an error, which states the problem. Libraries add pages of advice."""
     return str(error).strip().partition("\n")[0]
 
 
 def why_not_loaded(error: BaseException) -> str:
-    """Return why a model, tokenizer or adapter cannot be loaded, with advice about access.
+    """Return the reason why a model, tokenizer or adapter cannot be loaded, with advice about access.
 
-    Libraries wrap the error of the download in others, so the whole chain of causes is read.
+    Libraries wrap the error of a download in other errors, so the whole chain of causes is examined.
     """
     reason = first_line(error)
     step: BaseException | None = error

@@ -1,7 +1,7 @@
 """QLoRA: a frozen backbone with four bits per weight (Dettmers et al. 2023, arXiv:2305.14314).
 
-LoRA matrices, head and gradients keep their number format. Each layer's weights are converted to
-bfloat16 when they are used. Needs a CUDA GPU and the optional package bitsandbytes.
+The LoRA matrices, the head and the gradients keep their number format. The weights of each layer are
+converted to bfloat16 when they are used. This needs a CUDA GPU and the optional package bitsandbytes.
 """
 
 import importlib.util
@@ -19,9 +19,9 @@ LOCAL_RANK = "LOCAL_RANK"
 
 
 def loading(config: QuantizationSettings, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained` for the setting `quantize`, or {} for none.
+    """Return the arguments of `from_pretrained` for the setting `quantize`. For "none", return {}.
 
-    Raises RecipeError if this machine does not support it.
+    Raises RecipeError if this machine does not support the setting.
     """
     if config.quantize == "none":
         return {}
@@ -58,12 +58,12 @@ def nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def own_gpu() -> int:
-    """Return the number of this process's GPU."""
+    """Return the number of the GPU that this process uses."""
     return int(os.environ.get(LOCAL_RANK, 0))
 
 
 def prepare_for_training(base: Any, *, checkpointing: bool) -> None:
-    """Convert norms and embeddings to float32, and let gradients reach the layers' inputs."""
+    """Convert norms and embeddings to float32, and enable gradients for the inputs of the layers."""
     prepare_model_for_kbit_training(
         base,
         use_gradient_checkpointing=checkpointing,

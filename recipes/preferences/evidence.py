@@ -1,17 +1,17 @@
-"""Evidence of a group: the arrays its loss reads, computed from its judgments. Pure numpy.
+"""The evidence of a group: arrays that its loss reads, computed from its judgments. Pure numpy.
 
-Every group has `wins`, (K, K). It has these `signals` only if the settings ask for them:
+Every group has `wins`, (K, K). Depending on the settings, it also has some of these `signals`:
 
 weight   ()         weight of the group; 1 on average over the training data
 ties     (K, K)     ties as a separate outcome, half on each side
 graded   (K, K)     the part of the wins from graded judgments
-margins  (K, K)     the gap in score that their strength requires
+margins  (K, K)     the gap in score that the strength of the graded judgments requires
 above    (K,)       total weight of the reviewers who found a response acceptable
 below    (K,)       total weight of the reviewers who found it unacceptable
 criteria (C, K, K)  wins by the ratings of each criterion
 draws    (N,)       weight of the group for each of several heads; 1 on average
-items    ()         number of tokens or responses over which a step's loss is a mean; by default it
-                    is a mean over groups
+items    ()         number of tokens or responses of the group, if the loss of a step is a mean over
+                    these; by default it is a mean over groups
 
 Legend: K responses, C criteria, N heads.
 """
@@ -43,16 +43,19 @@ class Evidence:
 
 
 def plain_evidence(group: Group) -> Evidence:
-    """Return the evidence of the order alone. A tie is half a win for each side."""
+    """Return the evidence from the order alone. A tie is half a win for each response."""
     return Evidence(wins(group).astype(np.float32), {})
 
 
 Objection = Callable[[Group, Evidence], str | None]
-"""(group with its readable responses, evidence) → why it is left out, as a clause, or None."""
+"""A function of a group with its readable responses, and its evidence.
+
+It returns the reason to leave out the group, as a clause, or None.
+"""
 
 
 def why_no_evidence(group: Group, evidence: Evidence) -> str | None:
-    """Return why a group compares no responses, as a clause, or None if it does."""
+    """Return the reason why a group compares no responses, as a clause, or None if it does."""
     if evidence.wins.any() or np.any(evidence.signals.get("ties", 0)):
         return None
     if len(group.responses) < 2:
@@ -63,7 +66,10 @@ def why_no_evidence(group: Group, evidence: Evidence) -> str | None:
 
 
 def evidence(group: Group, config: ObjectiveSettings, criteria: Sequence[str] = ()) -> Evidence:
-    """Return the evidence under the given settings. `weight` is not yet relative to other groups."""
+    """Return the evidence for the given settings.
+
+    `weight` is not yet divided by the mean over all groups.
+    """
     if config.reviewer_weights == "ignore":
         group = unweighted(group)
     matrix = _wins(group, config)
@@ -85,7 +91,7 @@ def evidence(group: Group, config: ObjectiveSettings, criteria: Sequence[str] = 
 
 
 def _wins(group: Group, config: ObjectiveSettings) -> np.ndarray:
-    """Return the wins, with ties only if they count as half a win, and with label smoothing."""
+    """Return the wins with label smoothing. They include ties if a tie counts as half a win."""
     count = wins if config.ties == "half" else strict_wins
     matrix = count(group)
     if config.strength == "soft":
@@ -97,8 +103,11 @@ def _wins(group: Group, config: ObjectiveSettings) -> np.ndarray:
 def _smoothing(config: ObjectiveSettings) -> tuple[float, float]:
     """Return the weights of a win for the winner and for the loser, which add up to 1.
 
-    With ε the share of wrong judgments: 1 - ε and ε if conservative (Mitchell 2023); (1 - ε) / (1 -
-    2ε) and -ε / (1 - 2ε) if robust (Chowdhury et al. 2024, arXiv:2403.00409, equation 12).
+    With ε the share of wrong judgments, they are
+
+        conservative   1 - ε and ε (Mitchell 2023)
+        robust         (1 - ε) / (1 - 2ε) and -ε / (1 - 2ε) (Chowdhury et al. 2024,
+                       arXiv:2403.00409, equation 12)
     """
     epsilon = config.label_smoothing
     scale = 1 - 2 * epsilon if config.smoothing == "robust" else 1.0
@@ -107,9 +116,10 @@ def _smoothing(config: ObjectiveSettings) -> tuple[float, float]:
 
 
 def _softened(group: Group, scale: float) -> np.ndarray:
-    """Return graded wins as soft labels: σ(scale · strength) of a win, the remainder of a loss.
+    """Return graded wins as soft labels, (K, K).
 
-    The loss of such a pair is minimal when the gap in score is scale · strength.
+    A graded win counts σ(scale · strength) as a win and the rest as a loss. The loss of such a pair
+    has its minimum where the gap in score is scale · strength.
     """
     matrix = np.zeros((len(group.response_ids),) * 2)
     for ranking in _graded(group).rankings:
@@ -138,30 +148,31 @@ def _unweighted(ranking: Judgment) -> Judgment:
 def mean_weight(group: Group) -> float:
     """Return the mean weight of the group's comparisons, or 0 if it has none.
 
-    The losses divide by the evidence of a group so that its size does not matter. That division
-    also cancels the weights of unreliable reviewers; this factor restores them.
+    The losses are divided by the evidence of the group, so that the size of a group does not matter.
+    This division also cancels the weights of unreliable reviewers. The mean weight restores them.
     """
     comparisons = wins(unweighted(group)).sum()
     return float(wins(group).sum() / comparisons) if comparisons else 0.0
 
 
 def relative_to(weights: Sequence[float]) -> float:
-    """Return the divisor of weights that makes their mean 1."""
+    """Return the number by which the weights must be divided, so that their mean is 1."""
     return float(np.mean(weights)) if len(weights) else 1.0
 
 
 def tie_share(groups: Iterable[Group]) -> float:
-    """Return the share of ties among all comparisons of the groups, by weight. 0 if there are none."""
+    """Return the weight of all ties divided by the weight of all comparisons, or 0 without any."""
     counts = [(float(strict_wins(group).sum()), float(wins(group).sum())) for group in groups]
     strict, everything = map(sum, zip(*counts, strict=True)) if counts else (0.0, 0.0)
     return 1 - strict / everything if everything else 0.0
 
 
 def bootstrap(group_id: str, heads: int, seed: int) -> np.ndarray:
-    """Return weights of the Bayesian bootstrap (Rubin 1981), exponential, one per head, (N,).
+    """Return the weights of a group in the Bayesian bootstrap (Rubin 1981), one per head, (N,).
 
-    They depend only on the prompt and the seed, so neither the order of the data nor a resumed run
-    changes them. Heads on a shared backbone as in Osband et al. 2016, arXiv:1602.04621.
+    The weights have an exponential distribution. They depend only on the prompt and the seed, so they
+    are the same in a resumed run and with data in another order. The heads share a backbone, as in
+    Osband et al. 2016, arXiv:1602.04621.
     """
     digest = hashlib.sha256(f"{seed} {group_id}".encode()).digest()
     return np.random.default_rng(list(digest)).exponential(size=heads)

@@ -1,9 +1,9 @@
 """Preference data as plain files: one row per prompt, with all its responses and judgments.
 
-Needs pyarrow and numpy, but neither Django nor torch, so that the web, the recipes and a notebook
-read the same files. pyarrow is imported on first use, because it takes 30 MB, and most processes of
-the web and its workers never need it. Rankings are not expanded to pairs: losses read the matrix of
-`wins`.
+This module needs pyarrow and numpy, but neither Django nor torch, so that the web, the recipes and a
+notebook can read the same files. pyarrow is imported on first use, because it takes 30 MB of memory
+and most processes of the web server and the workers never need it. Rankings are not expanded to
+pairs, because the losses read the matrix of `wins`.
 
 Legend: K responses of a group, in the order of `response_ids`.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "test")
 RESPONSES_CUT_OFF = "responses_cut_off"
-"""The entry of `meta` that says which responses were cut off by a length limit. Absent if none was."""
+"""The entry of `meta` with the responses that were cut off by a length limit, if there are any."""
 PER_RESPONSE: tuple[str, ...] = ("response_models", "response_external_ids", RESPONSES_CUT_OFF)
 PER_RANKING: tuple[str, ...] = (
     "ratings", "flags", "ranking_ids", "adjudication_ids", "simulated", "task_external_ids",
@@ -37,16 +37,16 @@ PER_RANKING: tuple[str, ...] = (
 
 
 class PreferenceError(ValueError):
-    """A row or file that is not valid preference data. The text says which and why."""
+    """A row or a file that is not valid preference data. The text names it and the reason."""
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """One reviewer's weak order over a group's responses.
+    """One reviewer's weak order over the responses of a group.
 
-    `tiers` holds response ids, best first. Ties share a tier, and responses in no tier were not
-    compared. `cut` is the number of tiers above the line under which responses are unacceptable
-    (None: no line). `strength` is set for graded pairs only (1 to 3). `reviewer` is a pseudonym.
+    `tiers` contains the ids of the responses, best first. Tied responses share a tier, and responses
+    in no tier were not compared. `cut` is the number of tiers above the unacceptable line, or None
+    without a line. Only graded pairs have a `strength`, from 1 to 3. `reviewer` is a pseudonym.
     """
 
     reviewer: str
@@ -113,8 +113,8 @@ def _judgment_problem(ranking: Judgment, ids: set[int]) -> str | None:
 def wins(group: Group) -> np.ndarray:
     """Return the evidence that response i beats response j, (K, K) float64 with a zero diagonal.
 
-    Sums over rankings: the ranking's weight if i is in a better tier, half of it for each side of
-    a tie, and nothing if the two were not compared.
+    It is a sum over the rankings. A ranking adds its weight if i is in a better tier, half its weight
+    if the two are tied, and nothing if they were not compared.
     """
     return _count_wins(group, tie_share=0.5)
 
@@ -125,7 +125,10 @@ def strict_wins(group: Group) -> np.ndarray:
 
 
 def strengths(group: Group) -> np.ndarray:
-    """Return the weighted mean strength with which i beats j, (K, K). 0 without a graded judgment."""
+    """Return the mean strength with which i beats j, by weight, (K, K).
+
+    It is 0 if no graded judgment prefers i to j.
+    """
     graded = [r for r in group.rankings if r.strength is not None]
     marked = replace(
         group, rankings=[replace(r, weight=r.weight * (r.strength or 0.0)) for r in graded]
@@ -135,10 +138,10 @@ def strengths(group: Group) -> np.ndarray:
 
 
 def line(group: Group) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight of reviewers who accept and who reject each response, (K,) each.
+    """Return the total weights of the reviewers who accept and who reject each response, (K,) each.
 
-    Reviewers accept the responses above their line and reject those below it. Rankings without a
-    line and responses that were not ranked are not counted.
+    A reviewer accepts the responses above their line and rejects those below it. Rankings without a
+    line and responses that were not ranked do not count.
     """
     index = {response: k for k, response in enumerate(group.response_ids)}
     above, below = np.zeros(len(index)), np.zeros(len(index))
@@ -160,7 +163,7 @@ def rated_criteria(group: Group) -> set[str]:
 def by_criterion(group: Group, criterion: str) -> Group:
     """Return the group as if it had been ranked by this criterion alone, with one tier per rating.
 
-    Only the order of one reviewer's ratings counts, because reviewers use the scale differently.
+    Reviewers use the scale differently, so only the order of each reviewer's own ratings counts.
     """
     rated = group.meta.get("ratings") or [{}] * len(group.rankings)
     pairs = zip(group.rankings, rated, strict=True)
@@ -256,9 +259,10 @@ def group_schema() -> "pa.Schema":
 
 
 def write_groups(path: str | Path, groups: Iterable[Group], *, rows_at_once: int = 1024) -> int:
-    """Write the groups as Parquet and return their number. Holds `rows_at_once` of them in memory.
+    """Write the groups as Parquet and return their number.
 
-    The file is written atomically. Raises PreferenceError for invalid rows.
+    `rows_at_once` groups are in memory at the same time. The file is written atomically. Raises
+    PreferenceError for an invalid row.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -275,10 +279,10 @@ def write_groups(path: str | Path, groups: Iterable[Group], *, rows_at_once: int
 
 
 def read_groups(path: str | Path, *, rows_at_once: int = 1024) -> Iterator[Group]:
-    """Yield the groups of one Parquet file in order, streamed.
+    """Yield the groups of a Parquet file in order, without reading the whole file into memory.
 
-    Raises PreferenceError if the file is missing, damaged or not Parquet, lacks a column, or holds
-    an invalid row.
+    Raises PreferenceError if the file is missing or damaged, is not Parquet, lacks a column, or
+    contains an invalid row.
     """
     try:
         yield from _read_groups(Path(path), rows_at_once)
@@ -339,9 +343,10 @@ def _check(group: Group) -> None:
 
 
 def content_hash(groups: Iterable[Group]) -> str:
-    """Return a SHA-256 of the rows' content, independent of order, row groups and compression.
+    """Return the SHA-256 of the content of the rows.
 
-    The order of a row's rankings, and of the ids in a tier, has no meaning and is ignored too.
+    It does not depend on the order of the rows, the row groups of the file or its compression. The
+    order of the rankings in a row and of the ids in a tier has no meaning, so it is ignored too.
     """
     digests = sorted(hashlib.sha256(_canonical(group)).digest() for group in groups)
     return hashlib.sha256(b"".join(digests)).hexdigest()

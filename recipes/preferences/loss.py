@@ -1,4 +1,4 @@
-"""Losses of a reward model over whole groups of responses. Pure functions of tensors.
+"""Losses of a reward model for whole groups of responses. Pure functions of tensors.
 
 With r the scores of one prompt's responses and w_ij the weight of the evidence that i beats j,
 
@@ -6,8 +6,8 @@ With r the scores of one prompt's responses and w_ij the weight of the evidence 
 
 so that a prompt with nine responses and thirty-six pairs has the same weight as one with two responses.
 
-Legend: G groups, K responses in the largest of them. Responses that a smaller group lacks have no
-wins, so their scores have no influence. Scores may have leading dimensions, such as one for heads.
+Legend: G groups, K responses in the largest of them. In a smaller group, the missing responses have
+no wins, so their scores have no influence. Scores may have leading dimensions, such as one for heads.
 """
 
 import math
@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 TINY = 1e-30
-"""Replaces a tie width of 0, whose logarithm would be infinite even for groups without ties."""
+"""The smallest width of ties. The logarithm of 0 would be infinite, even for groups without ties."""
 
 
 @dataclass(frozen=True)
 class Graded:
-    """The part of `wins` from graded judgments, and the gap in score that their strength requires."""
+    """The part of `wins` from graded judgments, and the gaps in score that their strengths require."""
 
     wins: torch.Tensor  # (G, K, K)
     margins: torch.Tensor  # (G, K, K)
@@ -34,12 +34,12 @@ def bradley_terry(
     wins: torch.Tensor,  # (G, K, K)
     graded: Graded | None = None,
 ) -> torch.Tensor:
-    """Return the loss under P(i beats j) = σ(r_i - r_j), (G,) float32. 0 without evidence.
+    """Return the loss under P(i beats j) = σ(r_i - r_j), (G,) float32. It is 0 without evidence.
 
-    Bradley & Terry 1952. All K responses are compared together, as in InstructGPT (Ouyang et al. 2022,
-    arXiv:2203.02155, section 3.5). A tie is half a win for each side, which pulls the scores
-    together. A graded win has to exceed its margin, P(i beats j) = σ(r_i - r_j - m_ij), as in
-    Llama 2 (Touvron et al. 2023, arXiv:2307.09288, equation 2).
+    This is the model of Bradley & Terry 1952. All K responses are compared together, as in InstructGPT
+    (Ouyang et al. 2022, arXiv:2203.02155, section 3.5). A tie is half a win for each response, which
+    pulls the scores together. A graded win has to exceed its margin, P(i beats j) =
+    σ(r_i - r_j - m_ij), as in Llama 2 (Touvron et al. 2023, arXiv:2307.09288, equation 2).
     """
     log_likelihood = _log_likelihood_of_wins(F.logsigmoid, scores, wins, graded)  # (G,)
     return _per_evidence(-log_likelihood, wins)
@@ -54,7 +54,7 @@ def davidson(
 ) -> torch.Tensor:
     """Return the loss with ties as an outcome that is likelier for closer scores, (G,).
 
-    Davidson 1970. With d = r_i - r_j and ν the width,
+    This is the model of Davidson 1970. With d = r_i - r_j and ν the width,
 
         Z = e^(d/2) + e^(-d/2) + ν
         P(i beats j) = e^(d/2) / Z
@@ -81,9 +81,9 @@ def rao_kupper(
     width: float,
     graded: Graded | None = None,
 ) -> torch.Tensor:
-    """Return the loss with ties where the difference is below a threshold of perception, (G,).
+    """Return the loss with ties as differences below a threshold of perception, (G,).
 
-    Rao & Kupper 1967. With d = r_i - r_j and η the width,
+    This is the model of Rao & Kupper 1967. With d = r_i - r_j and η the width,
 
         P(i beats j) = σ(d - η)
         P(tie) = (e^2η - 1) · σ(d - η) · σ(-d - η)
@@ -106,7 +106,7 @@ def _log_likelihood_of_wins(
     wins: torch.Tensor,  # (G, K, K)
     graded: Graded | None,
 ) -> torch.Tensor:
-    """Return Σ_ij w_ij · log P(i beats j), with graded wins reduced by their margins, (G,)."""
+    """Return Σ_ij w_ij · log P(i beats j), (G,). The gaps of graded wins are less their margins."""
     gaps = differences(scores)  # (G, K, K)
     if graded is None:
         return (wins * log_win(gaps)).sum(dim=(-2, -1))
@@ -116,12 +116,12 @@ def _log_likelihood_of_wins(
 
 
 def davidson_width(tie_share: float) -> float:
-    """Return the ν under which equal scores tie with this probability: ν / (2 + ν) = share."""
+    """Return the ν with which equal scores tie with this probability: ν / (2 + ν) = share."""
     return 2 * tie_share / max(1 - tie_share, TINY)
 
 
 def rao_kupper_width(tie_share: float) -> float:
-    """Return the η under which equal scores tie with this probability: 1 - 2σ(-η) = share."""
+    """Return the η with which equal scores tie with this probability: 1 - 2σ(-η) = share."""
     return math.log((1 + tie_share) / max(1 - tie_share, TINY))
 
 
@@ -130,11 +130,11 @@ def acceptance(
     above: torch.Tensor,  # (G, K)
     below: torch.Tensor,  # (G, K)
 ) -> torch.Tensor:
-    """Return the loss of the line under P(acceptable) = σ(r), (G,). 0 without evidence.
+    """Return the loss of the line under P(acceptable) = σ(r), (G,). It is 0 without evidence.
 
-    The line is an absolute signal: binary cross-entropy per response, in addition to the
-    comparisons, like the direct term of Eurus (Yuan et al. 2024, arXiv:2404.02078, section 3), but
-    with labels from reviewers.
+    The line is an absolute signal, in addition to the comparisons. Its loss is the binary
+    cross-entropy of each response, like the direct term of Eurus (Yuan et al. 2024,
+    arXiv:2404.02078, section 3), but with labels from reviewers.
     """
     scores = scores.float()
     lost = -(above * F.logsigmoid(scores) + below * F.logsigmoid(-scores)).sum(dim=-1)  # (G,)
@@ -147,8 +147,8 @@ def agreement(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the evidence that the scores agree with, and all evidence, as two scalars.
 
-    A tie counts half for each side, so their ratio can reach 1 only without ties. Negative evidence,
-    which robust label smoothing adds to the losing side, is not counted.
+    A tie counts half for each response, so the ratio of the two can reach 1 only without ties.
+    Negative evidence, which robust label smoothing adds to the losing response, does not count.
     """
     wins = wins.clamp(min=0)
     gaps = differences(scores)  # (G, K, K)
@@ -157,11 +157,11 @@ def agreement(
 
 
 def differences(scores: torch.Tensor) -> torch.Tensor:
-    """Return r_i - r_j, (G, K, K) float32. In bfloat16, close scores would be equal."""
+    """Return r_i - r_j, (G, K, K) in float32, because in bfloat16 close scores would be equal."""
     scores = scores.float()  # (G, K)
     return scores[..., :, None] - scores[..., None, :]
 
 
 def _per_evidence(lost: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
-    # The clamp makes a group without evidence 0 / tiny = 0. With 0 / 0 its gradient would be NaN.
+    # For a group without evidence, the clamp gives 0 / tiny = 0. The gradient of 0 / 0 would be NaN.
     return lost / evidence.sum(dim=(-2, -1)).clamp(min=torch.finfo(lost.dtype).tiny)

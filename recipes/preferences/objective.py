@@ -1,4 +1,4 @@
-"""The objective of a run: the losses of loss.py that its settings choose.
+"""The objective of a run: the losses of loss.py that are selected by its settings.
 
 Legend: G groups, K responses in the largest group, N heads, C criteria.
 """
@@ -19,7 +19,7 @@ from recipes.training_settings import ObjectiveSettings
 class Objective:
     """The losses to minimise.
 
-    `tie_width` is Davidson's ν or Rao and Kupper's η, and unused if ties are half wins.
+    `tie_width` is Davidson's ν or Rao and Kupper's η. It is not used if ties are half wins.
     """
 
     ties: str = "half"
@@ -32,8 +32,9 @@ class Objective:
     def of(cls, config: ObjectiveSettings, groups: Sequence[Group]) -> Self:
         """Return the objective for the settings and the training groups.
 
-        The width of ties follows from their share among all pairs of `groups`. It is unknown which
-        pairs have equal scores, so the width is more likely too narrow than too wide.
+        The width of ties is computed from the share of ties among all pairs of `groups`. It should
+        be computed from pairs with equal scores, but these are unknown. So the width tends to be too
+        narrow.
         """
         widths = {"davidson": loss.davidson_width, "rao_kupper": loss.rao_kupper_width}
         used = map(unweighted, groups) if config.reviewer_weights == "ignore" else groups
@@ -45,9 +46,9 @@ class Objective:
         outputs: torch.Tensor,  # (G, K, N + C)
         batch: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Return the loss of each group, the mean over heads, (G,) float32.
+        """Return the loss of each group, averaged over the heads, (G,) float32.
 
-        `batch` is as `layout.collate.evidence` makes it.
+        `batch` contains the result of `layout.collate.evidence`.
         """
         scores, of_criteria = outputs.movedim(-1, 0).split_with_sizes(
             [self.heads, outputs.shape[-1] - self.heads]

@@ -1,4 +1,4 @@
-"""Pairs of responses made from rankings, the same for training by DPO and for exports. Pure numpy."""
+"""Pairs of responses made from rankings, the same in held-out figures and in exports. Pure numpy."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,9 +14,8 @@ TIES = ("half", "skip", "both")
 class Pair:
     """Two responses of a group, by index.
 
-    `weight` is the net evidence, and `margin` is its share of all evidence about the pair.
-
-    Both are 0 for an even pair, which `ties="both"` gives in each direction.
+    `weight` is the net evidence for the chosen response, and `margin` is this weight divided by all
+    evidence about the pair. Both are 0 for an even pair, which `ties="both"` gives in each direction.
     """
 
     chosen: int
@@ -27,15 +26,15 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class PairOptions:
-    """The choice of pairs. The report of a fine-tuning run measures the held-out pairs of the defaults.
+    """Options for the choice of pairs. With the defaults, fine-tuning runs choose held-out pairs.
 
-    ties             "half": a tie is half a win for each response; "skip": ties are ignored;
-                     "both": as "half", and an even pair is given in both directions
-    keep_identical   keep pairs of two responses with the same text, which teach nothing
-    min_margin       leave out training pairs with a smaller margin
-    max_per_prompt   keep at most this many training pairs per prompt, the clearest; None: all
+    ties             With "half", a tie is half a win for each response. With "skip", ties are ignored.
+                     "both" is like "half", but an even pair is given in both directions.
+    keep_identical   Keep pairs of two responses with the same text, although they teach nothing.
+    min_margin       Leave out training pairs with a smaller margin.
+    max_per_prompt   Keep at most this many training pairs of a prompt, the clearest. None keeps all.
 
-    The last two do not apply to held-out pairs, which measure the model.
+    The last two options do not apply to held-out pairs, because these measure the model.
     """
 
     ties: str = "half"
@@ -44,7 +43,7 @@ class PairOptions:
     max_per_prompt: int | None = 10
 
     def reasons(self) -> dict[str, str]:
-        """Return why `pairs_of` leaves out pairs, by the key under which it counts them."""
+        """Return the reasons to leave out pairs, by the keys under which `pairs_of` counts them."""
         return {
             "never_compared": "not compared by any reviewer",
             "tied": "tied",
@@ -57,10 +56,10 @@ class PairOptions:
 def pairs_of(group: Group, options: PairOptions, left_out: Counter[str]) -> list[Pair]:
     """Return the pairs of a group, the clearest first, and count the others in `left_out`.
 
-    A pair has a winner when all rankings together have more evidence for one response than for the
-    other. The clearest pair has the largest margin, then the most net evidence, then the largest
-    difference between the two responses' net wins over the whole group. The order is total, so it
-    never depends on chance.
+    A pair has a winner if all rankings together have more evidence for one response than for the
+    other. The clearest pair has the largest margin. Between equal margins, the one with more net
+    evidence comes first, and then the one with the larger difference in net wins over the whole group.
+    The order is total, so it never depends on chance.
     """
     compared = wins(group)  # (K, K)
     matrix = strict_wins(group) if options.ties == "skip" else compared
@@ -102,5 +101,5 @@ def _limited(pairs: Sequence[Pair], options: PairOptions, left_out: Counter[str]
 
 
 def _directions(pair: Pair) -> list[Pair]:
-    """Return the pair, and for an even pair also its reverse."""
+    """Return the pair. For an even pair, also return its reverse."""
     return [pair] if pair.weight else [pair, Pair(pair.rejected, pair.chosen, 0.0, 0.0)]

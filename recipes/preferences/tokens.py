@@ -1,6 +1,7 @@
-"""Tokens of groups, with the same prompt tokens for all responses of a group.
+"""Groups as tokens, with the same prompt tokens for all responses of a group.
 
-Unusable groups and responses are left out and counted. recipes/models/chat_format.py makes the tokens.
+Groups and responses that cannot be used are left out and counted. The tokens come from
+recipes/models/chat_format.py.
 
 Legend: P tokens of the prompt, R_k tokens of response k, K responses.
 """
@@ -43,7 +44,7 @@ class TokenGroup:
     wins: np.ndarray  # (K, K) float32
     signals: Signals = field(default_factory=dict)  # see evidence.py
     mismatched: "TokenGroup | None" = None
-    """The same prompt with responses to another one, if the method needs log π of such pairs."""
+    """The same prompt with responses to another prompt, if the method needs their log π."""
 
     def longest(self) -> int:
         """Return the length of the prompt with its longest response, in tokens."""
@@ -68,9 +69,10 @@ class TokenGroup:
 
 @dataclass
 class Prepared:
-    """The groups to train or test on, and an account of the rest: (split, what, why) → how many.
+    """The groups to train or test on, and counts of the data that is left out.
 
-    `notes` has counts for texts that are used: (split, key of NOTES) → how many.
+    The keys of the counts are (split, what, why). `notes` counts properties of the texts that are
+    used, by (split, key of NOTES).
     """
 
     evidence: Callable[[Group], Evidence] = plain_evidence
@@ -81,7 +83,7 @@ class Prepared:
     objection: Objection = why_no_evidence
 
     def add(self, group: Group, chat: ChatFormat, limit: int) -> None:
-        """Tokenize one group. Responses over `limit` tokens are left out and counted, never cut."""
+        """Tokenize one group. Responses with more than `limit` tokens are left out and counted."""
         cut_off = group.meta.get(RESPONSES_CUT_OFF) or [False] * len(group.responses)
         try:
             encoded = chat.read(group.prompt, group.responses, cut_off)
@@ -127,7 +129,7 @@ class Prepared:
             groups[:] = [_reweighted(group, 1 / mean) for group in groups]
 
     def account(self) -> list[LeftOut]:
-        """Return counts of the data left out, by reason, as rows for the report."""
+        """Return the counts of the data that was left out, as rows for the report."""
         return [
             {"split": split, "what": what, "why": why, "count": count}
             for (split, what, why), count in sorted(self.left_out.items())
@@ -175,7 +177,7 @@ def read_prepared(
     evidence: Callable[[Group], Evidence] = plain_evidence,
     objection: Objection = why_no_evidence,
 ) -> Prepared:
-    """Return the run's data. Raises RecipeError for a file that does not hold preference data."""
+    """Return the data of the run. Raises RecipeError for a file that is not preference data."""
     try:
         return prepare(read_folder(run_dir.data), chat, limit, evidence, objection)
     except PreferenceError as error:
@@ -183,7 +185,10 @@ def read_prepared(
 
 
 def no_training_data(run_dir: RunDir, prepared: Prepared, lacking: str) -> RecipeError:
-    """Return the error of a run without training data. `lacking` is what every prompt lacks."""
+    """Return the error for a run without training data.
+
+    `lacking` says what all prompts lack, such as a pair.
+    """
     reasons = "; ".join(f"{row['count']} {row['what']}: {row['why']}" for row in prepared.account())
     return RecipeError(
         f"There is nothing to train on in {run_dir.data}: no prompt of the train split has "

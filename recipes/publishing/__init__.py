@@ -1,1 +1,1 @@
-"""Publishing of a trained model: its files and its model card."""
+"""Writing the files and the model card of a trained model."""

@@ -1,4 +1,4 @@
-"""Parts shared by all model cards: front matter, held-out figures and loading code."""
+"""The parts that all model cards have: front matter, held-out figures and loading code."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from recipes.training_settings import CHAT_DATE, CHAT_KWARGS
 def front_matter(front: dict[str, Any], base: str) -> str:
     """Return the YAML front matter for model hubs.
 
-    It names the base model unless that is a local folder.
+    It names the base model, unless the base model is a local folder.
     """
     if not base.startswith(("/", ".")):
         front = {**front, "base_model": split_reference(base)[0]}
@@ -22,20 +22,20 @@ def front_matter(front: dict[str, Any], base: str) -> str:
 
 
 def held_out_table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a Markdown table with one row per figure, and an empty line to end it."""
+    """Return the lines of a Markdown table with one row per figure, and an empty line at its end."""
     head = ["| | value | 95% interval | prompts | pairs |", "|---|---|---|---|---|"]
     return [*head, *(_row(name, figure) for name, figure in figures.items()), ""]
 
 
 def loading(code: str, base: str) -> str:
-    """Return the loading code with the name of the base model and any pinned revision filled in."""
+    """Return the code that loads the model, with the name and the revision of its base model."""
     name, revision = split_reference(base)
     pinned = f', revision="{revision}"' if revision else ""
     return code.replace('"{base}"', f'"{name}"{pinned}')
 
 
 def chats(record: Mapping[str, Any] | None) -> list[str]:
-    """Return the lines about the text that the model was trained on, from the report's `chat`."""
+    """Return the lines that describe the text of chats in training, from `chat` of the report."""
     if not record:
         return []
     kwargs = record[CHAT_KWARGS]

@@ -1,4 +1,4 @@
-"""Publishing of a trained model: written, read back, compared, and then renamed to `output/`."""
+"""Publishing of a trained model: it is written, read back and compared, then renamed to `output/`."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,9 +23,9 @@ def publish(
     card: str,
     chat: ChatRecord,
 ) -> None:
-    """Write the adapter, or the whole model if there is none, with tokenizer, report and card.
+    """Write the adapter, or the whole model if it has none, with the tokenizer, report and card.
 
-    `chat` is written too, so that the model is served with the text it was trained on.
+    `chat` is written too, so that chats have the same text when the model is served as in training.
     """
     with run_dir.publish() as draft:
         model.save_pretrained(draft)
@@ -37,7 +37,7 @@ def publish(
 
 
 def verify_saved(model: Any, folder: Path) -> None:
-    """Raise RecipeError unless the folder holds every trained weight, bit for bit."""
+    """Raise RecipeError unless the folder contains every trained weight, bit for bit."""
     written: dict[str, torch.Tensor] = {}
     for file in folder.glob("*.safetensors"):
         written.update(load_file(file))
@@ -52,9 +52,9 @@ def verify_saved(model: Any, folder: Path) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Yield a draft folder, which becomes `out` if the block succeeds and is deleted otherwise.
+    """Yield a draft folder. If the block succeeds, it becomes `out`; otherwise it is deleted.
 
-    Raises RecipeError when `out` exists.
+    Raises RecipeError if `out` exists.
     """
     if out.exists():
         raise RecipeError(f"{out} already exists. Choose a folder that does not.")

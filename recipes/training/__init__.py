@@ -1,1 +1,1 @@
-"""The training loop of all recipes: the trainer, its callbacks and its checkpoints."""
+"""The training loop that all recipes use: the trainer, its callbacks and its checkpoints."""

@@ -23,9 +23,9 @@ CHECKPOINTS = f"{PREFIX_CHECKPOINT_DIR}-*"
 
 
 def newest_checkpoint(run_dir: RunDir) -> Path | None:
-    """Return the checkpoint to resume from, the same in all processes. Reads the whole checkpoint.
+    """Return the checkpoint from which the run resumes, the same in all processes, or None.
 
-    Damaged checkpoints are set aside with a warning.
+    The whole checkpoint is read and verified. Damaged checkpoints are set aside with a warning.
     """
     if processes.rank() and processes.can_communicate():
         return processes.from_rank_0(None)
@@ -35,7 +35,7 @@ def newest_checkpoint(run_dir: RunDir) -> Path | None:
 def trainer_folder(run_dir: RunDir) -> Path:
     """Return an empty folder for `TrainingArguments.output_dir`.
 
-    Files of a killed process are deleted.
+    Files that a killed process left there are deleted.
     """
     folder = run_dir.checkpoints / TRAINER_FOLDER
     if processes.rank():
@@ -46,10 +46,11 @@ def trainer_folder(run_dir: RunDir) -> Path:
 
 
 class CompleteCheckpoints(TrainerCallback):
-    """Complete checkpoints: each leaves Trainer's folder once written. The newest `keep` are kept.
+    """A callback that moves each checkpoint out of Trainer's folder after it was written.
 
-    Trainer writes a checkpoint file by file under its final name, so a kill would leave one that
-    looks complete. A rename cannot. The manifest reveals damage after that.
+    Trainer writes the files of a checkpoint one by one under its final name. If the process were
+    killed, an incomplete checkpoint would look complete. After a rename, a checkpoint is complete, and
+    its manifest reveals later damage. The newest `keep` checkpoints are kept.
     """
 
     def __init__(self, run_dir: RunDir, *, stop: StopSignal, keep: int = 2):
@@ -78,15 +79,15 @@ class CompleteCheckpoints(TrainerCallback):
 
 
 class ProgressEvents(TrainerCallback):
-    """Progress events from Trainer's logs.
+    """A callback that writes Trainer's logs as progress events.
 
-    Tokens per second follow from `num_tokens` in the logs, or from Trainer's own count of input
-    tokens.
+    The tokens per second are computed from `num_tokens` in the logs, or from Trainer's own count of
+    the input tokens.
     """
 
     NOT_METRICS = frozenset({"loss", "epoch", "num_tokens", "num_input_tokens_seen"})
     SUMMARY = "train_runtime"
-    """A key of the summary that Trainer logs after the last step. It is not a step."""
+    """A key of the summary that Trainer logs after the last step. The summary is not a step."""
 
     def __init__(self, run_dir: RunDir):
         self.run_dir = run_dir
@@ -145,11 +146,11 @@ class ProgressEvents(TrainerCallback):
 
 
 class RefuseNonFinite(TrainerCallback):
-    """A callback that ends the run before a non-finite gradient reaches the weights.
+    """A callback that ends the run before a gradient that is not finite reaches the weights.
 
-    Reads the gradients' norm once per step, which synchronises with the GPU. In float16 the
-    gradient scaler skips such a step and halves its scale, which is too high at the start by design.
-    So only SCALER_STEPS such steps in a row end the run.
+    It reads the norm of the gradient once per step and waits for the GPU to compute it. In float16,
+    the gradient scaler skips such a step and halves its scale, which by design is too high at the
+    start. So there the run ends only after SCALER_STEPS such steps in a row.
     """
 
     SCALER_STEPS = 24  # the scale begins at 2¹⁶ and is below 2⁻⁷ after these steps

@@ -1,14 +1,14 @@
-"""Verified checkpoints, which are written to disk completely before they get their final name.
+"""Verified checkpoints, which are complete on the disk before they get their final name.
 
-Each checkpoint has a manifest with the size and the SHA-256 of every file: `manifest.json` in a
-folder, `.NAME.manifest` next to a single file. A run never resumes from a checkpoint that differs
-from its manifest or has none. Such a checkpoint is set aside with a warning, and the run resumes
-from the newest good one.
+Each checkpoint has a manifest with the size and the SHA-256 of every file. It is `manifest.json` in
+the folder of the checkpoint, or `.NAME.manifest` next to a checkpoint that is a single file. A run
+never resumes from a checkpoint that differs from its manifest or has no manifest. Such a checkpoint
+is set aside with a warning, and the run resumes from the newest good one.
 
     put_in_place(written, run_dir.checkpoints / "checkpoint-40")
     checkpoint = newest_good(run_dir, "checkpoint-*")
 
-Needs neither Django nor torch.
+This module needs neither Django nor torch.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from recipes.rundir import RunDir, atomically, fsync_path, write_atomically
 
 MANIFEST = "manifest.json"
 DAMAGED = ".damaged-"
-"""Prefix of damaged checkpoints that were set aside. The next good checkpoint deletes them."""
+"""The prefix of damaged checkpoints. They are deleted when the next good checkpoint is written."""
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -33,7 +33,7 @@ DAMAGED = ".damaged-"
 def put_in_place(written: Path, final: Path) -> None:
     """Rename the folder `written` to `final` after writing its manifest and syncing every file.
 
-    The rename is last, so that a power failure leaves no incomplete checkpoint named `final`.
+    The rename comes last, so that after a power failure, a checkpoint named `final` is complete.
     """
     files = {name: _entry(written / name) for name in _names(written)}
     for name in files:
@@ -49,7 +49,7 @@ def put_in_place(written: Path, final: Path) -> None:
 
 @contextmanager
 def sealed(path: Path) -> Iterator[Path]:
-    """Yield a draft path, which becomes the file `path` with a manifest if the block succeeds."""
+    """Yield a draft path. If the block succeeds, it becomes the file `path`, with a manifest."""
     with atomically(path) as draft:
         yield draft
         write_atomically(_manifest_of(path), json.dumps({"files": {path.name: _entry(draft)}}))
@@ -65,10 +65,10 @@ def forget_damaged(folder: Path) -> None:
 
 
 def by_age(run_dir: RunDir, pattern: str) -> list[Path]:
-    """Return the folders that match the pattern, oldest first, without verifying them.
+    """Return the checkpoints whose names match the pattern, oldest first, without verifying them.
 
-    Partial checkpoints of a killed process are hidden, and names without a step number are
-    skipped.
+    Names without a step number are skipped. Incomplete checkpoints of a killed process have hidden
+    names, which do not match.
     """
     paths = [path for path in run_dir.checkpoints.glob(pattern) if step_of(path) is not None]
     return sorted(paths, key=lambda path: step_of(path) or 0)
@@ -80,9 +80,9 @@ def step_of(path: Path) -> int | None:
 
 
 def newest_good(run_dir: RunDir, pattern: str) -> Path | None:
-    """Return the newest checkpoint that matches its manifest, or None. Reads the whole checkpoint.
+    """Return the newest checkpoint that agrees with its manifest, or None.
 
-    Damaged checkpoints are set aside, with a warning for each.
+    The whole checkpoint is read. Each damaged checkpoint is set aside with a warning.
     """
     for path in reversed(by_age(run_dir, pattern)):
         problem = problem_of(path)
@@ -98,9 +98,9 @@ def newest_good(run_dir: RunDir, pattern: str) -> Path | None:
 
 
 def delete_if_damaged(run_dir: RunDir, path: Path) -> None:
-    """Delete a single-file checkpoint that differs from its manifest, with a warning.
+    """Delete a checkpoint of a single file, with a warning, if it differs from its manifest.
 
-    Afterwards, a file at `path` is a good checkpoint. Reads the whole file.
+    If there is a file at `path` afterwards, it is a good checkpoint. The whole file is read.
     """
     if not path.exists() or (problem := problem_of(path)) is None:
         return

@@ -1,4 +1,4 @@
-"""Run directories inside a run directory, for a recipe's work on parts of the data or in rounds."""
+"""Run directories inside a run directory, for work on parts of the data or in rounds."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from recipes.rundir import RunDir
 
 
 class Part(RunDir):
-    """The run directory of a part. Its messages also go to the run, the same text only once."""
+    """The run directory of a part. The run gets its messages too, but each text only once."""
 
     def __init__(self, whole: RunDir, name: str, title: str, sent: set[str]):
         super().__init__(whole.path / "parts" / name)

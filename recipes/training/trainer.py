@@ -1,7 +1,7 @@
-"""A transformers.Trainer with the collator and loss for groups, and parts that all recipes use.
+"""A transformers.Trainer for groups, and functions that all recipes share.
 
-Only Trainer's documented extension points are overridden: `training_step`, `compute_loss`, `log`
-and callbacks, and the training dataloader.
+It overrides only methods that Trainer documents for this purpose: `training_step`, `compute_loss`,
+`log` and the training dataloader. It also uses callbacks.
 
 Legend: G prompts (groups), K responses in the largest group.
 """
@@ -45,15 +45,15 @@ from recipes.training.callbacks import (
 
 
 class GroupTrainer(Trainer):
-    """A Trainer that steps on the mean of the groups' losses over the whole effective batch.
+    """A Trainer whose loss is the mean over all groups of a step.
 
-    One batch of Trainer is one optimizer step. `StepCollator` cuts it into parts, which are
+    One batch of Trainer is one optimizer step. `StepCollator` divides it into parts, which are
     forwarded one after the other. The mean is over the groups of all parts, so 8 parts of one
-    group and one part of 8 groups give the same step, even for an incomplete last batch.
+    group and one part of 8 groups give the same step, even if the last batch is incomplete.
     """
 
-    # compute_loss divides by the groups of the whole step, so Trainer must not divide by the number
-    # of accumulation steps as well.
+    # compute_loss divides by the number of groups in the whole step, so Trainer must not divide by
+    # the number of accumulation steps as well.
     loss_is_scaled_for_ga = True
 
     def __init__(self, objective: Objective | None = None, **options: Any):
@@ -65,14 +65,14 @@ class GroupTrainer(Trainer):
         self._finite = torch.ones((), dtype=torch.bool)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the loader of whole steps, the same in each process.
+        """Return the loader of whole steps, which are the same in each process.
 
-        By default accelerate gives each process different steps, and pads the last one.
+        By default, accelerate gives each process different steps, and pads the last one.
         """
         loader = super().get_train_dataloader()
         shard = loader.batch_sampler
         if isinstance(shard, BatchSamplerShard):
-            # As if there were one process: each reads all steps and forwards its share of the parts.
+            # Each process reads all steps, as if it were the only one, and forwards its share of the parts.
             shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
         return loader
 
@@ -84,11 +84,10 @@ class GroupTrainer(Trainer):
     ) -> torch.Tensor:
         """Run the forward and backward passes of all parts of a step, and return the loss.
 
-        With several processes, each takes every n-th part, and gradients are exchanged once per
-        step, with the last part. A process without parts repeats one with weight 0, because the
-        exchange needs all processes.
-
-        Raises RecipeError if the loss is not finite, before it reaches the optimizer.
+        Each of n processes takes every n-th part. The gradients are exchanged once per step, with the
+        last part. All processes must take part in the exchange, so a process without parts repeats
+        one with weight 0. If the loss is not finite, RecipeError is raised before the optimizer
+        changes the weights.
         """
         parts = inputs["parts"]
         own = parts[processes.rank() :: processes.count()]
@@ -115,7 +114,7 @@ class GroupTrainer(Trainer):
     ) -> Any:
         """Return the loss of one part.
 
-        Nothing is copied from the device here: the next part would have to wait for this one.
+        Nothing is copied from the device here, because the next part would have to wait for the copy.
         """
         outputs = model(**for_model(inputs))
         losses, scores = self.losses(outputs, inputs)  # (G,), (G, K)
@@ -136,10 +135,10 @@ class GroupTrainer(Trainer):
         return self.objective.losses(outputs["outputs"], batch), outputs["scores"]
 
     def try_largest_part(self) -> None:
-        """Run a forward and backward pass of the largest part of any step, and discard the gradients.
+        """Run a forward and backward pass of the largest part of all steps, and discard the gradients.
 
-        A run that does not fit into memory then fails before its first step, not at some later one.
-        Call it before `train`. Costs one part of one step.
+        A run that does not fit into memory then fails before its first step and not at a later one.
+        Call this before `train`. It takes the time of one part of a step.
         """
         steps, groups = self.data_collator, self.train_dataset
         sizes = [steps.collator.tokens(group) for group in groups]
@@ -162,16 +161,16 @@ class GroupTrainer(Trainer):
 
     @property
     def tokens_seen(self) -> int:
-        """Return the number of tokens forwarded by this process, without padding.
+        """Return the number of tokens that this process has forwarded, without padding.
 
-        Waits for the device.
+        This waits for the device.
         """
         return int(self._tokens)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            # A process without parts since the last log has its zeros on the CPU. One process stays on
-            # the CPU, because not every device supports float64.
+            # The zeros of a process without parts since the last log are on the CPU. A single process
+            # computes on the CPU, because some devices do not support float64.
             device = self.args.device if processes.count() > 1 else torch.device("cpu")
             figures = (*self._agreement, self._tokens)
             local = torch.stack([figure.to(device).to(torch.float64) for figure in figures])
@@ -184,7 +183,7 @@ class GroupTrainer(Trainer):
 
 
 class LogSchedule(TrainerCallback):
-    """A schedule of about a hundred log entries per run, and at least one every five seconds."""
+    """A callback that logs about a hundred times per run, and at least every five seconds."""
 
     POINTS, SECONDS = 100, 5.0
 
@@ -203,9 +202,9 @@ class LogSchedule(TrainerCallback):
 
 
 class TrainingClock(TrainerCallback, ExportableState):
-    """The seconds spent in the training loop, over all processes that worked on the run.
+    """A callback that measures the seconds in the training loop.
 
-    Kept in checkpoints.
+    Checkpoints contain them, so that a resumed run adds to the time of the earlier processes.
     """
 
     def __init__(self, earlier: float = 0.0):
@@ -213,9 +212,9 @@ class TrainingClock(TrainerCallback, ExportableState):
         self.began: float | None = None
 
     def resume_from(self, checkpoint: Path) -> None:
-        """Read the earlier seconds from a checkpoint.
+        """Read the seconds of earlier processes from a checkpoint.
 
-        Trainer's own restore would also restore its stop flag.
+        Trainer could restore them, but it would also restore the flag that stopped the training.
         """
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.earlier = state.stateful_callbacks[type(self).__name__]["args"]["earlier"]
@@ -234,11 +233,11 @@ class TrainingClock(TrainerCallback, ExportableState):
 
 
 class WatchHeldOut(TrainerCallback):
-    """Figures of held-out prompts during training, as points of a curve.
+    """A callback that computes figures of held-out prompts during training, as points of a curve.
 
-    `figures(last)` returns them by name, or {} if there are none. They are computed after each
-    epoch except the last, whose figures are in the report. With `times`, they are computed that
-    often instead, at even intervals, ending after the last step.
+    `figures(last)` returns the figures by name, or {} if there are none. They are computed after each
+    epoch but the last, because the report contains those at the end. If `times` is given, they are
+    computed this many times instead, at even intervals, the last time after the last step.
     """
 
     def __init__(
@@ -293,11 +292,11 @@ def common_arguments(
     saves: int,
     steps: int | None = None,
 ) -> dict[str, Any]:
-    """Return the TrainingArguments that follow from the settings shared by all recipes.
+    """Return the TrainingArguments for the settings that all recipes share.
 
     An epoch has `rows` rows, and `batch` is (micro-batch size, accumulation steps). A run writes
-    about `saves` checkpoints unless the settings say otherwise. `steps` replaces the number of steps
-    that follows from rows and epochs.
+    about `saves` checkpoints, unless the settings give an interval. `steps` replaces the number of
+    steps that is computed from `rows` and the number of epochs.
     """
     limit = {} if steps is None else {"max_steps": steps}
     steps = steps or ceil(config.epochs * ceil(rows / config.batch_size))
@@ -344,7 +343,7 @@ def common_callbacks(
 
 
 def first_batch(trainer: Trainer) -> list[Any]:
-    """Return the rows of the run's first forward pass. A resumed run does not read them again."""
+    """Return the rows of the first forward pass of the run. They are read only if it is not resumed."""
     sampler = trainer.get_train_dataloader().batch_sampler
     rows = [trainer.train_dataset[index] for index in next(iter(sampler))]
     if isinstance(trainer.data_collator, StepCollator):
@@ -353,7 +352,7 @@ def first_batch(trainer: Trainer) -> list[Any]:
 
 
 def train_to_the_end(trainer: Trainer, run_dir: RunDir) -> None:
-    """Train from the newest good checkpoint, if any. Raises Stopped if the run was stopped."""
+    """Train, from the newest good checkpoint if there is one. Raises Stopped if the run was stopped."""
     if trainer.args.world_size != processes.count():
         raise RecipeError(
             f"There are {processes.count()} processes, but they are not connected. Start the run "
@@ -378,13 +377,13 @@ def clock_of(trainer: Trainer) -> TrainingClock:
 
 
 def final_loss(curve: Sequence[tuple[int, float]]) -> float | None:
-    """Return the mean loss of the curve's last tenth, because one step has only a few rows."""
+    """Return the mean loss over the last tenth of the curve. One step has too few rows."""
     last = [loss for _, loss in curve[-max(1, len(curve) // 10) :]]
     return sum(last) / len(last) if last else None
 
 
 def training_figures(trainer: Trainer, max_tokens: int) -> TrainingFigures:
-    """Return the report's section about the training itself."""
+    """Return the section of the report about the training."""
     curve = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
     return {
         "final_loss": final_loss(curve),

@@ -7,19 +7,19 @@ from recipes.settings import RecipeConfig, option
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(RecipeConfig):
-    reward_model: str = option(MISSING, "The output folder of a reward run.")
+    reward_model: str = option(MISSING, "The output folder of a run that trained a reward model.")
     batch_tokens: int = option(
         8192,
-        "Tokens per forward pass. Changes memory and speed, not the scores. Halved automatically "
-        "when memory runs out.",
+        "The number of tokens in a forward pass. It changes memory and speed, but not the "
+        "scores. It is halved automatically if memory runs out.",
         label="Tokens per forward pass",
         min=64,
         max=2**22,
     )
     keep_features: bool = option(
         True,
-        "Keep 64 features of the last layer with each score. Ordering the queue by expected "
-        "information needs them.",
+        "Keep 64 features of the last layer with each score. They are needed to order the queue "
+        "by expected information.",
         advanced=True,
     )
 
