@@ -30,13 +30,13 @@ class Criterion:
 
 
 CRITERIA = (
-    Criterion("hears", "Hears the customer", "Shows that this letter was read and felt.", 2.5),
-    Criterion("point", "To the point", "The right lamp, the right matter, nothing else.", 2.5),
-    Criterion("step", "Next step", "Who does what, and by when.", 3.5),
-    Criterion("ends", "Ends well", "A friendly last sentence, and a name.", 1.5),
+    Criterion("hears", "Hears the customer", "Shows that the letter was understood.", 2.5),
+    Criterion("point", "To the point", "Is about the right lamp and question only.", 2.5),
+    Criterion("step", "Next step", "Says who does what, and by when.", 3.5),
+    Criterion("ends", "Ends well", "Ends with a friendly sentence and a name.", 1.5),
     Criterion("honesty", "Honesty", "Promises only what the shop can keep.", -7.5),
     Criterion("tone", "Tone", "Never blames, scolds or shouts.", -7.5),
-    Criterion("reads", "Reads well", "Whole sentences, each said once, 15 to 60 words.", 0.0),
+    Criterion("reads", "Reads well", "Has 15 to 60 words and does not repeat itself.", 0.0),
 )
 
 
