@@ -28,7 +28,7 @@ class ModelChoiceField(OfferField):
 def usable_models() -> Any:
     """Return the models of open projects that are not archived.
 
-    Sorted by project, the promoted model first, then the newest.
+    They are sorted by project. The promoted model comes first, then the newest models.
     """
     models = Model.objects.filter(project__archived_at=None).select_related("project")
     return models.exclude(state=Model.State.ARCHIVED).order_by("project__name", "-state", "-id")
@@ -47,21 +47,24 @@ class GenerateInputs(forms.Form):
         help_text="Prompts without a task have not been queued for ranking yet.",
     )
     limit = forms.IntegerField(
-        min_value=1, required=False, label="Maximum number of prompts", help_text="Empty: no limit."
+        min_value=1,
+        required=False,
+        label="Maximum number of prompts",
+        help_text="If empty, there is no limit.",
     )
     tasks = forms.BooleanField(
         required=False,
         initial=True,
         label="Queue the responses for review",
-        help_text="One task per prompt. Identical responses count as one; a prompt with fewer than "
-        "two different ones gets no task.",
+        help_text="Each prompt gets one task. Identical responses count as one, and a prompt with "
+        "fewer than two different responses gets no task.",
     )
     rankings_wanted = forms.IntegerField(
         min_value=1,
         max_value=9,
         required=False,
         label="Rankings per task",
-        help_text="Empty: the project's setting.",
+        help_text="If empty, the setting of the project applies.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -84,17 +87,17 @@ class GenerateInputs(forms.Form):
 
 
 class SameProject(forms.Form):
-    """A form whose choices must belong to the project of one of them, the anchor.
+    """A form whose choices must all belong to the same project.
 
-    The other fields offer only choices that fit the anchor. The page reloads the form when the
-    anchor changes.
+    The project is that of one choice, the anchor. The other fields offer only choices that fit the
+    anchor. If the anchor changes, the page reloads the form.
     """
 
     anchor: str
     others: tuple[str, ...]
 
     def chosen_anchor(self) -> Any:
-        """Return the anchor that was chosen or is preselected, or None."""
+        """Return the chosen or preselected anchor, or None."""
         field = self.fields[self.anchor]
         assert isinstance(field, forms.ModelChoiceField) and field.queryset is not None
         value = self.data.get(self.anchor) if self.is_bound else self.initial.get(self.anchor)
@@ -275,7 +278,7 @@ class EvaluateInputs(SameProject):
 def judge_choices(project: Project) -> list[tuple[str, str]]:
     """Return the judges that fit the project: its reward models, newest first, then the rules.
 
-    Archived reward models are left out. Costs a query.
+    Archived reward models are left out. This takes one query.
     """
     models = RewardModel.objects.filter(project=project, project__archived_at=None)
     learned = map(judges.of_reward_model, models.exclude(state=RewardModel.State.ARCHIVED))
@@ -291,7 +294,9 @@ class AddModelForm(forms.Form):
         "on the training machines.",
     )
     name = forms.CharField(
-        max_length=120, required=False, help_text="Empty: the last part of the model's name."
+        max_length=120,
+        required=False,
+        help_text="If empty, it is the last part of the model's name.",
     )
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any):

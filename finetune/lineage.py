@@ -1,4 +1,4 @@
-"""The prompts that a model has learned, through any number of adapters and merges."""
+"""The prompts that a model was trained on, through any number of adapters and merges."""
 
 from collections.abc import Iterable
 
@@ -24,5 +24,5 @@ def train_ids(snapshots: Iterable[Snapshot]) -> set[str]:
 
 
 def without_trained(groups: Iterable[Group], trained: set[str]) -> list[Group]:
-    """Return the groups without the held-out ones that the models were trained on."""
+    """Return the groups without the held-out groups whose prompts the models were trained on."""
     return [group for group in groups if group.split == "train" or group.group_id not in trained]

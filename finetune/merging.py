@@ -1,4 +1,4 @@
-"""Merge runs: an adapter and its base become one model, which keeps its lineage."""
+"""Merge runs, in which an adapter and its base become one model, which keeps its lineage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,16 +21,19 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
-    """Put the adapter's snapshot into the run directory, whose held-out prompts are compared."""
+    """Put the snapshot of the adapter into the run directory.
+
+    The merged model is compared with base and adapter on its held-out prompts.
+    """
     model = model_of(run.inputs)
     hashes = put_snapshot(model.snapshot, run_dir) if model.snapshot else {}
     return {**hashes, "lineage": lineage_of(model)}
 
 
 def lineage_of(model: Model) -> list[dict[str, Any]]:
-    """Return the adapters and merged models from this one down to the base, for the report.
+    """Return the adapters and merged models from this model down to the base, for the report.
 
-    The report travels with the folder, so `finetune.registry` recognises a copy of it.
+    The report is part of the folder, so `finetune.registry` recognises a copy of the folder.
     """
     return [
         {
@@ -45,7 +48,7 @@ def lineage_of(model: Model) -> list[dict[str, Any]]:
 
 
 def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
-    """Create the row of the merged model: a base with a parent and the parent's snapshot."""
+    """Create the row of the merged model, a base with a parent and the snapshot of the parent."""
     adapter, report = model_of(run.inputs), read_report(run_dir)
     if not (run_dir.output / "config.json").exists():
         raise CannotRun(f"{run_dir.output} holds no model.")

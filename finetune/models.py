@@ -12,10 +12,11 @@ from runs.models import Run
 
 
 class Model(Promotable):
-    """A language model: a base, an adapter on one, or a merge of both, with the run that made it.
+    """A language model: a base, an adapter, or a merged model, with the run that made it.
 
-    An adapter and a merged model have a parent: the model that was fine-tuned, or the adapter that
-    was merged. A merged model is used like a base, and keeps the snapshot of its adapter.
+    The parent of an adapter is the model that was fine-tuned. The parent of a merged model is the
+    adapter that was merged into its base. A merged model is used like a base, and keeps the snapshot
+    of its adapter.
     """
 
     name = models.CharField(max_length=120)
@@ -45,10 +46,10 @@ class Model(Promotable):
         return self.name
 
     def doubts(self) -> list[str]:
-        """Return the reasons not to promote it, each as a sentence.
+        """Return the reasons not to promote the model, each as a sentence.
 
         A merged model that was never evaluated has the doubts of its adapter, which gives the same
-        answers. Costs one query, or three for such a model.
+        answers. For such a model this takes three queries, otherwise one.
         """
         if not self.adapter and not self.is_merged:
             return []
@@ -63,7 +64,7 @@ class Model(Promotable):
 
     @property
     def is_merged(self) -> bool:
-        """Return whether its weights contain those of an adapter, its parent."""
+        """Return whether the weights contain those of an adapter, which is the parent."""
         return not self.adapter and self.parent_id is not None
 
     @property
@@ -74,21 +75,24 @@ class Model(Promotable):
         return "merged model" if self.is_merged else "base model"
 
     def ancestry(self) -> "Iterator[Model]":
-        """Yield the model, its parent, and so on, through any number of merges. One query per step."""
+        """Yield the model, its parent, and so on, through any number of merges.
+
+        Each step takes a query, unless the parent is already loaded.
+        """
         step: Model | None = self
         while step is not None:
             yield step
             step = step.parent
 
     def root(self) -> "Model":
-        """Return the base at the end of its ancestry. One query per step."""
+        """Return the base at the end of the ancestry."""
         *_, root = self.ancestry()
         return root
 
     def origin(self) -> "Model | None":
-        """Return the model that its training began with, or None for a base.
+        """Return the model from which the training began, or None for a base.
 
-        The parent of a merged model is its adapter, which gives the same answers, so it is skipped.
+        The adapter of a merged model gives the same answers, so it is skipped.
         """
         return self.parent.origin() if self.is_merged and self.parent else self.parent
 
@@ -98,12 +102,12 @@ class Model(Promotable):
 
     @property
     def base_folder(self) -> str:
-        """Return the folder of its base, or the name on Hugging Face."""
+        """Return the folder of the base, or its name on Hugging Face."""
         return storage.resolve(self.base)
 
 
 def with_descendants(models: Iterable[Model]) -> list[Model]:
-    """Return the models and all their descendants, by id. One query per generation."""
+    """Return the models and all their descendants, by id. Each generation takes one query."""
     family: dict[int, Model] = {}
     generation = list(models)
     while generation:
@@ -114,7 +118,7 @@ def with_descendants(models: Iterable[Model]) -> list[Model]:
 
 
 class Evaluation(models.Model):
-    """Two models' answers to the same held-out prompts, with the same seeds, and the verdicts."""
+    """The answers of two models to the same held-out prompts, with the same seeds, and the verdicts."""
 
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="evaluations")
     run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="evaluation")

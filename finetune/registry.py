@@ -1,4 +1,4 @@
-"""The registry of a project's models: base models that can be added, and the default model."""
+"""The models of a project: adding base models, and finding the default model."""
 
 import json
 from collections.abc import Mapping
@@ -27,16 +27,17 @@ ENCODERS = frozenset(
         "splinter", "squeezebert", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod", "yoso",
     }
 )  # fmt: skip
-"""Values of model_type of encoders, which cannot continue a text."""
+"""The values of `model_type` of encoders, which cannot continue a text."""
 
 GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "DoubleHeadsModel")
-"""Endings of the architectures that can generate text."""
+"""The endings of the names of architectures that can generate text."""
 
 
 def checked_base(reference: str) -> str:
-    """Return the reference in its canonical form. Raises ReferenceProblem.
+    """Return the reference to a base model in its canonical form.
 
-    Refuses models that cannot generate text if their config is on this machine.
+    Raises ReferenceProblem if the reference is not valid, or if the config of the model is on this
+    machine and shows that the model cannot generate text.
     """
     base = checked_reference(reference)
     problem = generation_problem(config_of(base) or {})
@@ -62,10 +63,10 @@ def generation_problem(config: Mapping[str, Any]) -> str:
 
 @transaction.atomic
 def add_base(*, project: Project, base: str, by: User | None, name: str = "") -> tuple[Model, bool]:
-    """Return the project's model with this base, and whether it is new. Raises ReferenceProblem.
+    """Return the model of the project with this base, and whether it is new.
 
-    A copy of a merged model's folder keeps the lineage, so that evaluations know which prompts it
-    was trained on.
+    A copy of the folder of a merged model keeps the lineage, so that evaluations know the prompts
+    that it was trained on. Raises ReferenceProblem.
     """
     base = checked_base(base)
     Project.objects.select_for_update(no_key=True).get(pk=project.pk)
@@ -85,10 +86,10 @@ def add_base(*, project: Project, base: str, by: User | None, name: str = "") ->
 
 
 def merged_adapter(base: str) -> Model | None:
-    """Return the adapter of this installation that was merged into a folder, if any.
+    """Return the adapter of this installation that was merged into a folder, or None.
 
-    Its report names the run that trained the adapter by a unique id. Costs a query if there is a
-    report.
+    The report in the folder contains the unique id of the run that trained the adapter. If there is a
+    report, this takes one query.
     """
     try:
         report = json.loads((Path(storage.resolve(base)) / "report.json").read_text())
@@ -99,16 +100,16 @@ def merged_adapter(base: str) -> Model | None:
 
 
 def default_model(project: Project) -> Model | None:
-    """Return the promoted model, or otherwise the oldest base that is not archived.
+    """Return the promoted model or, if there is none, the oldest base that is not archived.
 
-    A merged model counts only if there is no other base.
+    A merged model is chosen only if there is no other base.
     """
     models = Model.objects.filter(project=project)
     return models.filter(state=Model.State.PROMOTED).first() or bases_of(project).first()
 
 
 def bases_of(project: Project) -> Any:
-    """Return the project's models to fine-tune that are not archived: bases, then merged models."""
+    """Return the bases of the project that are not archived. Merged models come last."""
     models = Model.objects.filter(project=project, adapter="").exclude(state=Model.State.ARCHIVED)
     return models.order_by(F("parent").asc(nulls_first=True), "id")
 

@@ -1,4 +1,4 @@
-"""The report.json of a fine-tuning run, as types. Without Django and torch."""
+"""The schema of report.json for fine-tuning runs. This module needs neither Django nor torch."""
 
 from typing import Any, TypedDict
 
@@ -7,7 +7,7 @@ from reward.evaluation.schema import Figure, Quality, SplitCounts
 
 
 class HeldOutFigures(TypedDict, total=False):
-    """Means over the held-out pairs with a winner. Absent if there are no such pairs.
+    """Means over the held-out pairs with a winner. The figures are absent if there is no such pair.
 
     `chosen`, `rejected`  implicit reward of the better and of the worse response
     `margins`             their difference
@@ -25,7 +25,7 @@ class HeldOutFigures(TypedDict, total=False):
 
 
 class Likelihood(TypedDict):
-    """Mean -log π per token of the best held-out responses, in nats. Lower is better."""
+    """The mean of -log π per token of the best held-out responses, in nats. Lower is better."""
 
     before: Figure
     after: Figure
@@ -37,8 +37,8 @@ class Likelihood(TypedDict):
 class PolicyTraining(TrainingFigures):
     """Figures of the training.
 
-    `layout_reason` is why the shared layout was not used, and `head_reason` why the head was not
-    read in chunks. Both are None for the faster variant.
+    `layout_reason` is the reason why the shared layout was not used, or None if it was. `head_reason`
+    is the reason why the head was not computed in chunks, or None if it was.
     """
 
     processes: int
@@ -75,10 +75,10 @@ class FinetuneReport(Quality, Provenance):
 
 
 class RoundFigures(TypedDict):
-    """Figures of the samples of a round, drawn before the model learns from them.
+    """Figures of the samples of a round, which are drawn before the model is trained on them.
 
     `score`     mean score by the reward model
-    `distinct`  number of different texts, by prompt, as a share of the samples
+    `distinct`  number of different texts to each prompt, divided by the number of samples
     `kl`        mean log π - log π_ref per sample, in nats: an estimate of KL(π ‖ π_ref)
 
     The intervals are bootstrapped by prompt. `unscored` samples are too long for the reward model.
@@ -95,10 +95,11 @@ class RoundFigures(TypedDict):
 
 
 class SampledReport(FinetuneReport):
-    """The report of a method that learns from the model's own samples.
+    """The report of a method that is trained on the model's own samples.
 
-    `rounds` has the samples of each round, `after` those of the trained model, with the prompts and
-    the seeds of the first round, and `score_change` the difference of their scores from that round's.
+    `rounds` has figures of the samples of each round. `after` has figures of samples of the trained
+    model, with the prompts and the seeds of the first round. `score_change` is the difference in score
+    between these samples and those of the first round.
     """
 
     rounds: list[RoundFigures]

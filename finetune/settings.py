@@ -97,11 +97,11 @@ class GenerateConfig(SamplingConfig):
 
 
 RETIRED = frozenset({"loss_type", "max_pairs_per_prompt", "min_margin", "weighting"})
-"""Settings of earlier DPO runs, which trained on pairs. Waiting runs may still have them."""
+"""Settings of earlier DPO runs, which trained on pairs. Queued runs may still have them."""
 
 
 def without_retired(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the config of a run without settings of earlier versions, and the names of those."""
+    """Return the config of a run without settings of earlier versions, and their names."""
     values = {name: value for name, value in config.items() if name not in RETIRED}
     if isinstance(values.get("gradient_checkpointing"), bool):
         values["gradient_checkpointing"] = "on" if values["gradient_checkpointing"] else "off"
@@ -251,7 +251,7 @@ class SampledSettings(FinetuneSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class RankedSamplesSettings(SampledSettings):
-    """Settings of methods that learn from rankings of the model's own samples, in rounds."""
+    """Settings of methods that are trained on rankings of the model's own samples, in rounds."""
 
     prompts_per_round: int | None = option(
         None,
@@ -384,7 +384,7 @@ class MergeConfig(RecipeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(SamplingConfig):
-    """Settings for the answers of a tuned model and its baseline to the same held-out prompts."""
+    """Settings for comparing the answers of a tuned model and its baseline."""
 
     model: str = option(MISSING, MODEL_HELP + " It is the base model of the candidate.")
     adapter: str | None = option(

@@ -1,4 +1,4 @@
-"""Fine-tuning runs of all methods, from the snapshot they read to the adapter they create."""
+"""Fine-tuning runs of all methods, from the snapshot that they read to the adapter they create."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -41,8 +41,8 @@ def from_rewarded_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     """Put the snapshot into the run directory, without held-out prompts that the model has learned.
 
-    A model that was fine-tuned before may have been trained on them, with another split. Figures on
-    them would be too high.
+    If the model was fine-tuned before on another split, it may have been trained on some of the
+    held-out prompts. Figures on these prompts would be too high.
     """
     if "reward_model" in run.inputs:
         scores.model_of(run.inputs).folder_to_load()
@@ -98,9 +98,10 @@ def likelihood_figures(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def figure(result: dict[str, Any]) -> str:
-    """Return the accuracy on held-out pairs or, for plain chats, the change in likelihood.
+    """Return the main figure of a run as text.
 
-    For methods with a reward model, return the change of its mean score instead.
+    It is the accuracy on held-out pairs. For plain chats it is the change in likelihood, and for
+    methods with a reward model the change of its mean score.
     """
     scored = (result.get("score_change") or {}).get("value")
     if scored is not None:

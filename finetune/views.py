@@ -45,7 +45,7 @@ def models(request: HttpRequest) -> HttpResponse:
 
 
 def last_evaluations(models: Iterable[Model]) -> dict[int, Evaluation]:
-    """Return the newest evaluation of each model, by the model's id. One query."""
+    """Return the newest evaluation of each model, by the id of the model. This takes one query."""
     evaluations = Evaluation.objects.filter(candidate__in=[model.pk for model in models])
     newest = (
         evaluations.order_by("candidate_id", "-id")
@@ -87,9 +87,9 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
 @trainer_required
 @require_POST
 def move_model(request: HttpRequest, pk: int) -> HttpResponse:
-    """Promote, archive or restore a model; `to` is the action.
+    """Promote, archive or restore a model. `to` names the action.
 
-    Promoting a model with doubts needs `allow_doubts`.
+    The promotion of a model with doubts needs `allow_doubts`.
     """
     return change_state(request, model_for(request, pk), back="model")
 
@@ -125,7 +125,7 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def identical_answers(report: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the number of identical answers of both models, or None for older reports."""
+    """Return how many answers of the two models are identical, or None for an older report."""
     count, answers = report.get("identical"), (report.get("win_rate") or {}).get("answers")
     if count is None or not answers:
         return None

@@ -1,4 +1,4 @@
-"""Generation of responses: the choice of prompts, and the storage of the answers.
+"""Generation of responses: the choice of the prompts, and the storage of the answers.
 
-Start with `generation.py`. `sampled_text.py` is the file format shared with the recipes.
+Start with `generation.py`. `sampled_text.py` describes the files that are shared with the recipes.
 """

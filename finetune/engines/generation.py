@@ -1,4 +1,4 @@
-"""Generation runs: the prompts to answer, and the rows made from sampled text."""
+"""Generation runs: the prompts to answer, and the rows that are made from sampled text."""
 
 import json
 from collections import defaultdict
@@ -23,7 +23,7 @@ MAX_RESPONSES_PER_TASK = 9
 
 
 def project_of(inputs: Mapping[str, Any]) -> Project:
-    """Return the project that the inputs name. Raises CannotRun."""
+    """Return the project that the inputs name. Raises CannotRun if there is none."""
     number: Any = inputs.get("project")
     try:
         return Project.objects.get(pk=number, archived_at=None)
@@ -32,7 +32,7 @@ def project_of(inputs: Mapping[str, Any]) -> Project:
 
 
 def model_of(inputs: Mapping[str, Any], name: str = "model") -> Model:
-    """Return the model that the inputs name. Raises CannotRun."""
+    """Return the model that the inputs name. Raises CannotRun if there is none."""
     number: Any = inputs.get(name)
     try:
         return Model.objects.select_related("project").get(pk=number)
@@ -41,7 +41,7 @@ def model_of(inputs: Mapping[str, Any], name: str = "model") -> Model:
 
 
 def limit_of(inputs: Mapping[str, Any]) -> int | None:
-    """Return the maximum number of prompts, or None for all. Raises CannotRun."""
+    """Return the maximum number of prompts, or None for all. Raises CannotRun if it is below 1."""
     limit: int | None = inputs.get("limit")
     if limit is not None and limit < 1:
         raise CannotRun(f"The limit must be 1 or more prompts; it is {limit}.")
@@ -63,7 +63,8 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def prompts_to_answer(inputs: Mapping[str, Any]) -> Any:
     """Return the prompts to answer, the oldest first.
 
-    `prompts` in the inputs chooses those without a task (new) or all; `limit` bounds their number.
+    `prompts` in the inputs is "new" for prompts without a task, or "all". `limit` is the maximum
+    number of prompts.
     """
     prompts = Prompt.objects.filter(project=inputs.get("project"), withdrawn_at=None).order_by("id")
     if inputs.get("prompts", NEW) == NEW:
@@ -123,7 +124,7 @@ def sampled_rows(run_dir: RunDir) -> list[dict[str, Any]]:
 
 
 def distinct_answers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first answer with each text, in the order sampled, without empty ones."""
+    """Return one answer for each different text, in the order of sampling, without empty ones."""
     by_text: dict[str, dict[str, Any]] = {}
     for row in rows:
         text = row["response"].strip()
@@ -133,7 +134,7 @@ def distinct_answers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sampling_of(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sampling parameters of a run: its settings, or the published values used instead."""
+    """Return the sampling parameters of a run: its settings, or the published values it used."""
     names = ("temperature", "top_p", "max_new_tokens", "seed", "chat_template_kwargs", "chat_date")
     settings = {name: run.config.get(name) for name in names} | report.get("distribution", {})
     return {"run": run.pk, **{n: v for n, v in settings.items() if v not in (None, "")}}
@@ -142,9 +143,9 @@ def sampling_of(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:
 def store_responses(
     prompt: Prompt, model_name: str, sampling: dict[str, Any], rows: Sequence[dict[str, Any]]
 ) -> list[Response]:
-    """Return the stored responses for sampled texts, in the same order.
+    """Store sampled texts as responses, and return the responses in the same order.
 
-    Texts stored earlier keep their row.
+    A text that is already stored keeps its row.
     """
     rows_to_store = [
         Response(
@@ -180,7 +181,7 @@ def new_task(prompt: Prompt, responses: Sequence[Response], inputs: Mapping[str,
 
 
 def share_out(responses: Sequence[Response]) -> list[Sequence[Response]]:
-    """Split responses into tasks of 2 to 9 each. A single response gives no task."""
+    """Divide the responses into tasks of 2 to 9 each. A single response gives no task."""
     if len(responses) < 2:
         return []
     tasks = -(-len(responses) // MAX_RESPONSES_PER_TASK)

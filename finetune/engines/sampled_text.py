@@ -1,8 +1,8 @@
-"""Files of prompts and sampled answers. Needs pyarrow, but neither Django nor torch.
+"""Files of prompts and sampled answers. This module needs pyarrow, but neither Django nor torch.
 
-pyarrow is imported on first use, because it takes 30 MB.
+pyarrow is imported on first use, because it takes 30 MB of memory.
 
-prompts.parquet    prompt_id, prompt [{role, content}], and optionally n, the number of answers wanted
+prompts.parquet    prompt_id, prompt [{role, content}], and optionally n, the number of answers
 responses.parquet  prompt_id, prompt, response, sample, seed, meta (JSON: truncated, tokens)
 answers.parquet    one row per prompt and sample, with the answers of both models
 """
@@ -70,12 +70,12 @@ def answers_schema() -> "pa.Schema":
 
 
 class SampledTextError(ValueError):
-    """A file without the expected contents. The text says which and why."""
+    """A file without the expected contents. The text names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A chat to answer. `n` is the number of answers wanted; None leaves it to the run's settings."""
+    """A chat to answer. `n` is the number of answers, or None if the settings of the run give it."""
 
     prompt_id: str
     messages: list[dict[str, str]]
@@ -123,7 +123,7 @@ def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, 
 
 
 def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: "pa.Schema") -> None:
-    """Write a Parquet file atomically. Columns that a row lacks are null."""
+    """Write a Parquet file atomically. If a row lacks a column, its value is null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Both models' answers next to each other, for a page."""
+"""The answers of both models to each prompt, for a page that shows them next to each other."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ VERDICTS = {"won": 1.0, "lost": 0.0, "tied": 0.5}
 
 @dataclass(frozen=True)
 class AnswerList:
-    """The items of an evaluation with one verdict, or all, and the number with each verdict."""
+    """The items of an evaluation, all or those with one verdict, and the number of each verdict."""
 
     verdict: str
     items: Any
@@ -36,7 +36,7 @@ class Pair:
 def answers_of(evaluation: Evaluation, verdict: str) -> AnswerList:
     """Return the answers to prompts that are not withdrawn.
 
-    Costs one query for the counts. `items` is not evaluated yet.
+    One query reads the counts. `items` is a QuerySet that has not been evaluated.
     """
     in_use = evaluation.items.filter(prompt__withdrawn_at=None)
     counted = in_use.order_by().values("verdict").annotate(count=Count("pk"))

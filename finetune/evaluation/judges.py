@@ -1,4 +1,4 @@
-"""Judges of evaluations: rules that score a text, by name, and reward models, by id."""
+"""The judges of evaluations: rules that score a text, and reward models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ def any_project(project: Project) -> bool:
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge.
+    """A judge, which decides from scores which answer is better.
 
-    `score` is None for a reward model, whose scores the recipe writes next to the answers.
+    `score` is the function of a rule. It is None for a reward model, because the recipe writes the
+    scores of a reward model next to the answers.
     """
 
     name: str
@@ -31,14 +32,14 @@ class Judge:
     for_project: Callable[[Project], bool] = any_project
 
     def fits(self, project: Project) -> bool:
-        """Return whether the judge can score the answers to this project's prompts."""
+        """Return whether the judge can score answers to the prompts of this project."""
         if self.reward_model:
             return self.reward_model.project_id == project.pk
         return self.for_project(project)
 
 
 class UnknownJudge(Exception):  # noqa: N818
-    """No judge has this name. The text lists the existing ones."""
+    """The error for a name that no judge has. The text lists the existing judges."""
 
 
 _rules: dict[str, Judge] = {}
@@ -49,7 +50,7 @@ def register(
 ) -> None:
     """Register a rule as a judge of the projects for which `for_project` returns true.
 
-    Call this in AppConfig.ready. Raises ValueError for a name that is taken.
+    Call this in AppConfig.ready. Raises ValueError if the name is already taken.
     """
     if name in _rules or name.startswith(REWARD_MODEL):
         raise ValueError(f"The judge name {name!r} is already taken.")
@@ -62,7 +63,10 @@ def rules(project: Project) -> list[Judge]:
 
 
 def get(name: str) -> Judge:
-    """Return the judge with this name. Raises UnknownJudge. Costs a query for a reward model."""
+    """Return the judge with this name. A reward model is read from the database.
+
+    Raises UnknownJudge if no judge has this name.
+    """
     if name in _rules:
         return _rules[name]
     model_id = number(name.removeprefix(REWARD_MODEL))
@@ -79,7 +83,7 @@ def of_reward_model(model: RewardModel) -> Judge:
 
 
 def title_of(name: str) -> str:
-    """Return the judge's title for a page, or its name if the judge no longer exists."""
+    """Return the title of a judge for a page, or its name if the judge no longer exists."""
     try:
         return get(name).title
     except UnknownJudge:

@@ -1,8 +1,9 @@
 """The likelihood of the best held-out responses, before and after training. Pure numpy.
 
-The figure is the mean of -log π per token, in nats, over the best responses of recipes/preferences/
-best.py, where tied ones share. Lower is better, and exp of it is the perplexity. Its intervals come
-from resampling prompts, because the tokens of a prompt are not independent.
+The figure is the mean of -log π per token, in nats, over the best responses. Tied responses share the
+weight of one, as in recipes/preferences/best.py. A lower figure is better, and its exponential is the
+perplexity. The intervals are computed by resampling prompts, because the tokens of a prompt are not
+independent.
 
 Legend: K responses of a prompt.
 """
@@ -19,7 +20,10 @@ from recipes.preferences.groups import Group
 NO_BEST = "No held-out prompt has a best acceptable response."
 
 Rows = Sequence[tuple[Group, np.ndarray, np.ndarray, np.ndarray]]
-"""Group, log π before training, log π after it, and number of tokens of each prompt, (K,) each."""
+"""For each prompt, its group and three arrays about its responses, (K,) each.
+
+The arrays are log π before training, log π after training, and the number of tokens.
+"""
 
 
 def likelihood(rows: Rows, seed: int) -> Likelihood:
@@ -39,7 +43,10 @@ def likelihood(rows: Rows, seed: int) -> Likelihood:
 def _of_best(
     group: Group, before: np.ndarray, after: np.ndarray, lengths: np.ndarray
 ) -> tuple[float, float, int, float]:
-    """Return Σ -log π before and after, responses and tokens of a prompt's best responses."""
+    """Return figures of the best responses to a prompt.
+
+    They are Σ -log π before training, Σ -log π after it, and the numbers of responses and tokens.
+    """
     best = best_responses(group).astype(float)  # (K,)
     nll_before, nll_after, tokens = (float(best @ v) for v in (-before, -after, lengths))
     return nll_before, nll_after, int(np.count_nonzero(best)), tokens

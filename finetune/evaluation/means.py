@@ -1,6 +1,7 @@
 """Means over prompts, with intervals. Pure numpy.
 
-Several answers to one prompt are not independent, so intervals resample prompts.
+Several answers to one prompt are not independent, so the intervals are computed by resampling
+prompts.
 """
 
 from collections.abc import Hashable, Iterable
@@ -13,7 +14,7 @@ from reward.evaluation.schema import Figure
 
 
 def mean_figure(sums: np.ndarray, sizes: np.ndarray, seed: int, *, missing: str) -> Figure:
-    """Return Σ sums / Σ sizes over prompts, (prompts,) each, with a 95% interval.
+    """Return Σ sums / Σ sizes with a 95% interval. Both arrays have an entry per prompt.
 
     Without prompts, the value is None and the reason is `missing`.
     """
@@ -27,12 +28,11 @@ def mean_figure(sums: np.ndarray, sizes: np.ndarray, seed: int, *, missing: str)
 def mean_difference(
     rows: Iterable[tuple[Hashable, float, float]], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Return the mean of candidate minus baseline, for example of lengths.
+    """Return the mean difference between the candidate and the baseline, for example of lengths.
 
-    `rows` holds (prompt, candidate, baseline).
-
-    Keys: value, interval (95%, a bootstrap over prompts; None for a single prompt), candidate and
-    baseline (their means) and prompts. All are None without rows.
+    Each row is (prompt, candidate, baseline). The result has the keys `value`, `interval` (95%,
+    bootstrapped by prompt; None for a single prompt), `candidate` and `baseline` (their means) and
+    `prompts`. Without rows, all values are None.
     """
     rows = list(rows)
     if not rows:

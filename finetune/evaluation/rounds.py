@@ -1,4 +1,4 @@
-"""The figures of a round of sampling: scores, diversity and the divergence from the original model.
+"""Figures of a round of sampling: scores, diversity, and divergence from the original model.
 
 Pure numpy. A sample is a row of `SAMPLES` in finetune/training/online.py.
 """
@@ -26,7 +26,10 @@ def by_prompt(samples: Samples) -> dict[str, Samples]:
 def round_figures(
     samples: Samples, ratios: dict[str, list[tuple[float, int]]], seed: int
 ) -> RoundFigures:
-    """Return the figures of a round. `ratios` has (log π - log π_ref, number of samples)."""
+    """Return the figures of a round.
+
+    `ratios` has pairs of log π - log π_ref and the number of samples with this value, by prompt.
+    """
     rows = by_prompt(samples)
     scores = [[(s["score"], 1) for s in some if s["score"] is not None] for some in rows.values()]
     different = sum(len({row["response"] for row in some}) for some in rows.values())
@@ -45,7 +48,10 @@ def round_figures(
 def cluster_mean(
     clusters: Iterable[Sequence[tuple[float, int]]], seed: int, *, missing: str
 ) -> Figure:
-    """Return the mean of (value, number) in the clusters of the prompts, with an interval."""
+    """Return the mean of the values, with an interval.
+
+    `clusters` has pairs of a value and how many times it occurs, by prompt.
+    """
     filled = [cluster for cluster in clusters if cluster]
     sums = np.array([sum(value * n for value, n in cluster) for cluster in filled])
     sizes = np.array([float(sum(n for _, n in cluster)) for cluster in filled])
@@ -53,7 +59,10 @@ def cluster_mean(
 
 
 def score_change(before: Samples, after: Samples, seed: int) -> Figure:
-    """Return the mean change of the score over prompts and sample numbers in both."""
+    """Return the mean change of the score, over the samples that both have.
+
+    Samples are matched by their prompt and their number.
+    """
     earlier = {(row["prompt_id"], row["sample"]): row["score"] for row in before}
     rows = [
         (row["prompt_id"], row["score"], old)
@@ -67,7 +76,7 @@ def score_change(before: Samples, after: Samples, seed: int) -> Figure:
 
 
 def sentence(figures: RoundFigures) -> str:
-    """Return the figures of a round for the log of the run."""
+    """Return a sentence with the figures of a round, for the log of the run."""
     score, kl = figures["score"], figures["kl"]
     text = f"{figures['samples']} samples of {figures['prompts']} prompts"
     if score["value"] is not None:

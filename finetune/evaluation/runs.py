@@ -29,12 +29,12 @@ from runs.kinds import CannotRun
 from runs.models import Run
 
 EQUAL = 1e-9
-"""Scores that differ by at most this much are a tie."""
+"""The largest difference between two scores that counts as a tie."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The objects that an evaluation's inputs name."""
+    """The objects that are named by the inputs of an evaluation."""
 
     candidate: Model
     baseline: Model
@@ -43,7 +43,10 @@ class Parts:
 
 
 def parts_of(inputs: Mapping[str, Any]) -> Parts:
-    """Return the objects that the inputs name. Raises CannotRun, even if they only do not match."""
+    """Return the objects that the inputs name.
+
+    Raises CannotRun if one does not exist, or if they cannot be used together.
+    """
     project = project_of(inputs)
     candidate, baseline = model_of(inputs, "candidate"), model_of(inputs, "baseline")
     snapshot = snapshot_of(dict(inputs))
@@ -87,7 +90,10 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def other_base(parts: Parts) -> str | None:
-    """Return the baseline's base if it differs from the candidate's by a merge, or None."""
+    """Return the base of the baseline if it differs from that of the candidate, otherwise None.
+
+    Through merges, two models can have the same root but different bases.
+    """
     return None if parts.baseline.base == parts.candidate.base else parts.baseline.base
 
 
@@ -117,7 +123,10 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 
 def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
-    """Return the snapshot's test prompts that neither model was trained on, and the number left out."""
+    """Return the test prompts of the snapshot, and the number of those left out.
+
+    Prompts that either model was trained on are left out.
+    """
     learned = trained_on((parts.candidate, parts.baseline))
     if parts.judge.reward_model:
         learned |= train_ids([parts.judge.reward_model.snapshot])
@@ -133,7 +142,10 @@ def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
 
 
 def withdrawn_prompts(project_id: int) -> set[str]:
-    """Return the ids of withdrawn prompts as snapshots have them. One query of a partial index."""
+    """Return the ids of the withdrawn prompts, in the form that snapshots use.
+
+    This takes one query, which uses a partial index.
+    """
     withdrawn = Prompt.objects.filter(project=project_id, withdrawn_at__isnull=False)
     return {str(pk) for pk in withdrawn.values_list("pk", flat=True)}
 
@@ -177,7 +189,10 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 
 def evaluation_items(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationItem], int]:
-    """Return unsaved items for the answers with scores on both sides, and the number without."""
+    """Return items that are not saved yet, and the number of answers without an item.
+
+    Only prompts for which both answers have a score get an item.
+    """
     items = []
     for row in rows:
         baseline, candidate = scores_of(row, judge)
@@ -198,7 +213,7 @@ def evaluation_items(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[Eva
 
 
 def scores_of(row: dict[str, Any], judge: Judge) -> tuple[float | None, float | None]:
-    """Return the scores of the baseline's and the candidate's answer."""
+    """Return the scores of the answers of the baseline and of the candidate."""
     if judge.score is None:
         return row["baseline_score"], row["candidate_score"]
     baseline = judge.score(row["prompt"], row["baseline"])
@@ -206,7 +221,7 @@ def scores_of(row: dict[str, Any], judge: Judge) -> tuple[float | None, float | 
 
 
 def summary(items: list[EvaluationItem], rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """Return the win rate with its interval by prompt, and the lengths and shares of the answers."""
+    """Return the win rate with its interval, and the lengths and shares of the answers."""
     lengths = (
         (row["prompt_id"], row["candidate_tokens"] or 0, row["baseline_tokens"] or 0)
         for row in rows
@@ -228,10 +243,10 @@ def summary(items: list[EvaluationItem], rows: list[dict[str, Any]], seed: int) 
 def add_comparisons(
     parts: Parts, items: list[EvaluationItem], rows: list[dict[str, Any]], run: Run
 ) -> int:
-    """Queue a blind comparison of each prompt's first answers, and return their number.
+    """Queue a blind comparison of the two first answers to each prompt, and return how many.
 
-    Identical and empty answers are skipped, because nobody could choose. The two are stored in
-    random order, so that neither ids nor positions reveal which model wrote which.
+    Identical and empty answers are skipped, because nobody could choose between them. The two answers
+    are stored in random order, so that neither ids nor positions reveal which model wrote which.
     """
     sampled = {(int(row["prompt_id"]), row["sample"]): row for row in rows}
     chosen = [item for item in items if item.sample == 0 and _is_distinguishable(item)]
@@ -255,7 +270,9 @@ def add_comparisons(
         }
         item.candidate_response = stored[parts.candidate]
         order = [response.pk for response in stored.values()]
-        random.shuffle(order)  # texts stored earlier keep their ids, so ids are not in random order
+        random.shuffle(
+            order
+        )  # texts that were already stored keep their ids, so the ids alone are not random
         tasks.append(NewTask(item.prompt_id, order, kind=Task.Kind.COMPARISON))
     # Truncated answers may be compared, but answers that name their model would not be blind.
     added = add_tasks(project=parts.candidate.project, tasks=tasks, kinds=[Finding.Kind.IDENTITY])
@@ -270,9 +287,10 @@ def _is_distinguishable(item: EvaluationItem) -> bool:
 
 
 def peoples_verdicts(evaluation: Evaluation) -> dict[str, Any] | None:
-    """Return the win rate by the current rankings of the blind comparisons, or None if there are none.
+    """Return the win rate by people's current rankings of the blind comparisons.
 
-    `simulated` counts those made by programs. Costs two queries.
+    Returns None if there are no comparisons. `simulated` is the number of rankings made by programs.
+    This takes two queries.
     """
     candidates = dict(
         evaluation.items.exclude(task=None).values_list("task_id", "candidate_response_id")

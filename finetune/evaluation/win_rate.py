@@ -1,8 +1,8 @@
-"""Win rate of one model's answers against another's, with an interval. Pure numpy.
+"""The win rate of a model's answers against those of another model, with an interval. Pure numpy.
 
-A win counts 1, a tie ½, a loss 0. Several answers to one prompt are not independent, so the unit
-of the interval is the prompt: a bootstrap over prompts if there are enough, otherwise Wilson's
-interval with each prompt as one trial.
+A win counts 1, a tie ½ and a loss 0. Several answers to one prompt are not independent, so the unit
+of the interval is the prompt. The interval is bootstrapped by prompt if there are enough prompts.
+Otherwise it is Wilson's interval, with each prompt as one trial.
 """
 
 from collections.abc import Hashable, Iterable
@@ -17,7 +17,7 @@ WIN, TIE, LOSS = 1.0, 0.5, 0.0
 
 
 def outcome(candidate: float, baseline: float, *, tie_within: float = 0.0) -> float:
-    """Return 1, ½ or 0 for the candidate from two scores, of which the higher is better."""
+    """Return 1 if the candidate has the higher score, ½ for a tie, and 0 otherwise."""
     if abs(candidate - baseline) <= tie_within:
         return TIE
     return WIN if candidate > baseline else LOSS
@@ -26,11 +26,10 @@ def outcome(candidate: float, baseline: float, *, tie_within: float = 0.0) -> fl
 def win_rate(outcomes: Iterable[tuple[Hashable, float]], *, seed: int = 0) -> dict[str, Any]:
     """Return the mean outcome over answers, with a 95% interval over prompts.
 
-    `outcomes` holds (prompt, outcome).
-
-    Keys: value, interval [low, high], method (bootstrap or wilson), wins, ties, losses, answers,
-    prompts and reason. Without answers the value is None, and `reason` says so. Raises ValueError
-    for an outcome other than 0, ½ and 1.
+    Each entry of `outcomes` is (prompt, outcome). The result has the keys `value`, `interval` [low,
+    high], `method` (bootstrap or wilson), `wins`, `ties`, `losses`, `answers`, `prompts` and `reason`.
+    Without answers the value is None, and `reason` says why. Raises ValueError for an outcome other
+    than 0, ½ and 1.
     """
     rows = list(outcomes)
     values = np.array([value for _, value in rows], dtype=float)

@@ -1,11 +1,11 @@
 """Best-of-n distillation: supervised fine-tuning on the best of n samples of the model itself.
 
-The model samples n responses to each prompt, a reward model scores them, and SFT learns the best
-(rejection sampling fine-tuning, as in Touvron et al. 2023, arXiv:2307.09288, section 3.2.3). Best of
-n raises the score at a divergence of at most log n - (n - 1)/n nats from the original model
-(Beirami et al. 2024, arXiv:2401.01879).
+The model samples n responses to each prompt, a reward model scores them, and SFT trains the model on
+the best one. This is rejection sampling fine-tuning, as in Touvron et al. 2023, arXiv:2307.09288,
+section 3.2.3. The choice of the best of n raises the score, and the divergence from the original model
+is at most log n - (n - 1)/n nats (Beirami et al. 2024, arXiv:2401.01879).
 
-It is one round of `finetune/training/online.py`, with another loss.
+A run is one round of `finetune/training/online.py`, with another loss.
 """
 
 from dataclasses import dataclass

@@ -4,15 +4,15 @@ DPO (Rafailov et al. 2023, arXiv:2305.18290) trains the implicit reward of a res
 
     r = β · (log π(y | x) - log π_ref(y | x)),
 
-as a reward model. Here all K responses of a prompt are in one loss, as in the Plackett-Luce part of
-that paper (appendix A.3) and in LiPO (Liu et al. 2024, arXiv:2402.01878), but with the pairs of
-`recipes/preferences/loss.py`, so that ties, strengths, weights and the unacceptable line have the
-same meaning as in a reward model. With K = 2 and no ties it is the published loss.
+like the score of a reward model. Here, one loss contains all K responses to a prompt, as in the
+Plackett-Luce model of that paper (appendix A.3) and in LiPO (Liu et al. 2024, arXiv:2402.01878). The
+loss is the one of `recipes/preferences/loss.py`, so ties, strengths, weights and the unacceptable line
+have the same meaning as in a reward model. With K = 2 and without ties, it is the published loss.
 
 Options that change the reward or the loss:
 
-length_normalised   divides log π and log π_ref by the response's tokens (Meng et al. 2024,
-                    arXiv:2405.14734, section 2.2)
+length_normalised   divides log π and log π_ref by the number of tokens of the response (Meng et al.
+                    2024, arXiv:2405.14734, section 2.2)
 reference_free      leaves out log π_ref (the same paper)
 sft_weight          adds -log π per token of the best response (Pang et al. 2024,
                     arXiv:2404.19733, equation 2)

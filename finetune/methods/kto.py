@@ -1,4 +1,4 @@
-"""KTO: learning from acceptable and unacceptable responses, without comparing them.
+"""KTO: training on acceptable and unacceptable responses, without comparisons between them.
 
 The method is that of Ethayarajh et al. 2024, arXiv:2402.01306, equation 7. With the implicit reward
 
@@ -9,17 +9,19 @@ the loss of a response is
     λ_D · (1 - σ(β (r - z0)))   if it is acceptable (desirable)
     λ_U · (1 - σ(β (z0 - r)))   if it is not
 
-and the loss of a step is the mean over its responses. z0 is the mean of r over mismatched pairs, the
-responses of one prompt after another prompt, at least 0 and without a gradient. It estimates
-KL(π ‖ π_ref), the reward that a response gains because the model drifts as a whole.
+and the loss of a step is the mean over its responses. z0 is the mean of r over mismatched pairs, in
+which each response follows a prompt that it was not written for. It is at least 0 and has no
+gradient. It estimates KL(π ‖ π_ref), which is the reward that every response gains because the model
+drifts as a whole.
 
-A response is acceptable if most of its reviewers put it above their unacceptable line. Those without
-a majority, and those of rankings without a line, are not trained on.
+A response is acceptable if most of its reviewers put it above their unacceptable line, and
+unacceptable if most put it below. Responses without a majority and rankings without a line are not
+used.
 
 Differences from TRL's KTOTrainer, which has the same loss for the same z0:
 - z0 is estimated once per step, over all its prompts, so the size of a forward pass has no effect.
-- The other prompt is chosen once, the next in the data, so log π_ref of the mismatched pairs is
-  computed once and cached.
+- The responses that follow a prompt in the mismatched pairs are always those of the next prompt in
+  the data. So log π_ref of the mismatched pairs is computed once and cached.
 
 `reference_point: zero` leaves out z0 and its forward pass. It is the loss APO-zero for unpaired data
 (D'Oosterlinck et al. 2024, arXiv:2408.06266).
@@ -46,9 +48,9 @@ if TYPE_CHECKING:
     from recipes.preferences.tokens import Prepared, TokenGroup
 
 HIGHEST_RATIO = 4 / 3
-"""λ_D n_D should be 1 to 4/3 times λ_U n_U (equation 8)."""
+"""The upper end of the recommended range: λ_D n_D is 1 to 4/3 times λ_U n_U (equation 8)."""
 PARTNERS = 20
-"""Number of other prompts that are tried until the responses of one are short enough."""
+"""The number of other prompts that are tried to find one whose responses are short enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,10 @@ class KTO(Method):
         return replace(plain_evidence(group), signals=signals)
 
     def objection(self, group: Group, evidence: Evidence) -> str | None:
-        """Return why a group is left out. A held-out group without labels needs an order."""
+        """Return the reason to leave out a group, as a clause, or None.
+
+        A held-out group is also used if it has no labels but an order.
+        """
         if evidence.signals["desirable"].any() or evidence.signals["undesirable"].any():
             return None
         if group.split == "test" and evidence.wins.any():
@@ -179,7 +184,7 @@ def counts(groups: Sequence["TokenGroup"]) -> tuple[int, int]:
 
 
 def _labelled_part(group: "TokenGroup") -> "TokenGroup":
-    """Return the group with its labelled responses, and their number as its `items`."""
+    """Return the group with only its labelled responses, and their number as its `items`."""
     desirable, undesirable = group.signals["desirable"], group.signals["undesirable"]
     labelled = np.flatnonzero(desirable + undesirable).tolist()
     return group.only(
@@ -191,10 +196,11 @@ def _labelled_part(group: "TokenGroup") -> "TokenGroup":
 
 
 def mismatched(groups: Sequence["TokenGroup"]) -> list["TokenGroup"]:
-    """Return the groups with mismatched responses: those of another prompt, by default the next.
+    """Return the groups with mismatched responses, which are the responses of another prompt.
 
-    No mismatched pair is longer than the longest group, so it takes no more memory. A group gets
-    none if the responses of no other prompt are short enough.
+    The other prompt is the next one, unless its responses are too long: no mismatched pair may be
+    longer than the longest group, so that it does not take more memory. A group gets no mismatched
+    responses if those of all prompts that are tried are too long.
     """
     longest = max(group.longest() for group in groups)
     return [

@@ -42,9 +42,9 @@ With mismatched responses also `drift`: the mean of log π - log π_ref over tho
 
 
 class Method:
-    """A way to fine-tune a model on ranked responses. One object per run, with its settings.
+    """A way to fine-tune a model on ranked responses. Each run has an object with its settings.
 
-    name         the run kind, `--method`, and the ending of the new model's name
+    name         the run kind, the value of `--method`, and the ending of the new model's name
     title        the name on pages
     description  a sentence about what it does
     paper        the method and its source, as a phrase that follows "by" in the model card
@@ -63,17 +63,17 @@ class Method:
     multi_gpu: ClassVar[bool] = True
     reward_model: ClassVar[bool] = False
     lacking: ClassVar[str] = "two readable responses that somebody compared"
-    """The requirement for a training prompt, named in the error of a run without data."""
+    """The requirement for a training prompt. It is named in the error of a run without data."""
 
     def __init__(self, config: Any):
         self.config = config
 
     def evidence(self, group: Group) -> Evidence:
-        """Return the arrays of a group that the loss reads, per response or per pair."""
+        """Return the arrays of a group that the loss reads. They have a value per response or pair."""
         return plain_evidence(group)
 
     def objection(self, group: Group, evidence: Evidence) -> str | None:
-        """Return why a group is left out, as a clause, or None.
+        """Return the reason to leave out a group, as a clause, or None.
 
         By default, a group must compare at least two responses.
         """
@@ -82,7 +82,7 @@ class Method:
     def prepare(self, prepared: "Prepared") -> None:
         """Change the data after all groups were read, for example to normalise their weights.
 
-        Raises RecipeError for data that the method cannot learn from.
+        Raises RecipeError if the method cannot be trained on the data.
         """
 
     def notes(self, prepared: "Prepared") -> list[str]:

@@ -1,9 +1,9 @@
 """On-policy rounds: DPO on the model's own samples, ranked by a reward model.
 
-Each round the current model samples K responses to each prompt, the reward model scores them, and
-DPO over the whole ranking learns from it: semi-online DPO (Lanchantin et al. 2025,
-arXiv:2506.21495), whose sampling model is updated once per round. With one round it is offline DPO
-on samples of the original model. The reference is the original model in all rounds.
+In each round, the current model samples K responses to each prompt, the reward model scores them, and
+DPO is trained on the whole rankings. This is semi-online DPO (Lanchantin et al. 2025,
+arXiv:2506.21495), in which the sampling model is updated once per round. With a single round, it is
+offline DPO on samples of the original model. The reference is the original model in all rounds.
 
 `finetune/training/online.py` runs the rounds.
 """

@@ -1,19 +1,18 @@
-"""Supervised fine-tuning: the likelihood of the best responses.
+"""Supervised fine-tuning (SFT), which raises the likelihood of the best responses.
 
 The loss is the mean of
 
     -log π(token | prompt, earlier tokens of the response)
 
 over all tokens of the best acceptable responses of a step, as in TRL's SFTTrainer with
-`completion_only_loss`. Tokens of the prompt are read but not trained. So all tokens of a step have
-the same weight, regardless of their response, prompt and forward pass.
+`completion_only_loss`. The model reads the tokens of the prompt, but they are not part of the loss.
+So all tokens of a step have the same weight, whatever their response, prompt or forward pass.
 
-Which responses are the best is defined in recipes/preferences/best.py. A prompt that nobody ranked is
-a plain chat, and its responses are trained on as they are. With `ties: share`, the tokens of n tied
-responses count 1/n each.
+recipes/preferences/best.py defines the best responses. A prompt that nobody ranked is a plain chat,
+and all its responses are used. With `tied_best: share`, each token of n tied responses counts 1/n.
 
-No reference is needed. Only the report computes the log-probabilities of the original model, on
-held-out prompts.
+The method needs no reference. The log-probabilities of the original model are computed only for the
+report, on held-out prompts.
 
 Legend: G groups, K responses in the largest group.
 """
@@ -121,7 +120,7 @@ class SFT(Method):
 
 
 def _only_best(group: "TokenGroup") -> "TokenGroup":
-    """Return the group with its best responses, and the number of their tokens as its `items`."""
+    """Return the group with only its best responses, and the number of their tokens as `items`."""
     best = group.signals["best"]
     items = np.asarray((best * group.lengths()).sum(), dtype=np.float32)
     chosen = np.flatnonzero(best).tolist()

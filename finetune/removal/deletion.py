@@ -97,16 +97,16 @@ class CannotDelete(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Extent:
-    """The rows that deleting a project would delete, and the reasons why it cannot be deleted now."""
+    """The rows that are deleted with a project, and the reasons why it cannot be deleted now."""
 
     counts: list[tuple[str, int]]
     obstacles: list[str]
     promoted: list[str]
-    """Models that answer requests now."""
+    """The models that answer requests now."""
 
 
 def extent_of(project: Project) -> Extent:
-    """Return the extent for a confirmation page. Counts every row."""
+    """Return the extent of a deletion, for the confirmation page. All rows are counted."""
     paths = dict(TABLES)
     counts = [
         (str(model._meta.verbose_name_plural), _rows(model, paths[model], project).count())
@@ -172,7 +172,7 @@ def _rows(model: Any, path: str, project: Project) -> Any:
 
 
 def _delete_rows(project: Project) -> None:
-    """Delete rows without loading them: Django's collector would take hours for a million rows."""
+    """Delete the rows without loading them. Django's collector would take hours for a million."""
     with unfrozen():
         Project.objects.filter(pk=project.pk).update(current_version=None)
         for model, path in TABLES:
@@ -182,7 +182,7 @@ def _delete_rows(project: Project) -> None:
 
 
 def _files_of(project: Project) -> tuple[list[Path], list[Path]]:
-    """Return the folders of its runs, and the files of its snapshots that no other project shares."""
+    """Return the folders of the runs, and the snapshot files that no other project uses."""
     folders = [workspace.run_dir_of(run).path for run in Run.objects.filter(project=project)]
     snapshots = Snapshot.objects.filter(project=project)
     shared = set(Snapshot.objects.exclude(project=project).values_list("path", flat=True))

@@ -1,8 +1,8 @@
 """Permanent erasure of a prompt, a response or a person from all copies that Tiebreak keeps.
 
-Only administrators may do this. The audit trail records who erased what kind of object and when,
-but not its content. docs/removing-data.md lists what cannot be reached: backups, exported files,
-and model weights.
+Only administrators may do this. The audit trail records who erased which kind of object and when,
+but not its content. docs/removing-data.md lists the places that cannot be reached: backups, exported
+files and model weights.
 """
 
 from collections.abc import Iterable
@@ -44,14 +44,17 @@ class Reach:
 
     snapshots: list[Snapshot]
     runs: list[Run]
-    """Runs that read one of the snapshots. Erasing also searches the project's other runs."""
+    """The runs that read one of the snapshots. Erasing also searches the other runs of the project."""
     models: list[Model | RewardModel]
     responses: int
     rankings: int
 
 
 def reach_of(content: Content) -> Reach:
-    """Return where the content is stored. Reads two columns of every snapshot of the project."""
+    """Return the places where the content is stored.
+
+    This reads two columns of every snapshot of the project.
+    """
     gone = Erasure.of(content)
     project = withdrawing.project_of(content)
     snapshots = snapshots_with(gone, project.pk)
@@ -75,14 +78,15 @@ def active_runs(project: Project) -> list[Run]:
 
 @transaction.atomic
 def erase(*, content: Content, by: User) -> None:
-    """Erase a prompt with its responses, or one response. Also withdraws it.
+    """Erase a prompt with its responses, or a single response. It is also withdrawn.
 
-    Reads and may rewrite every file of the project's snapshots and runs. Raises CannotErase for
-    anyone but an administrator, and while a run of the project may be reading the content.
+    This reads, and may rewrite, every file of the snapshots and runs of the project. Raises
+    CannotErase if the user is not an administrator, and while a run of the project may be reading the
+    content.
     """
     _check_administrator(by)
     project = withdrawing.project_of(content)
-    # A run that starts now either waits for this lock or is already visible to active_runs.
+    # A run that starts now either waits for this lock or is already found by active_runs.
     Project.objects.select_for_update().get(pk=project.pk)
     if active := active_runs(project):
         numbers = ", ".join(f"#{run.pk}" for run in active)
@@ -123,7 +127,10 @@ def _erase_from_evaluations(project: Project, gone: Erasure) -> None:
 
 
 def _erase_from_runs(project: Project, gone: Erasure) -> list[int]:
-    """Erase the content from files, events and results of runs. Return the ids of changed runs."""
+    """Erase the content from the files, events and results of runs.
+
+    Return the ids of the runs that changed.
+    """
     changed = []
     for run in Run.objects.filter(project=project).order_by("pk"):
         folder = workspace.run_dir_of(run)
@@ -159,7 +166,7 @@ def _scrub(rows: Iterable[Any], name: str, gone: Erasure) -> int:
 
 @dataclass(frozen=True)
 class Person:
-    """The number of rows that erasing a person changes."""
+    """The numbers of rows that change when a person is erased."""
 
     rankings: int
     rationales: int
@@ -175,9 +182,9 @@ def person_of(user: User) -> Person:
 
 @transaction.atomic
 def erase_person(*, user: User, by: User) -> str:
-    """Erase a person's name, address, sign-in and texts, and return the account's new name.
+    """Erase a person's name, address, sign-in and texts, and return the new name of the account.
 
-    Raises CannotErase for anyone but an administrator, and for one's own account.
+    Raises CannotErase if `by` is not an administrator, or is the person to erase.
     """
     _check_administrator(by)
     if user.pk == by.pk:

@@ -1,4 +1,4 @@
-"""The administrators' pages for erasing content and people and for deleting projects."""
+"""The pages on which administrators erase content and people and delete projects."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -52,7 +52,10 @@ def _confirmed(
     template: str,
     context: dict[str, Any],
 ) -> HttpResponse:
-    """Show the page, or act on a confirmed form. `act` returns a sentence for the administrator."""
+    """Show the page. If the form is confirmed, call `act` instead.
+
+    `act` returns a sentence for the administrator.
+    """
     if request.method == "POST" and form.is_valid():
         try:
             messages.success(request, act())
@@ -96,7 +99,7 @@ def erase_content(request: HttpRequest, slug: str, kind: str, pk: int) -> HttpRe
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def erase_person(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show the texts and rows by a person, then erase their identity permanently."""
+    """Show the numbers of a person's texts and rows, then erase the person permanently."""
     person = get_object_or_404(User, pk=pk)
 
     def act() -> str:
@@ -113,7 +116,7 @@ def erase_person(request: HttpRequest, pk: int) -> HttpResponse:
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def delete_project(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the contents of a project, then delete it with all its files."""
+    """Show what a project contains, then delete it with all its files."""
     project = get_object_or_404(Project, slug=slug)
     form = DeleteProjectForm(request.POST or None, word=project.slug)
 

@@ -66,7 +66,7 @@ def _likelihood_lines(likelihood: Likelihood) -> list[str]:
 
 
 def _score_lines(change: Any) -> list[str]:
-    """Return the paragraph about the reward model's score, for methods that learn from samples."""
+    """Return the paragraph about the change in score, for methods that are trained on samples."""
     if not change or change["value"] is None:
         return []
     low, high = change["interval"] or (change["value"], change["value"])
@@ -83,7 +83,7 @@ def _duration(config: dict[str, Any]) -> str:
 
 
 def _setting(config: dict[str, Any], name: str, text: str) -> str:
-    """Return the text with the value of a setting that not all methods have, or nothing."""
+    """Return the text with the value of a setting, or "" if the method does not have the setting."""
     return text.format(config[name]) if name in config else ""
 
 
@@ -96,7 +96,7 @@ model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER").eval()
 
 
 def merged_card(report: dict[str, Any]) -> str:
-    """Return the card of a model with an adapter in its weights."""
+    """Return the card of a merged model."""
     base, dtype = report["model"], report["config"]["output_dtype"]
     front = {
         "library_name": "transformers",

@@ -5,11 +5,13 @@
 reads   run.json (config: finetune.settings.EvaluateConfig), data/prompts.parquet
 writes  output/answers.parquet (one row per prompt and sample, with both answers), output/report.json
 
-The recipe makes no verdict. Judges of the answers do: people, a rule, or a reward model. If the
-config names a reward model, its scores are written next to the answers. Both models use common random
-numbers: the same prompt and sample number has the same seed. So a model compared with itself ties
-on every prompt, and differences have less noise. Left out: metrics other than length, because a single
-number that is easy to compute is easy to game.
+The recipe does not decide which answers are better. Judges do that later: people, a rule or a reward
+model. If the config names a reward model, its scores are written next to the answers. Both models use
+the same random numbers, because the seed of an answer depends only on the prompt and the number of
+the sample. So a model that is compared with itself ties on every prompt, and differences have less
+noise.
+
+Left out: metrics other than length, because a single number that is easy to compute is easy to game.
 """
 
 import sys
@@ -47,7 +49,7 @@ SIDES = ("baseline", "candidate")
 
 
 def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
-    """Run the recipe. Raises Stopped, RecipeError, or errors of the libraries."""
+    """Run the recipe. Raises Stopped, RecipeError or an error of a library."""
     began = time.monotonic()
     config = EvaluateConfig.from_dict(run_dir.spec()["config"])
     prompts = prompts_of(run_dir)
@@ -110,14 +112,14 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
 
 
 def model_of(config: EvaluateConfig, side: str) -> tuple[str, str | None]:
-    """Return the model and the adapter of a side."""
+    """Return the model and the adapter of a side, the candidate or the baseline."""
     if side == "candidate":
         return config.model, config.adapter
     return config.baseline_model or config.model, config.baseline_adapter
 
 
 def check_same_tokens(tokenizer: Any, baseline: str) -> None:
-    """Raise RecipeError if the baseline has another vocabulary: it would read other prompts."""
+    """Raise RecipeError if the baseline has another vocabulary, with which prompts would differ."""
     if load_tokenizer(baseline).get_vocab() != tokenizer.get_vocab():
         raise RecipeError(
             f"{baseline} has another vocabulary than the candidate, so the two cannot answer with the "
@@ -141,7 +143,10 @@ def row(request: Request, answers: dict[str, Answers]) -> dict[str, Any]:
 
 
 def add_scores(rows: list[dict[str, Any]], reward_model: str) -> None:
-    """Add both models' scores to the rows; None for an answer that the reward model cannot read."""
+    """Add the scores of both answers to the rows.
+
+    The score is None for an answer that the reward model cannot read.
+    """
     scorer = Scorer(reward_model)
     scores = scorer.score([(row["prompt"], [row[side] for side in SIDES]) for row in rows])
     for row, pair in zip(rows, scores, strict=True):

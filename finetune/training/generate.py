@@ -6,13 +6,13 @@ reads   run.json (config: finetune.settings.GenerateConfig), data/prompts.parque
 writes  output/responses.parquet (prompt_id, prompt, response, sample, seed, meta), output/report.json,
         output/chat.json (the options of the chat template)
 
-Ancestral sampling with temperature and nucleus (Holtzman et al. 2019, arXiv:1904.09751), in
-batches of prompts of similar length, on one device.
+The recipe draws token after token with a temperature from a nucleus (Holtzman et al. 2019,
+arXiv:1904.09751). The prompts of a batch have similar lengths. It uses one device.
 
 Left out, and why:
 - continuous batching and paged caches: for millions of responses, use vLLM and import its output
 - top-k and repetition penalties as settings: they change the model's distribution, and DPO would
-  learn the change. `sampling: published` follows those that the model's publisher recommends.
+  learn the change. With `sampling: published`, those that the model's publisher recommends are used.
 - several GPUs
 """
 
@@ -45,7 +45,7 @@ from recipes.stopping import StopSignal
 
 
 def generate(run_dir: RunDir, stop: StopSignal) -> None:
-    """Run the recipe. Raises Stopped, RecipeError, or errors of the libraries."""
+    """Run the recipe. Raises Stopped, RecipeError or an error of a library."""
     began = time.monotonic()
     config = GenerateConfig.from_dict(run_dir.spec()["config"])
     prompts = prompts_of(run_dir)

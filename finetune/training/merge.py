@@ -1,4 +1,4 @@
-"""Merge a LoRA adapter into its base model: a plain folder that any tool loads without PEFT.
+"""Merge a LoRA adapter into its base model, in a plain folder that any tool can load without PEFT.
 
     python -m finetune.training.merge RUN_DIR
 
@@ -6,14 +6,15 @@ reads   run.json (config: finetune.settings.MergeConfig), optionally data/*.parq
         (recipes/preferences/groups.py)
 writes  output/: the weights (safetensors), tokenizer, chat.json, report.json and model card
 
-The merge is computed in float32 on the CPU, from the base's full-precision weights, and saved in
-`output_dtype`. A new process then loads the folder and predicts real text: responses to the run's held-out
-prompts or, without data, text that the tuned model writes itself. The folder appears only if
+The merge is computed in float32 on the CPU, from the full-precision weights of the base, and saved in
+`output_dtype`. A new process then loads the folder and predicts the tokens of real text. This text
+consists of responses to the held-out prompts of the run. If the run has no data, it is text that the
+tuned model writes itself. The folder is published only if
 
     ‖merged − tuned‖ ≤ 5 % of ‖tuned − base‖
 
-for the log-probabilities of the next token. So a merge that lost the adapter cannot pass, because its
-difference would be 100 %. A number format that rounds the adapter away cannot pass either.
+for the log-probabilities of the next token. So a merge that lost the adapter cannot pass the check,
+because its difference would be 100 %. A number format that rounds the adapter away cannot pass either.
 
 Left out, and why:
 - a GPU: each text is forwarded three times, which a CPU does in seconds to minutes
@@ -60,32 +61,32 @@ from recipes.runner import provenance, run_recipe
 from recipes.stopping import StopSignal
 
 LARGEST_SHARE = 0.05
-"""Largest difference between merged and tuned, as a share of the adapter's effect."""
+"""The largest difference between the merged and the tuned model, as a share of the adapter's effect."""
 TEXTS = 8
 LONGEST = 512
-"""Tokens of a text. The comparison cuts longer texts."""
+"""The maximum number of tokens in a text. Longer texts are cut off for the comparison."""
 POSITIONS = 32
-"""Predictions per text that are compared, spread over the response."""
+"""The number of predictions that are compared in each text, spread over the response."""
 QUESTIONS = (
     "What makes a good cup of tea?",
     "Write a short letter to a neighbour.",
     "Explain how a bicycle stays upright.",
     "Name three uses of a paper clip.",
 )
-"""Prompts for the tuned model's own text, if the run directory has no data."""
+"""Prompts to which the tuned model writes text if the run directory has no data."""
 ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens, and the positions whose predictions of the next token are compared."""
+    """The tokens of a text, and the positions at which predictions of the next token are compared."""
 
     ids: list[int]
     positions: list[int]
 
 
 def merge(run_dir: RunDir, stop: StopSignal) -> None:
-    """Run the recipe. Raises Stopped, RecipeError, or errors of the libraries."""
+    """Run the recipe. Raises Stopped, RecipeError or an error of a library."""
     started = time.monotonic()
     config = MergeConfig.from_dict(run_dir.spec()["config"])
     run_dir.stage("Loading the model")
@@ -138,7 +139,7 @@ def merge(run_dir: RunDir, stop: StopSignal) -> None:
 
 
 def load_full_precision(reference: str) -> Any:
-    """Return the model in float32. Raises RecipeError for a model published with quantized weights."""
+    """Return the model in float32. Raises RecipeError if its published weights are quantized."""
     name, revision = existing(reference)
     try:
         quantized = getattr(read_config(name, revision), "quantization_config", None)
@@ -168,7 +169,7 @@ def notes_on(config: MergeConfig, *, untied: bool) -> list[str]:
 
 
 def quantization_of(adapter: str) -> str:
-    """Return the base's quantization during training, or "" if there is none on record."""
+    """Return the quantization of the base during training, or "" if none is recorded."""
     try:
         config = json.loads((Path(adapter) / "report.json").read_text())["config"]
         quantization = str(config.get("quantize") or "none")
@@ -181,7 +182,10 @@ def quantization_of(adapter: str) -> str:
 
 
 def texts_of(run_dir: RunDir, tuned: Any, chat: PolicyChat) -> tuple[list[Text], str]:
-    """Return the texts to compare on, and where they are from. Raises RecipeError."""
+    """Return the texts for the comparison, and a phrase that says where they are from.
+
+    Raises RecipeError if there is no text.
+    """
     if texts := texts_of_data(run_dir, chat):
         return texts, "held-out prompts"
     if texts := own_texts(tuned, chat):
@@ -195,7 +199,7 @@ def texts_of(run_dir: RunDir, tuned: Any, chat: PolicyChat) -> tuple[list[Text],
 def texts_of_data(run_dir: RunDir, chat: PolicyChat) -> list[Text]:
     """Return the first response to each of the first held-out prompts.
 
-    Uses training prompts if none is held out.
+    If no prompt is held out, training prompts are used.
     """
     if not any(run_dir.data.glob("*.parquet")):
         return []
@@ -227,7 +231,10 @@ def own_texts(tuned: Any, chat: PolicyChat) -> list[Text]:
 
 
 def some_texts(pairs: Iterator[tuple[Any, str]], chat: PolicyChat) -> list[Text]:
-    """Return at most TEXTS texts of prompts with a response, without those that the chat refuses."""
+    """Return at most TEXTS texts, each a prompt with a response.
+
+    Chats that the chat template refuses are left out.
+    """
     texts: list[Text] = []
     for messages, response in pairs:
         try:
@@ -238,7 +245,8 @@ def some_texts(pairs: Iterator[tuple[Any, str]], chat: PolicyChat) -> list[Text]
             continue
         prompt = prompt[-(LONGEST // 2) :]
         ids = np.concatenate([prompt, tokens])[:LONGEST].tolist()
-        # Position t predicts token t + 1, so the prompt's last position predicts the response's first.
+        # Position t predicts token t + 1. So the last position of the prompt predicts the first token
+        # of the response.
         first, last = len(prompt) - 1, len(ids) - 2
         count = min(POSITIONS, last - first + 1)
         positions = np.linspace(first, last, count).round().astype(int).tolist()
@@ -263,9 +271,10 @@ def comparison_folder(run_dir: RunDir) -> Iterator[Path]:
 
 
 def write_predictions(folder: Path, tuned: Any, texts: list[Text]) -> float:
-    """Write the texts and the tuned model's predictions for the new process. Return ‖tuned − base‖.
+    """Write the texts and the predictions of the tuned model for the new process.
 
-    Raises RecipeError if the adapter changes nothing: then a lost adapter would go unnoticed.
+    Return ‖tuned − base‖. Raises RecipeError if the adapter changes nothing, because the comparison
+    could then not detect a lost adapter.
     """
     squares = 0.0
     for number, text in enumerate(texts):
@@ -285,7 +294,7 @@ def write_predictions(folder: Path, tuned: Any, texts: list[Text]) -> float:
 
 
 def difference_in_new_process(draft: Path, folder: Path) -> float:
-    """Return ‖merged − tuned‖, computed by a process that has only the written files."""
+    """Return ‖merged − tuned‖, computed by a process that reads only the written files."""
     process = subprocess.run(
         [sys.executable, "-m", "finetune.training.merge_check", str(draft), str(folder)],
         cwd=ROOT, capture_output=True, text=True,
@@ -298,7 +307,7 @@ def difference_in_new_process(draft: Path, folder: Path) -> float:
 
 
 def check(difference: float, effect: float, dtype: str) -> None:
-    """Raise RecipeError unless the merged model makes the same predictions as base and adapter."""
+    """Raise RecipeError unless the merged model predicts the same as base and adapter."""
     share = difference / effect
     if share <= LARGEST_SHARE:
         return

@@ -1,10 +1,10 @@
-"""The check of a merged model, in a separate process that has only the written files.
+"""The check of a merged model, in a separate process that reads only the written files.
 
     python -m finetune.training.merge_check MODEL_FOLDER COMPARISON_FOLDER
 
-COMPARISON_FOLDER holds a file per text, written by finetune/training/merge.py: `ids` (the tokens),
-`positions` (T of them) and `tuned_TV` (the log-probabilities of the next token that base and adapter
-predict there). Prints ‖merged − tuned‖ as its last word.
+finetune/training/merge.py writes a file for each text to COMPARISON_FOLDER. It contains the tokens
+(`ids`), T `positions`, and the log-probabilities of the next token that base and adapter predict at
+these positions (`tuned_TV`). The last word of the output is ‖merged − tuned‖.
 """
 
 import sys
@@ -21,7 +21,7 @@ from recipes.runner import quiet_libraries
 
 @torch.no_grad()
 def log_probabilities(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Return the log-probabilities (T, V) of the next token at T positions of one text."""
+    """Return the log-probabilities of the next token at T positions of one text, (T, V)."""
     logits_TV = model(input_ids=ids[None], use_cache=False).logits[0, positions]
     return logits_TV.float().log_softmax(dim=-1)
 
@@ -29,8 +29,9 @@ def log_probabilities(model: Any, ids: torch.Tensor, positions: torch.Tensor) ->
 def distance(tuned_TV: torch.Tensor, other_TV: torch.Tensor) -> float:
     """Return ‖other − tuned‖: the root mean square of the differences of log-probabilities.
 
-    The mean is over the positions and, at each, over the vocabulary with the tuned model's
-    probabilities. Equal weights would mostly measure rounding of tokens that never occur.
+    The mean is over the positions. At each position, it is over the vocabulary, weighted by the
+    probabilities of the tuned model. With equal weights, the result would mostly be the rounding of
+    tokens that never occur.
     """
     weight_TV = tuned_TV.exp()
     squares_TV = torch.where(weight_TV > 0, weight_TV * (other_TV - tuned_TV) ** 2, 0.0)

@@ -2,22 +2,22 @@
 
     python -m finetune.training.online RUN_DIR
 
-RUN_DIR is that of finetune/training/train.py; the settings also name the folder of a reward model.
-Only the prompts of the train split are used. The held-out prompts keep the rankings of people, for
-the report. A round:
+RUN_DIR has the same files as for finetune/training/train.py, and the settings also name the folder of
+a reward model. Of the train split, only the prompts are used. The held-out prompts keep the rankings
+of people, which the report uses. Each round has three steps:
 
 1. The current model samples K responses to each prompt.
-2. The reward model scores them. The scores, with ties within a margin, are a ranking.
-3. The method learns from the rankings. The reference is the original model in all rounds.
+2. The reward model scores the responses. The scores give a ranking, with ties within a margin.
+3. The model is trained on the rankings. The reference is the original model in all rounds.
 
-Each round has a run directory parts/round-N: batches of samples, then samples.parquet with the
-scores, then checkpoints of the training, and finally weights.safetensors. A stopped run continues
-after the last complete file, and gives the same weights as an uninterrupted one.
+Each round has a run directory, parts/round-N. It gets batches of samples, then samples.parquet with
+the scores, then checkpoints of the training, and finally weights.safetensors. A stopped run continues
+after the last complete file, and gives the same weights as an uninterrupted run.
 
 Left out, and why:
 - several GPUs: sampling uses one
-- updates of the sampling model within a round: more rounds of fewer prompts have the same effect
-- training on the sampled tokens: the text is tokenized again, as for serving
+- updates of the sampling model within a round: more rounds with fewer prompts have the same effect
+- training on the sampled tokens: the text is tokenized again, as it is when the model is served
 
 Legend: K responses of a prompt.
 """
@@ -74,7 +74,7 @@ def online(run_dir: RunDir, stop: StopSignal) -> None:
 
 @dataclass
 class Rounds(SampledRun):
-    """The rounds of a run. `figures` has one entry per round that has begun."""
+    """The rounds of a run. `figures` has an entry for each round that has begun."""
 
     figures: list[RoundFigures] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ class Rounds(SampledRun):
     def train(self) -> tuple[Fitted, Prepared]:
         """Run all incomplete rounds, and return the training and the data of the last round.
 
-        The last round has no file of weights: its training resumes from its own last checkpoint.
+        The last round has no file of weights, because its training resumes from its own checkpoint.
         """
         total = self.config.number_of_rounds
         for number in range(1, total):
@@ -104,7 +104,7 @@ class Rounds(SampledRun):
         return self.round(self.part(f"round-{total}", f"Round {total} of {total}"), total)
 
     def round(self, part: Part, number: int) -> tuple[Fitted, Prepared]:
-        """Sample, score and learn. Expects the policy of the previous round."""
+        """Sample, score and train. The policy must have the weights of the previous round."""
         samples = self.samples_of_round(part, number)
         figures = self.figures_of(part, samples)
         self.figures.append(figures)
@@ -125,7 +125,7 @@ class Rounds(SampledRun):
         return fitted, prepared
 
     def samples_of_round(self, part: Part, number: int) -> Samples:
-        """Return the scored samples of a round, from the file if it exists."""
+        """Return the scored samples of a round. If their file exists, they are read from it."""
         config = self.config
         prompts = prompts_of_round(self.prompts, number, config.prompts_per_round, config.seed)
         return self.samples(part, prompts, config.sampling_of_round(number))
@@ -154,9 +154,9 @@ class Rounds(SampledRun):
     # --- figures ----------------------------------------------------------------------------------
 
     def measure(self) -> tuple[RoundFigures, Figure]:
-        """Return the figures of the trained model's samples, and the change of their score.
+        """Return the figures of samples of the trained model, and the change of their score.
 
-        It answers the prompts of the first round with the same seeds.
+        The trained model answers the prompts of the first round with the same seeds.
         """
         part = self.part("after", "After training")
         before = self.samples_of_round(self.part("round-1", "Round 1"), 1)
@@ -180,9 +180,9 @@ class Rounds(SampledRun):
 def rank_group(
     prompt_id: str, messages: list[dict[str, str]], rows: Samples, margin: float
 ) -> Group:
-    """Return the different samples with a score, ranked by it.
+    """Return a group with the different samples that have a score, ranked by their score.
 
-    A response that was sampled several times is one response: it ties with itself.
+    A text that was sampled several times is one response.
     """
     different: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -201,7 +201,10 @@ def rank_group(
 
 
 def tiers_of(scores: Sequence[float], margin: float) -> list[list[int]]:
-    """Return the indices in tiers, best first. A tier spans at most `margin` below its best score."""
+    """Return the indices of the scores in tiers, best first.
+
+    The scores of a tier are at most `margin` below the best score of the tier.
+    """
     tiers: list[list[int]] = []
     for index in sorted(range(len(scores)), key=lambda index: -scores[index]):
         if tiers and scores[tiers[-1][0]] - scores[index] <= margin:

@@ -1,13 +1,13 @@
-"""Train a chat model of two million parameters from random weights, on a CPU, in minutes.
+"""Train a chat model with two million parameters from random weights, on a CPU, in minutes.
 
     python -m finetune.training.tiny_model TEXTS.jsonl OUT_DIR --steps 3500 --seed 0
 
-Each line of TEXTS.jsonl is {"messages": [{"role", "content"}, …]}. The last message is the
-assistant's, and the loss is on that message only. The result is a Llama with tied embeddings and
-its own byte-level BPE, as safetensors that `from_pretrained` reads.
+Each line of TEXTS.jsonl is {"messages": [{"role", "content"}, …]}. The last message is written by the
+assistant, and only this message is part of the loss. The result is a Llama with tied embeddings and
+its own byte-level BPE, stored as safetensors that `from_pretrained` can read.
 
-Left out: validation, mixed precision, packing, several processes. With `--minutes` the run may end
-early, and the learning rate follows the clock. Without it, the same seed gives the same model.
+Left out: validation, mixed precision, packing and several processes. With `--minutes`, the run may
+end early, and the learning rate follows the clock. Without it, the same seed gives the same model.
 
 Legend: B chats, T tokens in the longest one.
 """
@@ -92,9 +92,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, chat: list[dict[str, str]]) -> Ex
 
 
 def batches(examples: list[Example], seed: int) -> Iterator[list[Example]]:
-    """Yield shuffled batches forever.
+    """Yield shuffled batches without end.
 
-    Chats have similar lengths within 50 batches, which saves padding.
+    The chats of 50 batches are sorted by length, which saves padding.
     """
     rng = random.Random(seed)
     while True:

@@ -1,24 +1,26 @@
 """Fine-tune a LoRA adapter on ranked responses, by any method of finetune/methods/.
 
-The method is the kind of the run: `dpo` is Direct Preference Optimization over whole rankings. Each
-response is forwarded once and, if the model family allows it, the prompt once for all of them; the
-head is read only where it predicts a response, in chunks. The reference is the model before its
-first step. Its log-probabilities are computed once and cached for other runs.
+The kind of the run names the method: `dpo` is Direct Preference Optimization over whole rankings.
+Each response is forwarded once. If the model family allows it, the prompt is forwarded once for all
+its responses. The head is computed only at positions that predict a token of a response, in chunks.
+The reference is the model before its first step. Its log-probabilities are computed once and cached
+for other runs.
 
 Left out, and why:
 - truncation: responses that are too long for the model are left out, counted and reported
 - dropout: the reference has none, and a policy with dropout would differ from it before any training
-- training all weights: LoRA comes close for preferences, and its adapters are small
+- training of all weights: LoRA is nearly as good for preferences, and its adapters are small
 
-Run it on any machine with a run directory. The same command resumes after a stop:
+Run the recipe on any machine that has a run directory. The same command resumes after a stop:
 
     python -m finetune.training.train RUN_DIR
 
-RUN_DIR holds run.json, {"kind": "dpo", "config": {"model": "FOLDER or HUB NAME", …}} with the
+RUN_DIR contains run.json, {"kind": "dpo", "config": {"model": "FOLDER or HUB NAME", …}}, with the
 settings of the method, and data/*.parquet as described in recipes/preferences/groups.py. The recipe
-adds events.jsonl, checkpoints/ and, at the end, output/ with adapter (safetensors), tokenizer,
-report.json and model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTERM after a checkpoint,
-76 start again (several processes were out of memory).
+adds events.jsonl, checkpoints/ and, at the end, output/ with the adapter (safetensors), the
+tokenizer, report.json and the model card. The exit status is 0 if the run is done, 1 if it failed, 75
+if it was stopped by SIGTERM after a checkpoint, and 76 if it must be started again because one of
+several processes ran out of memory.
 """
 
 import sys
@@ -55,7 +57,10 @@ from reward.evaluation.figures import main_figures
 
 @dataclass(frozen=True)
 class Setup:
-    """The loaded model of a run, and the way it reads text. `limit` is its longest sequence in tokens."""
+    """The loaded model of a run with its tokenizer and its chat format.
+
+    `limit` is the length of its longest sequence, in tokens.
+    """
 
     method: Method
     tokenizer: Any
@@ -95,7 +100,7 @@ def set_up(run_dir: RunDir) -> Setup:
 
 
 def publish_run(run_dir: RunDir, setup: Setup, report: FinetuneReport, *extra: str) -> None:
-    """Write the output, and emit the result: its main figures, and the `extra` ones by name."""
+    """Write the output, and emit the result with its main figures and the `extra` figures."""
     card = model_card(report)
     publish(run_dir, setup.policy.ordinary, setup.tokenizer, report, card, setup.record)
     names = ("pairs", "prompts", "held_out", "likelihood", *extra)
@@ -104,9 +109,9 @@ def publish_run(run_dir: RunDir, setup: Setup, report: FinetuneReport, *extra: s
 
 
 def method_of(run_dir: RunDir) -> Method:
-    """Return the method that the run's kind names, with its settings.
+    """Return the method that is named by the kind of the run, with its settings.
 
-    Settings of earlier versions that have no effect any more are named in a warning.
+    A warning names settings of earlier versions that no longer have an effect.
     """
     spec = run_dir.spec()
     try:
@@ -126,7 +131,7 @@ def method_of(run_dir: RunDir) -> Method:
 
 
 def read_data(run_dir: RunDir, method: Method, chat: PolicyChat, limit: int) -> Prepared:
-    """Return the groups. Raises RecipeError, with reasons, if there is nothing to train on."""
+    """Return the groups. If there is nothing to train on, RecipeError is raised with the reasons."""
     prepared = read_prepared(run_dir, chat, limit, method.evidence, method.objection)
     if not prepared.tokens["train"]:
         raise no_training_data(run_dir, prepared, method.lacking)
@@ -149,7 +154,7 @@ def report_data(run_dir: RunDir, method: Method, prepared: Prepared, limit: int)
 
 
 def report_of(run_dir: RunDir, setup: Setup, fitted: Fitted, prepared: Prepared) -> FinetuneReport:
-    """Return the report of a trained model. Scores the held-out prompts."""
+    """Score the held-out prompts, and return the report of the trained model."""
     run_dir.stage(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report")
     method, policy = setup.method, setup.policy
     config, trainer, collator = method.config, fitted.trainer, fitted.collator

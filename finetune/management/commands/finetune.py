@@ -61,7 +61,7 @@ class Command(RunCommand):
 
 
 def method_in(arguments: Sequence[str]) -> str | None:
-    """Return the method that the command line names, if it names a known one."""
+    """Return the method that is named on the command line, or None if it is not a known one."""
     parser = ArgumentParser(add_help=False)
     parser.add_argument("--method")
     name = parser.parse_known_args(list(arguments))[0].method
@@ -69,7 +69,7 @@ def method_in(arguments: Sequence[str]) -> str | None:
 
 
 def only_base(project: Any) -> Model:
-    """Return the project's only base; merged models count only if there is no other."""
+    """Return the only base of the project. Merged models count only if there is no other base."""
     bases = list(bases_of(project)[:2])
     if bases and (len(bases) == 1 or bases[1].is_merged > bases[0].is_merged):
         return bases[0]

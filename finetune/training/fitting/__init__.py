@@ -1,1 +1,1 @@
-"""The training of a policy on prepared groups, its reference and its evaluation."""
+"""The training of a policy on prepared groups, with its reference and its evaluation."""

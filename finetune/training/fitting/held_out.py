@@ -1,4 +1,4 @@
-"""Evaluation of an adapter on prompts that it was not trained on.
+"""The evaluation of an adapter on prompts that it was not trained on.
 
 Legend: K responses of a prompt.
 """
@@ -21,14 +21,17 @@ from reward.evaluation import report as reports
 from reward.evaluation.schema import Quality
 
 WATCHED_GROUPS = 100
-"""Held-out prompts scored during training. After the last step all are scored, as in the report."""
+"""The number of held-out prompts that are scored during training.
+
+After the last step, all of them are scored, as in the report.
+"""
 
 
 class HeldOut:
     """The implicit rewards of the method on held-out prompts.
 
-    `reference` has log π_ref of each prompt's responses, (K,). The figures are over the pairs that
-    an export of the test split has: those with a strict majority of the evidence.
+    `reference` has log π_ref of the responses to each prompt, (K,). The figures use the pairs that an
+    export of the test split contains, in which one response has more evidence than the other.
     """
 
     def __init__(
@@ -53,22 +56,22 @@ class HeldOut:
             for pair in pairs_of(group, PairOptions(), Counter())
         ]
         self.final: list[np.ndarray] | None = None
-        """log π of all prompts' responses after the last step, once computed."""
+        """log π of the responses to all prompts after the last step, or None before that."""
 
     def watch(self, last: bool) -> dict[str, float]:
-        """Return the figures of some prompts, or of all after the last step, for the curve."""
+        """Return the figures of some prompts for the curve. After the last step, use all prompts."""
         logps = self.logps(None if last else WATCHED_GROUPS)
         self.final = logps if last else None
         figures = cast(dict[str, float], self.figures(logps, 0))
         return {f"held_out/{name}": value for name, value in figures.items()}
 
     def logps(self, most: int | None = None) -> list[np.ndarray]:
-        """Return log π of the responses to the first `most` prompts, one array (K,) each."""
+        """Return log π of the responses to the first `most` prompts, an array (K,) for each prompt."""
         outputs = score_all(self.policy, self.tokens[:most], self.collator, self.stop)
         return [output[:, 0].astype(float) for output in outputs]
 
     def rewards(self, logps: list[np.ndarray]) -> list[np.ndarray]:
-        """Return the rewards of the first prompts, one array (K,) each."""
+        """Return the rewards of the responses to the first prompts, an array (K,) for each prompt."""
         rows = zip(logps, self.reference, self.tokens, strict=False)
         return [self.method.scores(after, before, g.lengths()) for after, before, g in rows]
 
@@ -77,16 +80,16 @@ class HeldOut:
         return likelihood([(g, before, a, read.lengths()) for g, before, a, read in rows], seed)
 
     def figures(self, logps: list[np.ndarray], seed: int) -> HeldOutFigures:
-        """Return the accuracy, means over the strict pairs of these prompts, and the likelihood.
+        """Return the accuracy, the means over the pairs of these prompts, and the likelihood.
 
-        The accuracy is defined as in the report, by judgments.
+        As in the report, the accuracy is a share of judgments, not of pairs.
         """
         nll = self.likelihood(logps, seed)["after"]["value"]
         of_pairs = self.figures_of_pairs(self.rewards(logps))
         return of_pairs if nll is None else {**of_pairs, "nll": nll}
 
     def figures_of_pairs(self, rewards: list[np.ndarray]) -> HeldOutFigures:
-        """Return the figures of `figures` without the likelihood; empty without pairs."""
+        """Return the same as `figures`, without the likelihood. The result is empty without pairs."""
         rewarded = [(rewards[g], pair) for g, pair in self.pairs if g < len(rewards)]
         if not rewarded:
             return {}
@@ -106,7 +109,7 @@ class HeldOut:
         return figures
 
     def report(self, seed: int) -> tuple[Quality, HeldOutFigures, Likelihood]:
-        """Return the report's figures on all held-out prompts."""
+        """Return the figures of the report, on all held-out prompts."""
         logps = self.logps() if self.final is None else self.final
         rows = zip(self.groups, self.rewards(logps), self.tokens, strict=True)
         scored = [reports.Scored(group, values, read.lengths()) for group, values, read in rows]

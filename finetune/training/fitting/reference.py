@@ -1,12 +1,13 @@
-"""log π_ref of responses: one pass before training, kept on disk for other runs.
+"""log π_ref of responses, which is computed before training and kept on disk for other runs.
 
 The reference is the model before training. A new adapter does not change the model yet, so its
-reference is the base model. A run that continues from an adapter has that adapter as its reference.
+reference is the base model. If a run continues from an adapter, the reference has this adapter.
 
-Each cache file is keyed by the model (a hash of its files, or its commit on the hub) and the number
-format. It holds a digest of the tokens of each response and its log-probability, and no
-text. So a retry, a resumed run and a later run on some of the same rankings compute only the missing
-log-probabilities. The folder `.reference` next to the run directories may be deleted at any time.
+There is a cache file for each model and number format. The model is identified by a hash of its files,
+or by its commit on the hub. For each response, the file contains a digest of the tokens and the
+log-probability, but no text. So a resumed run, or a later run with some of the same responses, computes
+only the missing log-probabilities. The folder `.reference` next to the run directories may be deleted
+at any time.
 
 Legend: K responses of a group, M responses in the cache.
 """
@@ -31,7 +32,10 @@ from recipes.training import checkpoints
 
 FOLDER = ".reference"
 DIGEST = 16
-"""Bytes of a digest. Two of 10⁹ responses share one with a probability below 10⁻²⁰."""
+"""The length of a digest in bytes.
+
+The probability that two of 10⁹ responses have the same digest is below 10⁻²⁰.
+"""
 
 
 class ReferenceCache:
@@ -42,7 +46,7 @@ class ReferenceCache:
         self.path = run_dir.whole.path.absolute().parent / FOLDER / f"{key}.npz"
 
     def read(self) -> dict[bytes, float]:
-        """Return log π_ref by digest. A missing or damaged file is empty."""
+        """Return log π_ref by digest. If the file is missing or damaged, the result is empty."""
         if not self.path.exists():
             return {}
         with self._locked():
@@ -57,7 +61,7 @@ class ReferenceCache:
         return {row.tobytes(): float(value) for row, value in zip(digests, logps, strict=True)}
 
     def add(self, logps: dict[bytes, float]) -> None:
-        """Add log-probabilities. Does nothing if the folder is not writable."""
+        """Add log-probabilities. If the folder is not writable, they are not stored."""
         with suppress(PermissionError), self._locked():
             everything = {**self._read(), **logps}
             digests = np.frombuffer(b"".join(everything), dtype=np.uint8).reshape(-1, DIGEST)
@@ -67,7 +71,7 @@ class ReferenceCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Lock the cache against other runs while the file and its manifest do not match."""
+        """Lock the cache against other runs while the file and its manifest are written."""
         self.path.parent.mkdir(exist_ok=True)
         with (self.path.parent / ".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -81,10 +85,10 @@ def reference_logps(
     cache: ReferenceCache,
     stop: StopSignal,
 ) -> tuple[list[np.ndarray], int]:
-    """Return log π_ref of each group's responses, (K,) float32, and the number computed now.
+    """Return log π_ref of the responses of each group, (K,) float32, and how many were computed.
 
-    Call it before the first step, because the reference is the untrained policy. Several processes
-    share the work. Raises Stopped on a stop signal.
+    Call this before the first step, because the reference is the policy before training. Several
+    processes share the work. Raises Stopped if the run was asked to stop.
     """
     stored: dict[bytes, float] = processes.from_rank_0({} if processes.rank() else cache.read())
     digests = [
@@ -118,7 +122,7 @@ def _digest(prompt: np.ndarray, response: np.ndarray) -> bytes:
 
 
 def cache_key(policy: PolicyModel, adapter: str | None, dtype: str) -> str:
-    """Return the name of the cache of a model: its content, its adapter's and the number format."""
+    """Return the name of a cache, which identifies the model, the adapter and the number format."""
     base = policy.config.name_or_path
     parts = [_content(base, getattr(policy.config, "_commit_hash", None))]
     if adapter:
@@ -129,7 +133,11 @@ def cache_key(policy: PolicyModel, adapter: str | None, dtype: str) -> str:
 
 
 def _content(reference: str, commit: Any) -> str:
-    """Return the digest of a folder's weights and configuration, or name and commit on the hub."""
+    """Return a text that identifies the weights of a model.
+
+    For a folder, it is the digest of its weights and configuration, and otherwise the name and commit
+    on the hub.
+    """
     folder = Path(reference)
     if not folder.is_dir():
         return f"{reference}@{commit}"

@@ -1,7 +1,7 @@
 """The training of a policy by a method on prepared groups, in one run directory.
 
-`fit` is all that `train.py` does between reading and reporting. Methods with a program of their own
-call it too, for example once per round.
+`train.py` calls `fit` between reading the data and writing the report. Methods with a program of
+their own call it too, for example once per round.
 
 Legend: K responses of a prompt.
 """
@@ -46,8 +46,11 @@ from recipes.training.trainer import (
 )
 
 TOKENS_AT_ONCE = {False: 512, True: 8192}
-"""Default limit on tokens per forward pass, without and with a GPU. On a CPU, products of 256 rows
-are as fast as those of 4,096 (87 GFLOP/s on one core), so more only takes memory."""
+"""The default limit on tokens per forward pass, without and with a GPU.
+
+On a CPU, a product of 256 rows is as fast as one of 4,096 (87 GFLOP/s on one core), so a higher limit
+would only take more memory.
+"""
 
 
 class PolicyTrainer(GroupTrainer):
@@ -58,7 +61,7 @@ class PolicyTrainer(GroupTrainer):
         self.loss = loss
         self.policy = policy
         self.drift: torch.Tensor | None = None
-        """The last estimate of KL(π ‖ π_ref) from mismatched responses, if the method needs it."""
+        """The last estimate of KL(π ‖ π_ref) from mismatched responses, or None without them."""
 
     def losses(
         self, outputs: dict[str, torch.Tensor], batch: Batch
@@ -72,7 +75,7 @@ class PolicyTrainer(GroupTrainer):
         inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Add the drift of mismatched responses to all parts, if the step has any, and train."""
+        """Run a step. If it has mismatched responses, all parts get their drift first."""
         if "mismatched" in inputs:
             self.drift = self.drift_on(inputs["mismatched"])
             inputs["parts"] = [{**part, "drift": self.drift} for part in inputs["parts"]]
@@ -82,7 +85,7 @@ class PolicyTrainer(GroupTrainer):
     def drift_on(self, parts: Sequence[Batch]) -> torch.Tensor:
         """Return the mean of log π - log π_ref over the responses of all parts, ().
 
-        Several processes share the parts.
+        Several processes share the work.
         """
         total = torch.zeros(2, dtype=torch.float32, device=self.args.device)
         for part in parts[processes.rank() :: processes.count()]:
@@ -102,7 +105,7 @@ class PolicyTrainer(GroupTrainer):
 
 @dataclass
 class Fitted:
-    """A trained policy, and the report's figures about its training."""
+    """A trained policy, and the figures of its training for the report."""
 
     trainer: Trainer
     held_out: HeldOut
@@ -111,12 +114,12 @@ class Fitted:
     head_reason: str | None
     reference_computed: int
     first: str
-    """The first batch as the model read it."""
+    """The first batch as text, in the form in which the model read it."""
 
 
 @dataclass
 class _Ready:
-    """The results of the preparation, which is not repeated when memory runs out."""
+    """The results of the preparation, which is not repeated if memory runs out."""
 
     layout_reason: str | None
     head_reason: str | None
@@ -139,8 +142,8 @@ def fit(
     """Train the policy on the train split. Raises Stopped, RecipeError or RestartRequired.
 
     `reference` has the trained weights of the reference, as `trained_weights` returns them. Without
-    it, the policy before training is the reference. When memory runs out, only the
-    micro-batch changes: the model and the reference are reused.
+    it, the policy before training is the reference. If memory runs out, the micro-batch is halved, and
+    the model and the log-probabilities of the reference are used again.
     """
     untrained = trained_weights(policy)
     collator = Collator(tokenizer.pad_token_id, targets=True)
@@ -212,7 +215,7 @@ def fit(
 def with_reference(groups: Sequence[TokenGroup], logps: Sequence[np.ndarray]) -> list[TokenGroup]:
     """Return the groups with log π_ref of their responses as a signal.
 
-    `logps` has an array (K,) for each group, followed by those of groups of mismatched responses.
+    `logps` has an array (K,) for each group, and then one for each group of mismatched responses.
     """
     of_others = iter(logps[len(groups) :])
 
@@ -229,7 +232,10 @@ def with_reference(groups: Sequence[TokenGroup], logps: Sequence[np.ndarray]) ->
 
 
 def with_token_limit(config: FinetuneSettings) -> FinetuneSettings:
-    """Return the config with the limit on tokens per forward pass for this machine, if it has none."""
+    """Return the config with a limit on tokens per forward pass.
+
+    If it has none, it gets the default limit for this machine.
+    """
     if config.tokens_at_once:
         return config
     return replace(config, tokens_at_once=TOKENS_AT_ONCE[torch.cuda.is_available()])

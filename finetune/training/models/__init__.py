@@ -1,1 +1,1 @@
-"""The language models of the recipes: loading, adapters and log-probabilities."""
+"""The language models of these recipes: loading, adapters and log-probabilities."""

@@ -1,4 +1,4 @@
-"""Causal language models: loading them, and turning chats into tokens.
+"""Causal language models: loading them, and converting chats to tokens.
 
 Generation and training both use `PolicyChat`, so a prompt has the same tokens in both.
 """
@@ -51,7 +51,7 @@ def device() -> torch.device:
 def load_tokenizer(reference: str) -> Any:
     """Return the tokenizer.
 
-    Raises RecipeError if there is none, or if it has no end-of-text token.
+    Raises RecipeError if there is none, or if it has no token for the end of a text.
     """
     name, revision = existing(reference)
     try:
@@ -70,8 +70,8 @@ def load_tokenizer(reference: str) -> Any:
 def load_model(reference: str, dtype: str, *, dropout: bool = True) -> Any:
     """Return the model in evaluation mode, on the CPU. Raises RecipeError if it cannot be loaded.
 
-    `dropout=False` turns dropout off permanently. Some families call it as a function, so it cannot
-    be turned off after loading.
+    With `dropout=False`, the model has no dropout in training mode either. This is decided when the
+    model is loaded, because some families call dropout as a function.
     """
     name, revision = existing(reference)
     try:
@@ -118,10 +118,10 @@ def add_adapter(model: Any, reference: str) -> Any:
 def load_for_sampling(reference: str, adapter: str | None, dtype: str) -> Any:
     """Return the model with its adapter on its device, without its published sampling defaults.
 
-    In float32 the adapter is merged into the weights, which samples faster and changes only
-    rounding. In bfloat16 merging would lose part of the adapter, so it stays separate.
-    `generation_config` keeps the model's stop tokens but not its repetition penalty, top-k and so
-    on: only the run's settings decide how to sample.
+    In float32, the adapter is merged into the weights, which makes sampling faster and changes only
+    rounding. In bfloat16, a merge would lose part of the adapter, so the adapter stays separate.
+    `generation_config` keeps the stop tokens of the model, but not its repetition penalty, top-k and
+    so on, because only the settings of the run decide how to sample.
     """
     model = load_model(reference, dtype)
     if adapter:
@@ -133,7 +133,7 @@ def load_for_sampling(reference: str, adapter: str | None, dtype: str) -> Any:
 
 
 def readable_length(config: Any) -> int | None:
-    """Return the model's maximum input in tokens, or None if its positions are unlimited."""
+    """Return the maximum number of tokens that the model can read, or None if there is no limit."""
     text = config.get_text_config()
     lengths = (getattr(text, name, None) for name in CONTEXT_NAMES)
     return next((length for length in lengths if isinstance(length, int) and length > 0), None)
@@ -141,7 +141,7 @@ def readable_length(config: Any) -> int | None:
 
 @dataclass(frozen=True)
 class Turn:
-    """An answer as the chat template writes it: its text, and the text after it up to its end token."""
+    """An answer as the chat template writes it: the text, and the text after it up to the end token."""
 
     text: str
     gap: str
@@ -150,10 +150,10 @@ class Turn:
 
 
 class PolicyChat(ChatFormat):
-    """Chats as a model that answers them reads them.
+    """The tokens of chats for a model that writes the answers.
 
-    `stop_ids` end a response: the model's, the tokenizer's, and the token that the chat template
-    writes after an assistant's turn.
+    `stop_ids` are the tokens that end a response: those of the model, the end token of the tokenizer,
+    and the token that the chat template writes after a turn of the assistant.
     """
 
     def __init__(
@@ -170,17 +170,17 @@ class PolicyChat(ChatFormat):
         self.control = self.control_tokens(stops)
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        """Return the prompt's tokens. Raises ValueError as `read` does."""
+        """Return the tokens of the prompt. Raises ValueError as `read` does."""
         return self.read(messages, []).prompt.tolist()
 
     def read(
         self, prompt: Messages, responses: Sequence[str], cut_off: Sequence[bool] = ()
     ) -> Encoded:
-        """Return the prompt as it is served, and each response as the model would write it.
+        """Return the tokens of the prompt as it is served, and of each response as the model writes it.
 
-        The last token of a response is the one that ends it, except if `cut_off` says that a length
-        limit ended it. Raises ValueError if the chat template refuses the chat or leaves out one of
-        its messages.
+        The last token of a response is its end token, unless the response is listed in `cut_off`
+        because a length limit cut it off. Raises ValueError if the chat template refuses the chat or
+        leaves out one of its messages.
         """
         chat, unended = self.marked(prompt, responses), list(cut_off) or [False] * len(responses)
         opening = self._opening(chat.prompt)
@@ -215,13 +215,14 @@ class PolicyChat(ChatFormat):
         return text
 
     def _turn(self, messages: Messages, opening: str, response: str) -> Turn:
-        """Return the answer as the template writes it if it only adds whitespace to the response.
+        """Return the answer as the template writes it, if the template only adds whitespace.
 
-        Other changes apply to earlier turns, such as removing a thought, or add text that no model
-        wrote, such as an empty thought. A served model writes the response without them.
+        Otherwise, return the response itself. Templates make other changes for earlier turns, such as
+        removing a thought, or add text that the model did not write, such as an empty thought. When
+        the model is served, it writes the response without these changes.
         """
         if not self.template:
-            # Plain prompts end with a colon, and most vocabularies join a space to the next word.
+            # A plain prompt ends with a colon. In most vocabularies, a space belongs to the next word.
             return Turn(" " + response.strip(), "", self.end_id)
         whole = self._render(messages, response)
         turn = whole.removeprefix(opening) if whole.startswith(opening) else ""
@@ -234,7 +235,7 @@ class PolicyChat(ChatFormat):
         return Turn(response, "", self.end_id, rewritten=bool(response))
 
     def _turn_end(self) -> int | None:
-        """Return the first control token that the template writes after an answer, or None."""
+        """Return the first control token that the template writes after an answer, or None if none."""
         if not self.template:
             return None
         user = [{"role": "user", "content": "a"}]

@@ -1,4 +1,4 @@
-"""Adapters added to the weights of their base model, with tied embeddings untied where necessary."""
+"""Adding adapters to the weights of their base model. If necessary, tied embeddings are separated."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from torch import nn
 
 
 def with_merged_weights(model: Any) -> tuple[Any, bool]:
-    """Return the plain model with the adapter in its weights, and whether its embeddings were untied.
+    """Return the model with the adapter in its weights, and whether its embeddings were separated.
 
-    Many models use one matrix both to read and to write tokens. An adapter on only one of the two
-    uses would change both once it is added to the shared matrix. In that case each use gets its own
-    matrix, so the merged model has more weights than its base.
+    Many models use the same matrix to read and to write tokens. If an adapter changes only one of the
+    two uses, adding it to the shared matrix would change both. In that case, each use gets its own
+    matrix, and the merged model has more weights than its base.
     """
     untied = separate_tied_embeddings(model)
     merged = model.merge_and_unload(safe_merge=True)
@@ -23,7 +23,7 @@ def with_merged_weights(model: Any) -> tuple[Any, bool]:
 
 
 def separate_tied_embeddings(model: Any) -> bool:
-    """Give the head its own matrix if an adapter changes a shared one. Return whether it does."""
+    """Give the head its own matrix if an adapter changes a shared matrix. Return whether it did."""
     base = model.get_base_model()
     parts = (base.get_input_embeddings(), base.get_output_embeddings())
     tied = bool(base.config.get_text_config().tie_word_embeddings)

@@ -1,8 +1,8 @@
-"""The model that is fine-tuned: a causal language model with LoRA, and log π of whole responses.
+"""The model that is fine-tuned: a causal language model with LoRA, which computes log π of responses.
 
-The weights are those of a plain `AutoModelForCausalLM` with a plain PEFT adapter, so that any tool
-can load a saved adapter. `PolicyModel` adds only the forward pass: the prompt once for all its
-responses, and the head only where it predicts a token of a response.
+The weights are those of a plain `AutoModelForCausalLM` with a plain PEFT adapter, so any tool can load
+a saved adapter. `PolicyModel` only has a forward pass of its own. It forwards a prompt once for all
+its responses, and computes the head only at the positions that predict a token of a response.
 
 Legend: G groups, K responses in the largest group, B rows, T tokens in the longest row, N tokens of
 all responses, H hidden size, V words of the vocabulary.
@@ -32,20 +32,20 @@ from recipes.models.references import torch_dtype
 from recipes.preferences.tokens import TokenGroup
 
 LARGE = 1_000_000_000
-"""Weights from which `gradient_checkpointing: auto` recomputes activations."""
+"""The number of weights from which `gradient_checkpointing: auto` recomputes activations."""
 
 
 class PolicyModel(nn.Module):
-    """Σ log π (G, K) of the responses of a batch in either layout.
+    """A policy that returns Σ log π of the responses of a batch, (G, K), in either layout.
 
-    `ordinary` is the plain language model, with its adapter. Without a `head`, log-probabilities
-    are read from the model's own logits, which takes B·T·V numbers.
+    `ordinary` is the plain language model, with its adapter. Without a `head`, the log-probabilities
+    are computed from the model's own logits, which take B·T·V numbers.
     """
 
     reads_targets = True
     reads_last_token = True
     accepts_loss_kwargs = True
-    """Makes Trainer count `labels`, one per group, over all micro-batches of a step."""
+    """With this attribute, Trainer counts `labels`, one per group, over all parts of a step."""
 
     def __init__(self, ordinary: nn.Module):
         super().__init__()
@@ -80,7 +80,7 @@ class PolicyModel(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Return Σ log π of each response, (G, K) float32, and the number of its tokens.
 
-        `outputs` is the first of them as (G, K, 1).
+        `outputs` is the former as (G, K, 1).
         """
         inputs = self._inputs({"input_ids": input_ids, **layout})
         where = (target_rows, target_positions)
@@ -102,7 +102,7 @@ class PolicyModel(nn.Module):
         target_responses: torch.Tensor,
         **layout: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the mean of the head's inputs over the tokens of each response.  → (G, K, H)"""
+        """Return the inputs of the head, averaged over the tokens of each response, (G, K, H)."""
         hidden = self._hidden(self._inputs({"input_ids": input_ids, **layout}))  # (B, T, H)
         of_tokens = hidden[target_rows, target_positions].float()  # (N, H)
         responses = layout["ends"] if "ends" in layout else layout["rows"]  # (G, K)
@@ -129,7 +129,7 @@ class PolicyModel(nn.Module):
 
 
 def _add_up(values: torch.Tensor, responses: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the values of each response.  (N, …), (N,) → (G, K, …) float32"""
+    """Return the sum of the values of each response. (N, …), (N,) → (G, K, …) float32."""
     sums = values.new_zeros((like.numel(), *values.shape[1:]), dtype=torch.float32)
     sums = sums.index_add(0, responses, values.float())
     return sums.view(*like.shape, *values.shape[1:])
@@ -139,9 +139,9 @@ def _add_up(values: torch.Tensor, responses: torch.Tensor, like: torch.Tensor) -
 
 
 def make_policy(config: FinetuneSettings) -> PolicyModel:
-    """Return the model with a new adapter, or with the one to continue from. The caller sets the seed.
+    """Return the model with a new adapter, or with the adapter to continue from.
 
-    Dropout is off, because the reference has none. Raises RecipeError.
+    The caller sets the seed. Dropout is off, because the reference has none. Raises RecipeError.
     """
     dtype = torch_dtype(config.dtype)
     base = _read_base(config, dtype)
@@ -180,8 +180,7 @@ def _read_base(config: FinetuneSettings, dtype: torch.dtype) -> Any:
 def prepare_quantized(base: Any, dtype: torch.dtype, recompute: bool) -> None:
     """Prepare 4-bit weights for training. The head stays in the number format of the run.
 
-    PEFT converts the head to float32, which would take twice the memory and time for the whole
-    vocabulary.
+    PEFT would convert the head to float32, and the logits would take twice the memory and time.
     """
     quantization.prepare_for_training(base, checkpointing=recompute)
     base.get_output_embeddings().to(dtype)
@@ -208,9 +207,9 @@ def _with_adapter(base: Any, config: FinetuneSettings) -> Any:
 
 
 def check_head(policy: PolicyModel, groups: Sequence[TokenGroup], pad_id: int) -> str | None:
-    """Return why the policy reads the model's own logits, or None if its head agrees with them.
+    """Return the reason not to use the policy's head, or None if it agrees with the model's logits.
 
-    Compares the first group's log-probabilities in evaluation mode, without gradients.
+    The log-probabilities of the first group are compared in evaluation mode, without gradients.
     """
     few, collator = groups[:1], Collator(pad_id, "plain", targets=True)
     if policy.head is None:

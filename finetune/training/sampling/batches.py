@@ -1,11 +1,11 @@
 """Reproducible sampling of many responses, batch by batch.
 
-Each response has its own seed, made from the run's seed, the prompt's id and the sample number.
-The seed gives one uniform number per token, and the token is the one at which the cumulative
-distribution reaches that number (inverse transform sampling). So a response depends on its own
-seed, not on the other rows of its batch. The exception is rounding: the model's arithmetic depends
-on the shape of a batch, so with another batch size a few responses may differ. With the same
-settings the output is the same byte for byte, even after a restart.
+Each response has its own seed, which is made from the seed of the run, the id of the prompt and the
+number of the sample. The seed gives a uniform random number for each token. The token is the one at
+which the cumulative distribution reaches this number (inverse transform sampling). So a response
+depends on its own seed, and not on the other rows of its batch. There is one exception: rounding in
+the model depends on the shape of a batch, so a few responses may differ with another batch size. With
+the same settings, the output is the same byte for byte, even after a restart.
 
 Legend: B rows, T tokens. Tensors carry their shape as a suffix: tokens_BT.
 """
@@ -35,24 +35,24 @@ from recipes.stopping import StopSignal
 from recipes.training import checkpoints
 
 FIRST_STAGE = 32
-"""Tokens sampled before finished rows are dropped for the first time."""
+"""The number of tokens that are sampled before finished rows are dropped for the first time."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One response to sample."""
+    """A response that is to be sampled."""
 
     prompt: Prompt
     prompt_ids: list[int]
     sample: int
     seed: int
     notes: Counter[str] = field(default_factory=Counter)
-    """Counts for the prompt's text, by the keys of NOTES."""
+    """Counts about the text of the prompt, by the keys of NOTES."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A sampled response. `tokens` counts the model's output, with the end token."""
+    """A sampled response. `tokens` is the number of tokens of the output, with the end token."""
 
     prompt_id: str
     sample: int
@@ -77,7 +77,7 @@ def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
 
 
 def prompts_of(run_dir: RunDir) -> list[Prompt]:
-    """Return the run's prompts. Raises RecipeError if the file does not hold prompts."""
+    """Return the prompts of the run. Raises RecipeError if the file does not contain prompts."""
     try:
         return read_prompts(run_dir.data / "prompts.parquet")
     except SampledTextError as error:
@@ -87,10 +87,11 @@ def prompts_of(run_dir: RunDir) -> list[Prompt]:
 def plan(
     prompts: list[Prompt], chat: PolicyChat, model_config: Any, config: Any
 ) -> tuple[list[Request], dict[str, str]]:
-    """Return the requests, longest prompt first, and the prompts left out: id → reason.
+    """Return the requests, and the reasons for leaving out prompts, by the id of the prompt.
 
-    Requests next to each other have similar lengths, so there is little padding. Those that need
-    the most memory come first, so a run that does not fit fails within its first minute.
+    The requests with the longest prompts come first. Neighbouring requests have similar lengths, so
+    there is little padding. The first requests need the most memory, so a run that does not fit into
+    memory fails within its first minute.
     """
     limit = readable_length(model_config)
     longest = min(
@@ -131,7 +132,7 @@ def report_plan(run_dir: RunDir, requests: list[Request], left_out: dict[str, st
 
 
 def notes_of(requests: list[Request]) -> dict[str, int]:
-    """Return the counts of NOTES over the prompts."""
+    """Return the sums of the counts of NOTES over all prompts."""
     of_prompts = {request.prompt.prompt_id: request.notes for request in requests}
     return dict(sum(of_prompts.values(), Counter()))
 
@@ -143,7 +144,7 @@ def left_out_sentence(left_out: dict[str, str], total: int) -> str:
 
 
 def left_out_figures(left_out: dict[str, str]) -> dict[str, Any]:
-    """Return the report's figures: counts by reason, and the ids of the first thousand prompts."""
+    """Return figures for the report: counts by reason, and the ids of the first thousand prompts."""
     return {
         "left_out": [
             {"what": "prompts", "why": why, "count": count}
@@ -169,9 +170,9 @@ def sample_batch(
     config: SamplingConfig,
     distribution: Distribution | None = None,
 ) -> list[Sampled]:
-    """Sample one batch, in the given order. Halve it until it fits in memory.
+    """Return the responses of one batch, in the given order. The batch is halved until it fits.
 
-    Without a `distribution`, temperature and top-p of the settings apply.
+    Without a `distribution`, the temperature and top-p of the settings apply.
     """
     return [_finish(row, chat) for row in sample_rows(model, chat, requests, config, distribution)]
 
@@ -184,7 +185,7 @@ def sample_rows(
     config: SamplingConfig,
     distribution: Distribution | None = None,
 ) -> list["Row"]:
-    """Return the tokens of the responses that `sample_batch` returns as text."""
+    """Return the responses of one batch as tokens. `sample_batch` returns them as text."""
     distribution = distribution or Distribution.of_settings(config)
     try:
         return _sample_rows(model, chat, requests, config, distribution)
@@ -204,10 +205,10 @@ def _sample_rows(
     config: SamplingConfig,
     distribution: Distribution,
 ) -> list["Row"]:
-    """Sample in stages of doubling length, and drop finished rows between stages.
+    """Sample in stages of doubling length, and drop finished rows between the stages.
 
-    Most responses are much shorter than the limit. Reading the text so far again costs less
-    than keeping finished rows in the batch.
+    Most responses are much shorter than the limit. So reading the text again at the start of a stage
+    takes less time than keeping finished rows in the batch.
     """
     rows = [Row(request, config.max_new_tokens) for request in requests]
     running, upto = rows, FIRST_STAGE
@@ -244,8 +245,8 @@ class Row:
 def _continue(
     model: Any, chat: PolicyChat, rows: list[Row], upto: int, distribution: Distribution
 ) -> None:
-    """Continue rows of the same number of new tokens until they have `upto` tokens."""
-    # Rows have the same number of new tokens, but prompts of different lengths: pad on the left.
+    """Continue the rows, which have the same number of new tokens, up to `upto` tokens."""
+    # The prompts of the rows have different lengths, so the rows are padded on the left.
     pad, done = chat.tokenizer.pad_token_id, len(rows[0].written)
     length = max(len(row.ids) for row in rows)
     padded = [[pad] * (length - len(row.ids)) + row.ids for row in rows]
@@ -296,10 +297,11 @@ def sample_all(
     parts: int = 1,
     distribution: Distribution | None = None,
 ) -> Answers:
-    """Return all responses, sampled batch by batch, with progress as `part` of `parts`.
+    """Return all responses, which are sampled batch by batch.
 
-    Each finished batch is a file in checkpoints/ named after `name`. The batches depend only on
-    the config, so a restarted run gives the same output as an uninterrupted one.
+    The progress is reported as that of `part` of `parts`. Each finished batch is written to a file in
+    checkpoints/, whose name begins with `name`. The batches depend only on the config, so a restarted
+    run gives the same output as an uninterrupted one.
     """
     shards = ceil(len(requests) / config.batch_size)
     answers: Answers = {}

@@ -1,7 +1,7 @@
-"""The distribution from which the next token is drawn, by the settings or as published.
+"""The distribution from which the next token is drawn.
 
-Publishers recommend how to sample from their model in its `generation_config.json`. With
-`sampling: published` a run follows it, as chat applications do.
+It follows from the settings or from `generation_config.json`, in which publishers recommend how to
+sample from their model. With `sampling: published`, a run uses this file, as chat applications do.
 
 Legend: B rows, T tokens so far, V vocabulary. Tensors carry their shape as a suffix: logits_BV.
 """
@@ -34,7 +34,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "min_new_tokens": (0,),
     "guidance_scale": (1, 1.0),
 }
-"""Fields that change the distribution and are not followed, with the values that do not."""
+"""Fields that would change the distribution but are not supported, with their neutral values."""
 LISTS = (
     "bad_words_ids",
     "suppress_tokens",
@@ -46,12 +46,14 @@ LISTS = (
 
 @dataclass(frozen=True)
 class Distribution:
-    """The changes to the model's probabilities before a token is drawn.
+    """The changes to the model's probabilities before a token is drawn, in the order of transformers.
 
-    In this order, as in transformers: the logits of tokens that occurred are divided (or, if
-    negative, multiplied) by `repetition_penalty`, all are divided by the `temperature`, and then
-    only the `top_k` likeliest tokens, the likeliest with a total probability of `top_p`, and those
-    with at least `min_p` of the highest probability are kept. `top_k` 0 keeps all.
+    1. The logits of tokens that have occurred are divided by `repetition_penalty` if they are positive,
+       and multiplied by it if they are negative.
+    2. All logits are divided by the `temperature`.
+    3. Only the `top_k` likeliest tokens are kept. 0 keeps all tokens.
+    4. Only the likeliest tokens with a total probability of `top_p` are kept.
+    5. Only tokens with at least `min_p` times the highest probability are kept.
     """
 
     temperature: float = 1.0
@@ -68,8 +70,8 @@ class Distribution:
     def of_run(cls, config: Any) -> Self:
         """Return the distribution of a run with a `model`.
 
-        Raises RecipeError if the published one is wanted and there is none, or if it has a field
-        that is not followed.
+        Raises RecipeError if the run uses the published distribution and there is none, or if it has
+        a field that is not supported.
         """
         if config.sampling == "settings":
             return cls.of_settings(config)
@@ -111,7 +113,7 @@ class Distribution:
 
 
 class SeededSampling(LogitsProcessor):
-    """A processor that leaves one possible token per row, chosen by the row's uniform number."""
+    """A processor that leaves one possible token per row, chosen by a uniform random number."""
 
     def __init__(
         self,
@@ -120,9 +122,9 @@ class SeededSampling(LogitsProcessor):
         mask: Sequence[Sequence[int]],
         device: Any,
     ):
-        """`mask` is 0 for the padding of the current rows, on their left.
+        """Store the uniform numbers, of which the first is for the next token.
 
-        The first uniform number is for the next token.
+        `mask` is 0 for the padding on the left of the current rows.
         """
         self.uniforms_BT = torch.tensor(uniforms_BT, device=device)
         self.distribution = distribution
@@ -144,11 +146,11 @@ class SeededSampling(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
 
     def _penalised(self, tokens_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
-        """Return the logits, reduced for tokens that occurred. Padding does not count."""
+        """Return the logits with a penalty for tokens that have occurred, except in the padding."""
         tokens_BT = tokens_BT.clone()
         padding_BT = self.padding_BT
         length = padding_BT.shape[1]
-        # Any token of the same row will do in place of padding; the last one is never padding.
+        # The padding is replaced by a token of the same row, the last one, which is never padding.
         tokens_BT[:, :length] = tokens_BT[:, :length].where(~padding_BT, tokens_BT[:, -1:])
         seen_BT = logits_BV.gather(1, tokens_BT)
         penalty = self.distribution.repetition_penalty
@@ -165,7 +167,7 @@ def draw(
     top_k: int = 0,
     min_p: float = 0.0,
 ) -> torch.Tensor:
-    """Return tokens (B, 1), drawn by inverse transform from the likeliest tokens that are kept."""
+    """Return tokens, (B, 1), drawn by inverse transform from the tokens that are kept."""
     if temperature == 0:
         return logits_BV.argmax(dim=1, keepdim=True)
     probs_BV = torch.softmax(logits_BV.float() / temperature, dim=1)
@@ -174,7 +176,8 @@ def draw(
         probs_BV, order_BV = probs_BV[:, :top_k], order_BV[:, :top_k]
         probs_BV = probs_BV / probs_BV.sum(dim=1, keepdim=True)
     cumulative_BV = probs_BV.cumsum(dim=1, dtype=torch.float64)
-    # A token is in the nucleus if the tokens before it have less than `top_p`, so the first always is.
+    # A token is in the nucleus if the probabilities of the tokens before it add up to less than `top_p`.
+    # So the first token always is.
     kept_BV = (cumulative_BV - probs_BV < top_p) & (probs_BV >= min_p * probs_BV[:, :1])
     size_B1 = kept_BV.sum(dim=1, keepdim=True)
     mass_B1 = cumulative_BV.gather(1, size_B1 - 1)
