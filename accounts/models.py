@@ -25,10 +25,13 @@ class User(AbstractUser):
 
     role = models.CharField(max_length=16, choices=Role, default=Role.REVIEWER)
     simulated = models.BooleanField(
-        default=False, help_text="A program, not a person. Pages that show its rankings say so."
+        default=False,
+        help_text="Whether this is a program instead of a person. Pages that show its rankings say so.",
     )
     link_number = models.PositiveIntegerField(
-        default=0, editable=False, help_text="Counts one-time links; only the newest one works."
+        default=0,
+        editable=False,
+        help_text="The number of one-time links so far. Only the newest link works.",
     )
 
     objects: ClassVar[UserManager["User"]] = UserManager()  # type: ignore[assignment]

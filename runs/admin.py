@@ -10,7 +10,7 @@ from runs.models import Artifact, Run, RunEvent
 
 
 class ReadOnly(admin.ModelAdmin):
-    """A read-only admin. Only runs.lifecycle changes runs."""
+    """A read-only admin, because runs change only through the functions in runs.lifecycle."""
 
     show_full_result_count = False
     list_per_page = 50

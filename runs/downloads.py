@@ -1,4 +1,4 @@
-"""Downloads of published files: checked before the first byte, streamed, and hashed."""
+"""Downloads of published files. They are checked before the first byte is sent, streamed, and hashed."""
 
 import hashlib
 import re
@@ -21,18 +21,18 @@ CHUNK_BYTES = 1 << 20
 MAX_CARD_BYTES = 1 << 18
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 BLOCK_BYTES = 512
-"""A tar file consists of blocks of this size."""
+"""The size of a block in a tar file."""
 
 
 class FileMissing(Exception):  # noqa: N818
-    """A published file is missing or was changed. The message names it and says what to do."""
+    """Raised if a published file is missing or was changed. The message names it and says what to do."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of the archive.
+    """A file to put into the archive.
 
-    `sha256` is empty for files in a folder, because the folder has one hash for all its files.
+    `sha256` is empty for a file in a folder, because the folder has one hash for all its files.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Member:
 
 
 def folder_name(name: str, run: Run) -> str:
-    """Return a name for downloaded files that all file systems accept."""
+    """Return a name for the downloaded folder that every file system accepts."""
     return slugify(name) or f"run-{run.pk}"
 
 
 def archive(run: Run, *, name: str) -> HttpResponseBase:
-    """Return a tar file of all files that the run published, in a folder named `name`.
+    """Return a tar file of all files that the run has published, in a folder named `name`.
 
-    Costs a query. Raises FileMissing.
+    Raises FileMissing if a file is missing or was changed.
     """
     members = [member for artifact in run.artifacts.all() for member in _members(run, artifact)]
     if not members:
@@ -65,7 +65,7 @@ def archive(run: Run, *, name: str) -> HttpResponseBase:
 
 
 def single_file(run: Run, file: str, *, name: str) -> HttpResponseBase:
-    """Return one published file, saved as `name`. Costs a query. Raises FileMissing."""
+    """Return one published file, which the browser saves as `name`. Raises FileMissing."""
     artifact = run.artifacts.filter(name=file).first()
     if artifact is None:
         raise FileMissing(f"Run {run.pk} has published no {file}.")
@@ -74,7 +74,7 @@ def single_file(run: Run, file: str, *, name: str) -> HttpResponseBase:
 
 
 def loading_snippet(run: Run, folder: str) -> str:
-    """Return the model card's code that loads the files, or "" without a readable card."""
+    """Return the code from the model card that loads the files, or "" if there is no readable card."""
     card = workspace.run_dir_of(run).output / "README.md"
     try:
         with card.open("rb") as file:
@@ -89,7 +89,7 @@ def loading_snippet(run: Run, folder: str) -> str:
 
 
 def _members(run: Run, artifact: Artifact) -> list[Member]:
-    """Return the files of an artifact at their current location. Raises FileMissing."""
+    """Return an artifact's files at their current location. Raises FileMissing."""
     path = workspace.run_dir_of(run).output / artifact.name
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     try:
@@ -98,7 +98,7 @@ def _members(run: Run, artifact: Artifact) -> list[Member]:
         raise FileMissing(f"{path} is missing. Restore it from a backup.") from None
     if sum(sizes) != artifact.bytes:
         raise FileMissing(
-            f"{path} has {sum(sizes):,} bytes; {artifact.bytes:,} were published. Restore it from "
+            f"{path} has {sum(sizes):,} bytes, but {artifact.bytes:,} were published. Restore it from "
             "a backup."
         )
     digest = "" if path.is_dir() else artifact.sha256
@@ -118,7 +118,7 @@ def _open(member: Member) -> BinaryIO:
 
 
 def _open_all(members: list[Member]) -> list[tuple[Member, BinaryIO]]:
-    """Open all files first, so that an error can still become a page."""
+    """Open all files before the download starts, while an error can still be shown on a page."""
     with ExitStack() as stack:
         files = [(member, stack.enter_context(_open(member))) for member in members]
         stack.pop_all()
@@ -129,7 +129,7 @@ def _open_all(members: list[Member]) -> list[tuple[Member, BinaryIO]]:
 
 
 def _tar(files: list[tuple[Member, BinaryIO]], *, folder: str, mtime: int) -> Iterator[bytes]:
-    """Yield a tar file. Ends early if a file was changed after it was published."""
+    """Yield a tar file in chunks. It ends early if a file was changed after it was published."""
     with ExitStack() as stack:
         for _, file in files:
             stack.enter_context(file)
@@ -153,10 +153,12 @@ def _contents(member: Member, file: BinaryIO) -> Iterator[bytes]:
         digest.update(chunk)
         yield chunk
     if remaining or (member.sha256 and digest.hexdigest() != member.sha256):
-        raise RuntimeError(f"{member.path} is not what was published; the download ends early.")
+        raise RuntimeError(
+            f"{member.path} was changed after it was published, so the download ends early."
+        )
 
 
 def _tar_bytes(members: list[Member]) -> int:
-    """Return the size of the archive in bytes, if each name is short enough for one header."""
+    """Return the size of the archive in bytes, assuming that each name fits into one header."""
     blocks = sum(1 + -(-member.bytes // BLOCK_BYTES) for member in members)
     return (blocks + 2) * BLOCK_BYTES

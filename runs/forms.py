@@ -1,4 +1,4 @@
-"""The launch form of a run kind, made from its config dataclass, and the filters of the list."""
+"""The launch form of a run kind, built from its config dataclass, and the filters for the list of runs."""
 
 import json
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ from runs.services import InvalidConfig
 
 
 def field_for(option: Option) -> forms.Field:
-    """Return the form field of an option.
+    """Return the form field for an option.
 
-    Numbers stay text here, because the config class parses them and writes the error messages.
+    Numbers remain text here, because the config class parses them and provides the error messages.
     """
     common = {
         "label": option.label,
@@ -40,7 +40,7 @@ def field_for(option: Option) -> forms.Field:
 
 
 def as_text(value: Any) -> Any:
-    """Return the value as a form shows it. A JSON object becomes text."""
+    """Return the value for display in a form. A JSON object becomes text."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
@@ -55,7 +55,7 @@ def _short(value: Any) -> str:
 
 
 class ConfigForm(forms.Form):
-    """The settings of a kind, except those that its inputs determine."""
+    """A form for the settings of a kind, without those that its inputs determine."""
 
     prefix = "config"
 
@@ -76,7 +76,7 @@ class ConfigForm(forms.Form):
         return any(field.errors for field in self.advanced())
 
     def full_clean(self) -> None:
-        """Leave validation to the config class, so that no error appears twice."""
+        """Leave the validation to the config class, so that no error is shown twice."""
         super().full_clean()
         self.errors.clear()
 
@@ -93,15 +93,15 @@ class AboutForm(forms.Form):
         required=False,
         max_length=200,
         label="Name",
-        help_text="Its name in the list of runs. Empty: the kind and its number.",
+        help_text="The run's name in the list of runs. If empty, the list shows its kind and number.",
     )
     request_id = forms.UUIDField(widget=forms.HiddenInput)
 
 
 class Launch:
-    """The inputs, settings and name of a run to start.
+    """The forms for the inputs, the settings and the name of a run to start.
 
-    Submitting the form twice starts one run, because it contains a request id.
+    They contain a request id, so submitting them twice starts only one run.
     """
 
     def __init__(self, kind: RunKind, data: Any = None, *, initial: dict[str, Any] | None = None):
@@ -116,9 +116,9 @@ class Launch:
         return bool(self.inputs.errors or self.config.errors or self.about.errors)
 
     def start(self, by: User) -> Run | None:
-        """Return the queued run.
+        """Queue the run and return it.
 
-        In case of errors, show them next to their fields and return None.
+        If there are errors, show them next to their fields and return None.
         """
         if not (self.inputs.is_valid() and self.about.is_valid()):
             self._check_settings_alone()
@@ -152,9 +152,9 @@ class Launch:
 
 
 def initial_from(kind: RunKind, query: Any) -> dict[str, Any]:
-    """Return the initial values that the URL asks for.
+    """Return the initial values that the URL's query sets.
 
-    `?from=RUN` copies the settings of a run, and `?snapshot=3` sets one field.
+    `?from=RUN` copies the settings of a run, and `?snapshot=3` sets a single field.
     """
     initial = {name: value for name, value in query.items() if name != "from"}
     run_id = number(query.get("from", ""))
@@ -165,7 +165,7 @@ def initial_from(kind: RunKind, query: Any) -> dict[str, Any]:
 
 
 class FilterForm(forms.Form):
-    """Filters of the list of runs. Values that are not among the choices are ignored."""
+    """The filters for the list of runs. Values that are not among the choices are ignored."""
 
     q = forms.CharField(
         required=False,
@@ -192,7 +192,7 @@ class FilterForm(forms.Form):
 
     @cached_property
     def chosen(self) -> dict[str, str]:
-        """Return the active filters, by field."""
+        """Return the values of the active filters, keyed by field."""
         self.is_valid()
         return {name: value for name, value in self.cleaned_data.items() if value}
 

@@ -1,4 +1,4 @@
-"""State transitions of runs, each a conditional update. Only this module changes a run's state.
+"""The state transitions of runs. Only this module changes a run's state, always by a conditional update.
 
     from               function         to
     queued             claim            running
@@ -14,9 +14,8 @@
 
 If cancelling was requested, `fail`, `requeue` and `reap` end the run as cancelled instead.
 
-A worker holds a Lease, and its writes check the fencing token. So a worker that wakes up after the
-reaper has requeued its run changes nothing. Times come from the database, so the clocks of machines
-may differ.
+A worker has a Lease, and all its writes check the lease's fencing token. A worker that wakes up after the reaper has
+requeued its run therefore changes nothing. All times come from the database, because the clocks of machines differ.
 """
 
 import logging
@@ -38,7 +37,7 @@ logger = logging.getLogger("tiebreak.runs")
 
 
 class LeaseLost(Exception):  # noqa: N818
-    """This worker no longer holds the run. The caller stops the recipe and returns."""
+    """Raised if this worker no longer holds the run. The caller must stop the recipe and return."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _queued(**fields: Any) -> dict[str, Any]:
 
 
 def claim(run_id: int, owner: str) -> Lease | None:
-    """Claim a queued run for this worker. Return None if it is not queued."""
+    """Claim a queued run for this worker. Return None if the run is not queued."""
     with transaction.atomic():
         taken = Run.objects.filter(pk=run_id, state=State.QUEUED).update(
             state=State.RUNNING,
@@ -98,7 +97,7 @@ def claim(run_id: int, owner: str) -> Lease | None:
 
 
 def claim_oldest(owner: str) -> Lease | None:
-    """Claim the run that has waited longest. Return None if none is queued."""
+    """Claim the run that has waited longest. Return None if no run is queued."""
     while True:
         oldest = Run.objects.filter(state=State.QUEUED).order_by("id").values_list("id").first()
         if oldest is None:
@@ -108,17 +107,17 @@ def claim_oldest(owner: str) -> Lease | None:
 
 
 def heartbeat(lease: Lease) -> None:
-    """Renew the lease. Raises LeaseLost."""
+    """Renew the lease. Raises LeaseLost if this worker no longer holds the run."""
     if not _leased_run(lease).update(heartbeat_at=Now(), lease_expires_at=_lease_end()):
         raise LeaseLost
 
 
 def regain(lease: Lease, owner: str) -> Lease | None:
-    """Claim again a run that the reaper took from this worker.
+    """Claim a run again after the reaper has taken it from this worker.
 
-    Return None if another worker has claimed it since. This is for a worker whose recipe finished
-    while the database was unavailable: its lease expired, but its results are valid. The attempt
-    number stays the same.
+    This is for a worker whose recipe finished while the database was unavailable, so that the lease expired
+    although the results are valid. The attempt number does not change. Return None if another worker has claimed
+    the run in the meantime.
     """
     reaped = Q(state=State.QUEUED) | Q(state=State.FAILED, error=_lost_too_often())
     with transaction.atomic():
@@ -137,12 +136,12 @@ def regain(lease: Lease, owner: str) -> Lease | None:
 
 
 def is_held(lease: Lease) -> bool:
-    """Return whether the run is running under this lease. One small query."""
+    """Return whether the run is still running under this lease. Costs one query."""
     return _leased_run(lease).exists()
 
 
 def cancel_requested(lease: Lease) -> bool:
-    """Return whether cancelling was requested. One small query. Raises LeaseLost."""
+    """Return whether cancelling was requested. Raises LeaseLost. Costs one query."""
     at = _leased_run(lease).values_list("cancel_requested_at", flat=True).first()
     if at is None and not _leased_run(lease).exists():
         raise LeaseLost
@@ -150,9 +149,9 @@ def cancel_requested(lease: Lease) -> bool:
 
 
 def record(lease: Lease, events: list[RunEvent], progress: tuple[int, int] | None) -> None:
-    """Store copied events and (step, total). An event that is already stored is skipped.
+    """Store copied events and the progress (step, total). Events that are already stored are skipped.
 
-    Raises LeaseLost, with nothing stored.
+    Raises LeaseLost, and stores nothing, if this worker no longer holds the run.
     """
     with transaction.atomic():
         if not _leased_run(lease).select_for_update(no_key=True).values_list("pk").first():
@@ -166,7 +165,10 @@ def record(lease: Lease, events: list[RunEvent], progress: tuple[int, int] | Non
 def succeed(
     lease: Lease, *, artifacts: list[Artifact], finish: Callable[[Run], dict[str, Any]]
 ) -> None:
-    """End the run as succeeded and store the rows of `finish`, all or nothing. Raises LeaseLost."""
+    """End the run as succeeded, and store its artifacts and the rows that `finish` creates.
+
+    All of this is one transaction. Raises LeaseLost.
+    """
     with transaction.atomic():
         run = _leased_run(lease).select_for_update(no_key=True).first()
         if run is None:
@@ -201,7 +203,7 @@ def cancel(lease: Lease) -> None:
 def requeue(lease: Lease, *, counted: bool) -> None:
     """Put a running run back into the queue, or end it if cancelling was requested.
 
-    `counted` says whether the attempt counts towards the maximum. Raises LeaseLost.
+    `counted` is whether the attempt counts towards the maximum. Raises LeaseLost.
     """
     used = F("attempt") if counted else F("attempt") - 1
     running = _leased_run(lease).filter(cancel_requested_at=None)
@@ -212,7 +214,7 @@ def requeue(lease: Lease, *, counted: bool) -> None:
 def request_cancel(run: Run, by: User | None) -> bool:
     """Cancel a queued run immediately, or ask the worker of a running one to stop it.
 
-    Return False if it has ended or is already being cancelled.
+    Return False if the run has ended or is already being cancelled.
     """
     request = {"cancel_requested_at": Now(), "cancelled_by": by}
     with transaction.atomic():
@@ -227,9 +229,9 @@ def request_cancel(run: Run, by: User | None) -> bool:
 
 
 def restart(run: Run, by: User | None) -> bool:
-    """Put a failed or cancelled run back into the queue. It resumes from its last checkpoint.
+    """Put a failed or cancelled run back into the queue, to resume from its last checkpoint.
 
-    Return False for other states. The caller sends the message after commit.
+    Return False if the run is in another state. The caller must send the message after the commit.
     """
     with transaction.atomic():
         done = Run.objects.filter(pk=run.pk, state__in=[State.FAILED, State.CANCELLED]).update(
@@ -241,11 +243,10 @@ def restart(run: Run, by: User | None) -> bool:
 
 
 def reap() -> list[int]:
-    """Take runs away from workers that have not renewed their lease in time.
+    """Take runs away from workers that have not renewed their lease in time; return the requeued ones' ids.
 
-    Each run is requeued, unless cancelling was requested or it was lost too often; then it ends as
-    cancelled or failed. Return the ids of requeued runs. Skips runs that their worker is ending at
-    this moment.
+    A run is requeued, unless cancelling was requested or it was lost too often; it then ends as cancelled or
+    failed. Runs that their worker is ending at this moment are skipped.
     """
     with transaction.atomic():
         silent = list(

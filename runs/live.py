@@ -1,4 +1,4 @@
-"""The changing parts of a run's page: progress, time left, curves and messages."""
+"""The parts of a run's page that change while it runs: progress, time left, curves and messages."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ RATE_POINTS = 30
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run. `stage` is its current activity, or "" while it takes steps."""
+    """The progress of a run. `stage` names its current activity, and is "" while it trains."""
 
     percent: float | None
     seconds_left: float | None
@@ -32,7 +32,7 @@ class Progress:
 
 
 def progress(run: Run) -> Progress:
-    """Return the progress of a run. At most two queries."""
+    """Return the progress of a run. Costs at most two queries."""
     events = run.events.filter(event__in=("progress", "stage")).order_by("-number")
     rows = events.annotate(age=Now() - F("recorded_at")).values_list("event", "at", "data", "age")
     latest = list(rows[:RATE_POINTS])
@@ -51,7 +51,7 @@ def progress(run: Run) -> Progress:
 
 
 def stage_of(events: list[tuple[str, dict[str, Any]]]) -> str:
-    """Return the current activity from progress and stage events (newest first)."""
+    """Return the current activity, given the progress and stage events, newest first."""
     if not events:
         return "Preparing the data"
     name, data = events[0]
@@ -59,7 +59,7 @@ def stage_of(events: list[tuple[str, dict[str, Any]]]) -> str:
 
 
 def latest_values(recent: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Return the value of each curve at the newest step with a value, from events (newest first)."""
+    """Return the newest value of each curve, given the data of progress events, newest first."""
     values: dict[str, float] = {}
     step: Any = None
     for data in recent:
@@ -71,7 +71,7 @@ def latest_values(recent: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 
 def waiting_for(run: Run) -> int:
-    """Return the number of runs before a queued run. No query for other states."""
+    """Return the number of runs before a queued run in the queue, or 0 for a run in another state."""
     if run.state != State.QUEUED:
         return 0
     before = Q(state=State.RUNNING) | Q(state=State.QUEUED, pk__lt=run.pk)
@@ -81,18 +81,17 @@ def waiting_for(run: Run) -> int:
 def seconds_left(
     run: Run, recent: list[tuple[datetime, dict[str, Any], timedelta]]
 ) -> float | None:
-    """Estimate the time left from the last progress events (newest first) of this attempt.
+    """Estimate the seconds left from the last progress events, newest first.
 
-    Each event has its time, data and age. The speed is computed with the clock of the training
-    machine. The age of the last event is computed with the clock of the database. This machine's
-    clock may differ from both.
+    Each event has its time, data and age. Times are from the clock of the machine that trains, and ages from the
+    database's clock. This machine's clock is not used, because it may differ from both.
     """
     steps = [
         (at, float(data["step"]))
         for at, data, _ in recent
         if isinstance(data.get("step"), int | float)
     ]
-    # The number of events of this attempt. The events before them have a higher step.
+    # Count the events of this attempt. The newest event before them has a higher step.
     count = 1
     while count < len(steps) and steps[count][1] < steps[count - 1][1]:
         count += 1
@@ -105,7 +104,7 @@ def seconds_left(
 
 
 def curves_of(data: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a progress event that are plotted as curves."""
+    """Return the numbers in a progress event that are plotted as curves."""
     metrics = data.get("metrics")
     values = {**(metrics if isinstance(metrics, dict) else {}), "loss": data.get("loss")}
     for name in ("tokens_per_s", "memory_mb"):
@@ -118,7 +117,7 @@ def curves_of(data: dict[str, Any]) -> dict[str, float]:
 
 
 def points(run: Run, *, after: int = 0) -> list[dict[str, Any]]:
-    """Return the points of the curves after event `after`, thinned to about MAX_POINTS."""
+    """Return the points of the curves after event number `after`, thinned out to about MAX_POINTS."""
     new = run.events.filter(event="progress", number__gt=after)
     span = new.aggregate(first=Min("number"), last=Max("number"))
     if span["last"] is None:
@@ -136,7 +135,7 @@ def points(run: Run, *, after: int = 0) -> list[dict[str, Any]]:
 
 
 def messages(run: Run) -> list[RunEvent]:
-    """Return the newest messages, oldest first."""
+    """Return the newest messages of a run, the oldest of them first."""
     newest = run.events.filter(event="message").order_by("-number")[:MAX_MESSAGES]
     return list(newest)[::-1]
 
@@ -161,13 +160,13 @@ def kind_of(run: Run) -> RunKind | None:
 
 
 def shares_of(run: Run) -> frozenset[str]:
-    """Return the names of the run's metrics and results that are shares."""
+    """Return the names of those of the run's metrics and results that are shares."""
     kind = kind_of(run)
     return kind.shares if kind else frozenset()
 
 
 def format_value(value: float, *, share: bool) -> str:
-    """Return a value of a curve or a result as text. A share becomes a percentage."""
+    """Format a value of a curve or a result. A share becomes a percentage."""
     return percent(value) if share else number(value)
 
 
@@ -182,6 +181,6 @@ def figure(run: Run) -> str:
 
 
 def links(run: Run) -> list[tuple[str, str]]:
-    """Return links to the output of a successful run."""
+    """Return (label, URL) for the pages with the output of a successful run."""
     kind = kind_of(run)
     return kind.links(run) if kind and run.state == State.SUCCEEDED else []

@@ -26,17 +26,17 @@ class RunQuerySet(models.QuerySet["Run"]):
     def visible_to(self, user: User) -> "RunQuerySet":
         """Return the runs that the user may see.
 
-        Trainers see all runs. Leads see the runs of their projects. Only trainers see runs without
-        a project, such as the runs of a deleted project.
+        Trainers see all runs, and leads the runs of their projects. Runs without a project, such as those of a
+        deleted project, are visible only to trainers.
         """
         if user.can_train:
             return self
         return self.filter(project__in=projects_led_by(user))
 
     def matching(self, text: str, *, kinds: Collection[str]) -> "RunQuerySet":
-        """Return runs of these kinds, and runs whose name, number or user matches the text.
+        """Return the runs of these kinds, and the runs whose name, number or user matches the text.
 
-        Runs without a name appear under the title of their kind, so callers pass
+        A run without a name is shown under the title of its kind. Callers therefore pass the result of
         `runs.kinds.names_with_title(text)`, which this module cannot import.
         """
         matching = Q(title__icontains=text) | Q(created_by__username__icontains=text)
@@ -47,9 +47,9 @@ class RunQuerySet(models.QuerySet["Run"]):
 
 
 def projects_led_by(user: User) -> Any:
-    """Return the projects whose runs the user may see, according to the project model.
+    """Return the projects whose runs the user may see.
 
-    This package does not import that model, but gets it from the foreign key.
+    The project model decides this. The package must not import it, and gets it from the foreign key.
     """
     project: Any = Run._meta.get_field("project").related_model
     return project.objects.led_by(user)
@@ -58,8 +58,8 @@ def projects_led_by(user: User) -> Any:
 class Run(models.Model):
     """One background run. The row is the source of truth; a message only carries its id.
 
-    `state` changes only through the functions of `runs.lifecycle`, each a conditional update. The
-    worker that runs it holds `fencing_token`, and writes with an older token change nothing.
+    `state` changes only through the functions in `runs.lifecycle`, by conditional updates. The worker that executes
+    the run knows the current `fencing_token`; writes with an older token change nothing.
     """
 
     kind = models.CharField(max_length=40)
@@ -70,12 +70,14 @@ class Run(models.Model):
         on_delete=models.SET_NULL,
         related_name="runs",
         db_index=False,
-        help_text="The project whose data the run reads. Its kind derives it from the inputs.",
+        help_text="The project whose data the run reads. The run's kind derives it from the inputs.",
     )
     config = models.JSONField(
-        default=dict, help_text="Frozen hyper-parameters, as run.json has them."
+        default=dict, help_text="The frozen settings, which are also written to run.json."
     )
-    inputs = models.JSONField(default=dict, help_text="Ids and hashes of the run's input.")
+    inputs = models.JSONField(
+        default=dict, help_text="The ids and hashes of the data and models that the run reads."
+    )
     request_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="runs"
@@ -87,7 +89,9 @@ class Run(models.Model):
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     heartbeat_at = models.DateTimeField(null=True, blank=True)
     message_sent_at = models.DateTimeField(
-        null=True, blank=True, help_text="Time of the last message to workers while it is queued."
+        null=True,
+        blank=True,
+        help_text="When the last message about this run was sent to workers, while it is queued.",
     )
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
     cancelled_by = models.ForeignKey(
@@ -136,14 +140,16 @@ class Run(models.Model):
 
 
 class RunEvent(models.Model):
-    """A line of a run's events.jsonl. `number` is the line number."""
+    """A line in a run's events.jsonl. `number` is the line number."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="events")
     number = models.PositiveIntegerField()
-    at = models.DateTimeField(help_text="By the clock of the machine that trains.")
+    at = models.DateTimeField(
+        help_text="The time of the event, by the clock of the machine that trains."
+    )
     recorded_at = models.DateTimeField(
         db_default=Now(),
-        help_text="By the database's clock, as every time that is compared with now.",
+        help_text="The time at which the row was written, by the clock of the database.",
     )
     event = models.CharField(max_length=20)
     data = models.JSONField(default=dict)

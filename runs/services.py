@@ -1,4 +1,4 @@
-"""Starting, cancelling, restarting and executing runs, for the web, commands and tests alike."""
+"""Start, cancel, restart and execute runs. The web, the commands and the tests share these functions."""
 
 import logging
 import time
@@ -27,7 +27,10 @@ FOLLOW_SECONDS = 0.5
 
 
 class InvalidConfig(ValueError):  # noqa: N818
-    """Nothing was queued. `errors` maps a field, "inputs" or "request_id" to a sentence."""
+    """Raised if a run cannot be queued, before anything is written.
+
+    `errors` maps a field, "inputs" or "request_id" to a sentence.
+    """
 
     def __init__(self, errors: dict[str, str]):
         super().__init__(" ".join(f"{name}: {text}" for name, text in errors.items()))
@@ -44,10 +47,10 @@ def start(
     request_id: UUID | None = None,
     send: bool = True,
 ) -> Run:
-    """Queue a run and notify a worker after commit. The same request id returns the same run.
+    """Queue a run, and notify a worker after the commit. The same request id returns the same run.
 
-    If the broker is down, the run waits until the reaper notifies a worker. `send=False` is for
-    callers that use `run_now` afterwards. Raises InvalidConfig, with nothing written.
+    If the broker is down, the run waits until the reaper notifies a worker. Pass `send=False` to call `run_now`
+    afterwards. Raises InvalidConfig if the settings or inputs are invalid.
     """
     request_id = request_id or uuid4()
     fields = {"kind": kind, "config": checked(kind, config, inputs), "inputs": inputs}
@@ -77,7 +80,7 @@ def _started_before(request_id: UUID, fields: dict[str, Any]) -> Run:
 
 
 def checked(kind: str, config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the complete config that the run would be frozen with. Raises InvalidConfig."""
+    """Return the complete config that would be stored with the run. Raises InvalidConfig."""
     try:
         run_kind = kinds.get(kind)
         decided = run_kind.from_inputs(inputs)
@@ -93,7 +96,7 @@ def checked(kind: str, config: dict[str, Any], inputs: dict[str, Any]) -> dict[s
 
 
 def _check_folders(kind: RunKind, config: dict[str, Any]) -> None:
-    """Raise ConfigError for missing folders, before the run is queued."""
+    """Raise ConfigError if a folder in the settings is missing."""
     errors: dict[str, str] = {}
     for name in kind.folders & config.keys():
         try:
@@ -105,12 +108,12 @@ def _check_folders(kind: RunKind, config: dict[str, Any]) -> None:
 
 
 def _of_form(kind: RunKind, errors: dict[str, str]) -> dict[str, str]:
-    """Assign errors in settings that the inputs determine to the inputs."""
+    """Return the errors, with those in settings that the inputs determine assigned to the inputs."""
     return {("inputs" if name in kind.decided else name): text for name, text in errors.items()}
 
 
 def notify_worker(run_id: int) -> bool:
-    """Send the run's id. Log a warning and return False if the broker is unavailable."""
+    """Send the run's id to a worker. If the broker is unavailable, log a warning and return False."""
     try:
         current_app.send_task("runs.tasks.execute", args=[run_id], queue=QUEUE, retry=False)
     except (BrokerError, OSError) as error:
@@ -126,18 +129,21 @@ def cancel(run: Run, by: User | None) -> bool:
 
 
 def why_not_cancelled(run: Run) -> str:
-    """Return a sentence that explains why `cancel` returned False. Reads the row again."""
+    """Return a sentence that says why `cancel` returned False."""
     run.refresh_from_db()
     if run.state in ENDED:
         return f"Run {run.pk} has already ended ({run.get_state_display().lower()})."
     return (
-        f"Run {run.pk} is already being cancelled: it writes a checkpoint and ends within "
+        f"Run {run.pk} is already being cancelled. It writes a checkpoint and ends within "
         f"{settings.RUN_GRACE_SECONDS} seconds."
     )
 
 
 def restart(run: Run, by: User | None) -> bool:
-    """Continue a failed or cancelled run from its last checkpoint. Return False for other states."""
+    """Continue a failed or cancelled run from its last checkpoint.
+
+    Return False if the run is in another state.
+    """
     done = lifecycle.restart(run, by)
     if done:
         transaction.on_commit(lambda: notify_worker(run.pk))
@@ -145,9 +151,9 @@ def restart(run: Run, by: User | None) -> bool:
 
 
 def restart_label(run: Run) -> str:
-    """Return the label of the button that restarts the run, or "" if it should not be offered.
+    """Return the label of the button that restarts the run, or "" if there should be no button.
 
-    A run that failed before its first checkpoint would fail again.
+    There is none for a run that failed before its first checkpoint, because it would fail again.
     """
     if run.state not in (State.FAILED, State.CANCELLED):
         return ""
@@ -159,8 +165,8 @@ def restart_label(run: Run) -> str:
 def execute(run_id: int) -> None:
     """Execute the oldest queued run if this machine has a free slot.
 
-    A worker calls this for each message. The oldest run may differ from `run_id`, the run in the
-    message. If more runs are queued when it ends, a worker is notified.
+    A worker calls this for each message. The oldest run may be another one than the run in the message, `run_id`.
+    If runs are still queued when it ends, a worker is notified.
     """
     with slots.acquire() as slot:
         if slot is None or supervisor.SHUTTING_DOWN.is_set():
@@ -176,7 +182,7 @@ def execute(run_id: int) -> None:
 def run_now(run_id: int) -> Run:
     """Claim and supervise a run in the foreground, and return it when it has ended.
 
-    If a worker has claimed it, wait until it ends. Ctrl-C cancels the run.
+    If a worker has already claimed it, wait until it ends. Ctrl-C cancels the run.
     """
     run = Run.objects.get(pk=run_id)
     try:
@@ -194,7 +200,7 @@ def run_now(run_id: int) -> Run:
 
 
 def _give_up(run: Run) -> None:
-    """End the run that this process holds, after its recipe was killed."""
+    """Cancel a run whose recipe was killed by Ctrl-C, and end it if this process holds it."""
     lifecycle.request_cancel(run, None)
     run.refresh_from_db()
     if run.state == State.RUNNING and run.lease_owner == supervisor.owner():
@@ -208,7 +214,10 @@ def reap() -> None:
 
 
 def notify_waiting(*, limit: int) -> None:
-    """Send messages for the oldest queued runs without a recent one, unless messages are pending."""
+    """Send a message for each of the oldest queued runs that have had none recently.
+
+    Nothing is sent while earlier messages are pending.
+    """
     overdue = Q(message_sent_at=None) | Q(
         message_sent_at__lt=Now() - timedelta(seconds=settings.RUN_LEASE_SECONDS)
     )
@@ -223,7 +232,7 @@ def notify_waiting(*, limit: int) -> None:
 
 
 def pending_messages() -> int:
-    """Return the number of pending messages, or 0 if the broker is unavailable."""
+    """Return the number of messages in the queue, or 0 if the broker is unavailable."""
     broker = current_app.connection_for_write()
     with broker:
         try:

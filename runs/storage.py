@@ -1,10 +1,8 @@
-"""Locations of stored files.
+"""The locations of stored files. Rows name them relative to a storage root, and only this module resolves them.
 
-Rows name them relative to a storage root, and only this module resolves them.
-
-A stored path is `ROOT:PATH`, such as `runs:12/output` or `checkout:demo/tiny_model`, so that
-`var/` and the checkout can move. The roots are folders of the settings. Other values are kept
-unchanged: names of models on Hugging Face, and absolute paths of folders that a user named.
+A stored path has the form `ROOT:PATH`, such as `runs:12/output` or `checkout:demo/tiny_model`, so that `var/` and the
+checkout can be moved. The roots are folders in the settings. Names of models on Hugging Face, and absolute paths of
+folders that a user has entered, are stored unchanged.
 """
 
 import hashlib
@@ -22,11 +20,11 @@ OUTPUT = re.compile(r"runs:(\d+)/output")
 
 
 class MissingFiles(Exception):  # noqa: N818
-    """Files that a row names are missing or were changed. The message says what to do."""
+    """Raised if files that a row names are missing or were changed. The message says what to do."""
 
 
 def roots() -> dict[str, Path]:
-    """Return the root folders by name, innermost first, because var/ may be inside the checkout."""
+    """Return the root folders by name. Inner folders come first, as var/ may be inside the checkout."""
     return {
         "runs": Path(settings.RUNS_DIR).absolute(),
         "snapshots": Path(settings.SNAPSHOTS_DIR).absolute(),
@@ -36,7 +34,7 @@ def roots() -> dict[str, Path]:
 
 
 def stored(path: str | Path) -> str:
-    """Return the form in which the path of a folder or file is stored in a row."""
+    """Return the form in which a row stores the path of a folder or file."""
     absolute = Path(path).absolute()
     for name, root in roots().items():
         if absolute.is_relative_to(root):
@@ -45,10 +43,10 @@ def stored(path: str | Path) -> str:
 
 
 def portable(path: str) -> str:
-    """Return the stored form of an absolute path written by an earlier version. Migrations use it.
+    """Return the stored form of an absolute path that an earlier version wrote. Only migrations use this.
 
-    The installation may have moved. A missing output of a run, or a missing folder of the
-    checkout, is looked up in the current root.
+    The installation may have been moved since then. If an output of a run, or a folder in the checkout, is missing
+    at the old path, it is looked up in the current root.
     """
     if not path.startswith("/") or (form := stored(path)) != path or Path(path).exists():
         return stored(path) if path.startswith("/") else path
@@ -64,7 +62,7 @@ def is_stored(value: str) -> bool:
 
 
 def resolve(value: str) -> str:
-    """Return the absolute path of a stored path. Other values are returned unchanged."""
+    """Return the absolute path for a stored path. Other values are returned unchanged."""
     if not is_stored(value):
         return value
     name, _, path = value.partition(":")
@@ -72,14 +70,15 @@ def resolve(value: str) -> str:
 
 
 def is_folder(value: str) -> bool:
-    """Return whether a setting names a folder rather than a model on Hugging Face."""
+    """Return whether a value names a folder instead of a model on Hugging Face."""
     return is_stored(value) or value.startswith("/")
 
 
 def check(value: str, *, digests: bool = False) -> None:
-    """Raise MissingFiles unless the folder exists with the files that its run published.
+    """Raise MissingFiles unless the folder exists and contains the files that its run published.
 
-    `digests` also compares SHA-256 digests, which reads every byte. Names on Hugging Face pass.
+    With `digests`, the SHA-256 digests are compared too, which reads every byte. Names of models on Hugging Face
+    are not checked.
     """
     if not is_folder(value):
         return
@@ -107,19 +106,19 @@ def problem_of(artifacts: Iterable[Artifact], *, digests: bool) -> str | None:
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}."
         if size != artifact.bytes or digest != artifact.sha256:
-            return f"{path} is not what the run published: its content was altered."
+            return f"{path} was altered after the run published it."
     return None
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return a folder's files in order, or the file itself. Empty if it is missing."""
+    """Return the files in a folder in order, the file itself, or an empty list if nothing exists."""
     if path.is_file():
         return [path]
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def digest_of(path: Path, files: list[Path]) -> str:
-    """Return the SHA-256 of a file. A folder's digest is that of `sha256sum`'s output for its files."""
+    """Return the SHA-256 of a file, or that of the output of `sha256sum` for all files in a folder."""
     if path.is_file():
         return sha256(path)
     listing = "".join(f"{sha256(file)}  {file.relative_to(path.parent)}\n" for file in files)

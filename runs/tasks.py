@@ -25,5 +25,5 @@ def stop_recipes(**kwargs: object) -> None:
 
 @beat_embedded_init.connect
 def end_with_worker(**kwargs: object) -> None:
-    """Make the separate `--beat` process end when its worker is killed."""
+    """Let the separate process that `--beat` starts end when its worker is killed."""
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

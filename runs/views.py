@@ -120,7 +120,7 @@ def run_live(request: HttpRequest, run_id: int) -> HttpResponse:
 
 
 def in_english(template: str, context: dict[str, Any], request: HttpRequest) -> str:
-    """Render a part of a page that is not translated, with English dates and numbers."""
+    """Render a template of a page that is not translated, with English dates and numbers."""
     with translation.override("en"):
         return render_to_string(template, context, request)
 

@@ -18,7 +18,7 @@ class Adjudication(models.Model):
         OTHER = "other", "Something else"
 
     task = models.OneToOneField(Task, on_delete=models.PROTECT, related_name="adjudication")
-    tiers = models.JSONField(help_text="The tiers of a ranking, best first.")
+    tiers = models.JSONField(help_text="The lead's order: tiers of response ids, best first.")
     cut = models.PositiveSmallIntegerField(null=True, blank=True)
     cause = models.CharField(max_length=16, choices=Cause)
     note = models.TextField(blank=True)

@@ -21,14 +21,16 @@ class Gold(models.Model):
         on_delete=models.CASCADE,
         related_name="gold",
         db_index=False,
-        help_text="The project of the task.",
+        help_text="The project to which the task belongs.",
     )
     purpose = models.CharField(max_length=16, choices=Purpose, default=Purpose.CHECK)
     constraints = models.JSONField(
         help_text='[{"kind": "above", "a": 1, "b": 2}, {"kind": "unacceptable", "a": 3}, '
         '{"kind": "tie_allowed", "a": 1, "b": 4}]'
     )
-    explanation = models.TextField(blank=True, help_text="Shown as feedback in training.")
+    explanation = models.TextField(
+        blank=True, help_text="The reasons for the answer, shown as feedback in training."
+    )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
     )

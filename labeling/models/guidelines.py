@@ -27,10 +27,11 @@ class GuidelineVersion(models.Model):
     state = models.CharField(max_length=16, choices=State, default=State.DRAFT, editable=False)
     text = models.TextField(help_text="Markdown.")
     change_note = models.CharField(
-        max_length=300, blank=True, help_text="The changes in one sentence, shown to reviewers."
+        max_length=300, blank=True, help_text="One sentence that tells reviewers what has changed."
     )
     requalify = models.BooleanField(
-        default=False, help_text="Reviewers have to qualify again when this version is published."
+        default=False,
+        help_text="Whether reviewers must qualify again when this version is published.",
     )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -69,10 +70,12 @@ class GuidelineVersion(models.Model):
 
 class Criterion(models.Model):
     version = models.ForeignKey(GuidelineVersion, on_delete=models.CASCADE, related_name="criteria")
-    name = models.SlugField(max_length=40, help_text="Short key used in exports, such as honesty.")
-    meaning = models.CharField(max_length=300, help_text="The meaning in one sentence.")
+    name = models.SlugField(max_length=40, help_text="A short key for exports, such as honesty.")
+    meaning = models.CharField(
+        max_length=300, help_text="One sentence that says what the criterion measures."
+    )
     scale = models.PositiveSmallIntegerField(
-        default=5, help_text="The highest rating; the lowest is 1."
+        default=5, help_text="The highest possible rating. The lowest is 1."
     )
     position = models.PositiveSmallIntegerField(default=0)
 

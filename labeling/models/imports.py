@@ -37,21 +37,25 @@ class FileImport(models.Model):
         null=True,
         on_delete=models.PROTECT,
         related_name="+",
-        help_text="Null for imports by the command.",
+        help_text="The lead who uploaded the file, or null if the command imported it.",
     )
     key = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=200, help_text="The name of the uploaded file.")
     size = models.BigIntegerField(help_text="Size in bytes.")
-    format = models.CharField(max_length=40, blank=True, help_text="Empty if detected.")
+    format = models.CharField(
+        max_length=40,
+        blank=True,
+        help_text="The name of the format, or empty if it is to be detected.",
+    )
     encoding = models.CharField(max_length=20, default="utf-8")
     mapping = models.JSONField(
-        default=dict, help_text="The column names of each meaning, as set by the lead."
+        default=dict, help_text="The columns for each meaning, if a lead has set the meanings."
     )
     any_criteria = models.BooleanField(default=False)
     state = models.CharField(max_length=16, choices=State, default=State.CHECKING)
     token = models.PositiveIntegerField(default=0)
     attempt = models.PositiveSmallIntegerField(
-        default=0, help_text="The number of attempts at the current step."
+        default=0, help_text="The number of times that a worker has started the current step."
     )
     heartbeat_at = models.DateTimeField(null=True)
     cancel_requested = models.BooleanField(default=False)

@@ -88,10 +88,10 @@ class Project(models.Model):
         editable=False,
         on_delete=models.PROTECT,
         related_name="+",
-        help_text="The published guideline for new rankings.",
+        help_text="The published guideline version under which new rankings are made.",
     )
     rankings_per_task = models.PositiveSmallIntegerField(
-        default=2, help_text="The number of independent rankings of a new task."
+        default=2, help_text="The number of reviewers who rank each new task."
     )
     overlap = models.CharField(
         max_length=16,
@@ -101,20 +101,20 @@ class Project(models.Model):
     )
     rankings_at_most = models.PositiveSmallIntegerField(
         default=3,
-        help_text="Sequential overlap: the maximum for a task on which reviewers disagree.",
+        help_text="With sequential overlap, the maximum number of rankings per task.",
     )
     certainty = models.FloatField(
         default=0.9,
-        help_text="Sequential overlap: a task is finished when its best response and the "
-        "order of every pair are at least this probable.",
+        help_text="With sequential overlap, a task is finished once its best response and the "
+        "order of every pair have at least this probability.",
     )
     allow_ties = models.BooleanField(
         default=True,
-        help_text="Responses may share a rank. If off, every ranking is a strict order.",
+        help_text="Whether responses may share a rank. If not, every ranking is a strict order.",
     )
     allow_partial = models.BooleanField(
         default=False,
-        help_text="Rankings may leave responses out. Responses left out are not compared with others.",
+        help_text="Whether a ranking may leave out responses. They are then not compared with others.",
     )
     min_rationale = models.PositiveSmallIntegerField(
         default=0,
@@ -122,7 +122,7 @@ class Project(models.Model):
     )
     revision_hours = models.PositiveSmallIntegerField(
         default=24,
-        help_text="The time during which reviewers may revise a ranking. 0 allows no revisions.",
+        help_text="The number of hours for which reviewers may revise a ranking. 0 allows no revisions.",
     )
     sees_models = models.CharField(
         "who sees model names", max_length=16, choices=Sees, default=Sees.LEADS
@@ -135,21 +135,21 @@ class Project(models.Model):
     )
     gold_percent = models.PositiveSmallIntegerField(
         default=0,
-        help_text="The share of gold among a reviewer's tasks. Gold has a known answer and looks "
-        "like any other task.",
+        help_text="The percentage of gold among a reviewer's tasks. Gold has a known answer and "
+        "looks like any other task.",
     )
     qualification_percent = models.PositiveSmallIntegerField(
         default=0,
-        help_text="The share of qualification tasks that a reviewer must answer correctly "
+        help_text="The percentage of qualification tasks that a reviewer must answer correctly "
         "before real work. 0 requires no qualification.",
     )
     lease_minutes = models.PositiveSmallIntegerField(
         default=30,
-        help_text="The time for which a task is reserved for the reviewer who has it open.",
+        help_text="The number of minutes for which a task is reserved for the reviewer who has it open.",
     )
     simulated = models.BooleanField(
         default=False,
-        help_text="The reviewers are programs. Pages that show their rankings say so.",
+        help_text="Whether the reviewers are programs. Pages that show their rankings say so.",
     )
     archived_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)

@@ -18,7 +18,7 @@ class Prompt(Withdrawable):
     messages = models.JSONField()
     content_hash = models.CharField(max_length=64, editable=False)
     external_id = models.CharField(
-        max_length=200, blank=True, help_text="The id in the source of the import."
+        max_length=200, blank=True, help_text="The prompt's id in the imported file."
     )
     meta = models.JSONField(default=dict, blank=True)
     file_import = models.ForeignKey(
@@ -28,7 +28,7 @@ class Prompt(Withdrawable):
         on_delete=models.SET_NULL,
         related_name="prompts",
         db_index=False,
-        help_text="The import that added it.",
+        help_text="The import that added this row.",
     )
     erased_at = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -81,7 +81,7 @@ class Response(Withdrawable):
         on_delete=models.SET_NULL,
         related_name="responses",
         db_index=False,
-        help_text="The import that added it.",
+        help_text="The import that added this row.",
     )
     identity = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -134,7 +134,7 @@ class Finding(models.Model):
     dropped = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="The finding was right, and tasks continue without the response. If off, it was a false alarm.",
+        help_text="Whether a lead dropped the response. If not, the finding was dismissed as a false alarm.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

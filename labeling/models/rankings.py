@@ -39,7 +39,9 @@ class Ranking(models.Model):
     tiers = models.JSONField()
     cut = models.PositiveSmallIntegerField(null=True, blank=True)
     strength = models.FloatField(
-        null=True, blank=True, help_text="The strength of a graded pair, 1 to 3."
+        null=True,
+        blank=True,
+        help_text="For a graded pair, the strength of the preference from 1 to 3.",
     )
     ratings = models.JSONField(default=dict, help_text='{"response id": {"criterion": rating}}')
     flags = models.JSONField(default=dict, help_text='{"response id": ["unsafe", …]}')
@@ -59,11 +61,11 @@ class Ranking(models.Model):
         on_delete=models.SET_NULL,
         related_name="rankings",
         db_index=False,
-        help_text="The import that added it.",
+        help_text="The import that added this row.",
     )
     extra = models.BooleanField(
         default=False,
-        help_text="Submitted after the slot went to someone else, and kept as an extra ranking.",
+        help_text="Whether the ranking arrived after someone else had taken its slot, and is kept in addition.",
     )
     created_at = models.DateTimeField(default=clock.now)
 
@@ -114,7 +116,9 @@ class Skip(models.Model):
         default=list,
         help_text="The order in which the reviewer saw the responses; see labeling.core.lettering.",
     )
-    draft = models.JSONField(null=True, help_text="The unfinished input, restored on undo.")
+    draft = models.JSONField(
+        null=True, help_text="The unfinished answer, which is restored if the skip is undone."
+    )
     created_at = models.DateTimeField(default=clock.now, editable=False)
 
     class Meta:

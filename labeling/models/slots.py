@@ -30,7 +30,7 @@ class Slot(models.Model):
     ahead = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="Leased as the reviewer's next task, not seen yet.",
+        help_text="Whether the slot is leased as the reviewer's next task, which they have not seen yet.",
     )
     ranking = models.OneToOneField(
         Ranking, null=True, on_delete=models.PROTECT, related_name="slot"
@@ -44,7 +44,7 @@ class Slot(models.Model):
         on_delete=models.SET_NULL,
         related_name="+",
         db_index=False,
-        help_text="The author of the draft, also after the lease expired. They get the slot back first.",
+        help_text="The reviewer who wrote the draft, even after the lease has expired. They get the slot back first.",
     )
 
     past_reviewers = ArrayField(

@@ -30,14 +30,14 @@ class Task(Withdrawable):
     held = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="Hidden from reviewers until a lead has checked the findings in its responses.",
+        help_text="Whether the task is hidden from reviewers until a lead has checked its findings.",
     )
     inactive = models.BooleanField(
         default=False,
         db_default=False,
         editable=False,
-        help_text="The task or its prompt is withdrawn, or too few of its responses are left. "
-        "labeling.queue.withdrawals.refresh writes it.",
+        help_text="Whether the task or its prompt is withdrawn, or too few of its responses are left. "
+        "Only labeling.queue.withdrawals.refresh writes this field.",
     )
     stopped_below = models.PositiveSmallIntegerField(
         null=True,
@@ -52,14 +52,14 @@ class Task(Withdrawable):
         on_delete=models.SET_NULL,
         related_name="tasks",
         db_index=False,
-        help_text="The import that added it.",
+        help_text="The import that added this row.",
     )
     external_id = models.CharField(
         max_length=200,
         blank=True,
         default="",
         db_default="",
-        help_text="The id in the source of the import.",
+        help_text="The task's id in the imported file.",
     )
     identity = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)

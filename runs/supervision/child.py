@@ -1,4 +1,4 @@
-"""The recipe's process: how it is started, asked to stop and killed."""
+"""The recipe's process. It can be started, asked to stop, and killed."""
 
 import os
 import subprocess
@@ -16,11 +16,12 @@ from runs.supervision.gpus import GpuLease
 
 LAUNCHER = "accelerate.commands.launch"
 LAUNCHER_TIMEOUT_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
-"""Seconds from SIGTERM to SIGKILL. Torch's launcher, which accelerate's launcher calls, reads it."""
+"""The variable for the seconds between SIGTERM and SIGKILL. Torch's launcher reads it, which
+accelerate's launcher calls."""
 
 
 def command_for(module: str, run_dir: Path, *, gpus: int) -> list[str]:
-    """Return the recipe's command line. It can be repeated by hand from the repository's root."""
+    """Return the recipe's command line, which can also be run by hand in the repository's root."""
     if gpus <= 1:
         return [sys.executable, "-m", module, str(run_dir)]
     return [
@@ -31,10 +32,10 @@ def command_for(module: str, run_dir: Path, *, gpus: int) -> list[str]:
 
 
 class Child:
-    """A command below a watchdog (runs.supervision.watchdog). Its output is appended to `log`.
+    """A command that runs under a watchdog (runs.supervision.watchdog). Its output is appended to `log`.
 
-    It sees only the GPUs of its lease. The caller may close its copies of `lock` and of the locks
-    of the GPUs once this object exists.
+    The command sees only the GPUs in its lease. It inherits `lock` and the locks of the GPUs, so the caller may
+    close its own copies once this object exists.
     """
 
     def __init__(self, command: list[str], *, log: Path, lock: int, gpus: GpuLease | None = None):
@@ -70,9 +71,9 @@ class Child:
         return self._watchdog.wait()
 
     def ended(self, timeout: float) -> int | None:
-        """Return the exit status, or None if it still runs after `timeout`.
+        """Return the exit status, or None if the command is still running after `timeout` seconds.
 
-        The status is 128 + number for a signal.
+        If a signal ended the command, the status is 128 plus the signal's number.
         """
         try:
             status = self._watchdog.wait(timeout)
@@ -88,10 +89,10 @@ class Child:
 
 
 def environment(command: list[str], gpus: Sequence[str] = ()) -> dict[str, str]:
-    """Return the recipe's environment: allowed variables, with the GPUs that it may use.
+    """Return the recipe's environment: the allowed variables, and the GPUs that it may use.
 
-    The launcher of several processes would kill them 30 seconds after SIGTERM. This limit is raised,
-    so that only the supervisor kills them.
+    The launcher for several processes would kill them 30 seconds after SIGTERM. This limit is raised, so that only
+    the supervisor kills them.
     """
     variables = for_recipe()
     if gpus:

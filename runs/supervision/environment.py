@@ -1,8 +1,8 @@
-"""The environment variables of a recipe's process: an allow-list, so that it gets no secrets.
+"""The environment variables that a recipe's process may see. This is an allow-list, to keep secrets from it.
 
-A recipe reads models from untrusted sources. So passwords and keys of the web process, whether
-Tiebreak uses them or not (DATABASE_URL, cloud access keys, CI tokens), are left out. The only
-secret passed on is HF_TOKEN, without which gated models could not be downloaded.
+A recipe reads models from untrusted sources. It must therefore not see passwords and keys that the web process
+has, such as DATABASE_URL, cloud access keys or CI tokens, whether Tiebreak uses them or not. The only secret passed
+on is HF_TOKEN, without which gated models could not be downloaded.
 """
 
 import os
@@ -31,11 +31,11 @@ PREFIXES = (
 
 
 def for_recipe(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables of `environment` (default: this process's) that a recipe may see."""
+    """Return the variables that a recipe may see, from `environment` or from this process's."""
     variables = os.environ if environment is None else environment
     return {name: value for name, value in variables.items() if allowed(name)}
 
 
 def allowed(name: str) -> bool:
-    """Return whether a variable is allowed. Proxies also have lower-case names (http_proxy)."""
+    """Return whether a variable is allowed. Variables for proxies may be in lower case (http_proxy)."""
     return name in NAMES or name.upper() in NAMES or name.startswith(PREFIXES)

@@ -1,4 +1,4 @@
-"""Copying of a run's events.jsonl into the database. Line numbers make repeated copies harmless."""
+"""Copy a run's events.jsonl into the database. A line may be copied twice, because lines are numbered."""
 
 import json
 from datetime import UTC, datetime
@@ -9,17 +9,17 @@ from recipes.rundir import RunDir
 from runs.models import RunEvent
 
 BATCH_BYTES = 4_000_000
-"""Bytes per read, so that a recipe that writes fast cannot fill the worker's memory."""
+"""Maximum number of bytes per read, so that a recipe that writes fast cannot fill the worker's memory."""
 
 
 class EventTail:
-    """A reader of a growing events.jsonl.
+    """A reader for an events.jsonl that grows while it is read.
 
-    It reads whole lines only, and invalid lines keep their number.
+    It reads only complete lines. Invalid lines are skipped, but counted in the line numbers.
     """
 
     def __init__(self, run_id: int, run_dir: RunDir, *, after: int = 0):
-        """Begin after line `after`, the last line that was already copied."""
+        """Begin after line number `after`, the last line that has already been copied."""
         self.run_id = run_id
         self.path = run_dir.events_file
         self.after = after
@@ -30,7 +30,7 @@ class EventTail:
         self.error = ""
 
     def read(self) -> list[RunEvent]:
-        """Return the new events since the last call, at most a few megabytes."""
+        """Return the new events since the last call, up to a few megabytes of them."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -62,9 +62,9 @@ class EventTail:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """Return a line's event in a form that PostgreSQL can store, or None if it is invalid.
+    """Return the event in a line, in a form that PostgreSQL can store, or None if it is invalid.
 
-    An event is a JSON object.
+    An event must be a JSON object.
     """
     try:
         data = json.loads(line, parse_constant=lambda name: None)
@@ -74,7 +74,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 def storable(value: Any) -> Any:
-    """Return the value without NUL, lone surrogates and infinities, which jsonb refuses."""
+    """Return the value without null characters, lone surrogates and infinities, which jsonb refuses."""
     if isinstance(value, float) and not isfinite(value):
         return None
     if isinstance(value, str):
@@ -100,7 +100,7 @@ def whole_number(value: Any) -> int:
 
 
 def remove_partial_line(run_dir: RunDir) -> None:
-    """Remove a partial last line, which a killed writer left, so that the next event is complete."""
+    """Remove an incomplete last line, which a killed process may have left before the next event."""
     if not run_dir.events_file.exists():
         return
     with run_dir.events_file.open("r+b") as file:

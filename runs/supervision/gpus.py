@@ -1,8 +1,8 @@
-"""Leases of GPUs, so that the runs of a machine do not share one.
+"""Leases of GPUs, so that two runs on a machine do not use the same GPU.
 
-A lease is a locked file per GPU in TIEBREAK_VAR. The recipe's processes inherit the lock, so a GPU is
-free when the last process has ended, even if the supervisor was killed. Other programs do not
-use these leases, so GPUs with more free memory are taken first.
+A lease is a locked file in TIEBREAK_VAR for each GPU. The recipe's processes inherit the lock, so a GPU becomes free
+when the last of them has ended, even if the supervisor was killed. Other programs do not use these leases, so GPUs
+with more free memory are leased first.
 """
 
 import fcntl
@@ -28,7 +28,7 @@ WAIT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class GpuLease:
-    """GPUs of a run as CUDA_VISIBLE_DEVICES names them, and the descriptors of their locks.
+    """A run's GPUs, named as in CUDA_VISIBLE_DEVICES, and the file descriptors of their locks.
 
     Both are empty on a machine without GPUs.
     """
@@ -41,8 +41,8 @@ class GpuLease:
 def lease_gpus(kind: "RunKind", waiting: Callable[[], None]) -> Iterator[GpuLease]:
     """Yield the GPUs for a run of this kind, and close this process's locks of them afterwards.
 
-    Takes up to `share_of` GPUs. If all are in use, waits until one is free, and calls `waiting`
-    about once per second; it may raise to end the wait.
+    Up to `share_of` GPUs are leased. While all GPUs are in use, this waits and calls `waiting` about once per
+    second. `waiting` may raise an error to end the wait.
     """
     gpus_by_name = visible_gpus() if kind.uses_gpu else {}
     lease = GpuLease()
@@ -57,9 +57,9 @@ def lease_gpus(kind: "RunKind", waiting: Callable[[], None]) -> Iterator[GpuLeas
 
 
 def visible_gpus() -> dict[str, Gpu | None]:
-    """Return the GPUs that this process may use, by name, in descending order of free memory.
+    """Return the GPUs that this process may use by name, those with the most free memory first.
 
-    None stands for a GPU that the driver does not know by this name.
+    A GPU that the driver does not know by this name is None.
     """
     installed = gpus.installed()
     named = {name: gpus.named(name, installed) for name in gpus.visible(installed)}
@@ -68,14 +68,14 @@ def visible_gpus() -> dict[str, Gpu | None]:
 
 
 def share_of(count: int, kind: "RunKind") -> int:
-    """Return how many of the machine's GPUs a run may take: one, or an equal share of all."""
+    """Return how many GPUs a run may lease: one or, if its kind can use several, an equal share of all."""
     return max(1, count // settings.RUNS_AT_ONCE) if kind.multi_gpu else 1
 
 
 def _take(gpus_by_name: dict[str, Gpu | None], kind: "RunKind") -> GpuLease:
-    """Lock the free GPUs of the run's share, without waiting for the rest.
+    """Lock as many free GPUs as the run may lease, without waiting for others.
 
-    If it waited, two runs could wait for each other.
+    If runs waited for more GPUs while they hold some, two runs could wait for each other.
     """
     share = share_of(len(gpus_by_name), kind)
     taken: dict[str, int] = {}
@@ -86,7 +86,7 @@ def _take(gpus_by_name: dict[str, Gpu | None], kind: "RunKind") -> GpuLease:
 
 
 def _lock(gpu: str) -> int | None:
-    """Return the descriptor of a GPU's locked file, or None if another run holds it."""
+    """Lock the GPU's file and return its descriptor, or None if another run holds the lock."""
     folder = settings.VAR_DIR / "slots"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{socket.gethostname()}-gpu-{re.sub(r'[^a-zA-Z0-9.-]', '_', gpu)}.lock"

@@ -1,9 +1,9 @@
-"""Slots, which limit how many recipes a machine runs at a time, regardless of its number of workers.
+"""Slots, which limit how many recipes run on a machine at a time, regardless of the number of workers.
 
-A slot is a locked file, so the slot of a dead process is free. A process that was stopped
-(SIGSTOP, a suspended machine) keeps its lock. Once the lease of its run has expired, the next
-worker kills its recipe and creates a new file of the same name. When the stopped process wakes up,
-it notices the lost lease before it writes anything.
+A slot is a locked file, so it becomes free when its process dies. A process that is stopped (by SIGSTOP, or because
+the machine is suspended) keeps its lock. Once its run's lease has expired, the next worker kills its recipe and
+creates a new file with the same name. When the stopped process continues, it notices that it has lost the lease
+before it writes anything.
 """
 
 import fcntl
@@ -26,14 +26,14 @@ MUTEX_SECONDS = 2
 
 
 class Slot:
-    """A slot held by this process."""
+    """A slot that this process holds."""
 
     def __init__(self, descriptor: int):
         self.descriptor = descriptor
         self.note(None)
 
     def note(self, lease: Lease | None, *, watchdog_pid: int | None = None) -> None:
-        """Record the lease and the watchdog in the slot's file, for other processes of this machine."""
+        """Write the lease and the watchdog to the slot's file, for other processes on this machine."""
         holder = (
             {"run": lease.run_id, "token": lease.token, "watchdog": watchdog_pid} if lease else {}
         )
@@ -43,7 +43,7 @@ class Slot:
 
 @contextmanager
 def acquire() -> Iterator[Slot | None]:
-    """Yield one of the machine's slots, or None if all are taken. Costs a query per taken slot."""
+    """Yield one of the machine's slots, or None if all are taken. Costs one query per taken slot."""
     folder = settings.VAR_DIR / "slots"
     folder.mkdir(parents=True, exist_ok=True)
     with _mutex(folder) as exclusive:
@@ -74,7 +74,7 @@ def _take(path: Path) -> Slot | None:
 
 
 def _evict(path: Path) -> bool:
-    """Kill the recipe and remove the file of a holder that lost its lease. Return whether it did."""
+    """Kill the recipe of a holder that has lost its lease, and remove its file; return whether it had."""
     holder = _holder(path)
     if "run" not in holder or lifecycle.is_held(Lease(holder["run"], holder["token"])):
         return False
@@ -93,7 +93,7 @@ def _holder(path: Path) -> dict[str, Any]:
 
 
 def _is_watchdog(pid: int | None) -> bool:
-    """Return whether the process is a watchdog. Process ids are reused, so check before killing."""
+    """Return whether the process is a watchdog. Ids are reused, so this is checked before killing it."""
     try:
         return (
             pid is not None
@@ -105,7 +105,7 @@ def _is_watchdog(pid: int | None) -> bool:
 
 @contextmanager
 def _mutex(folder: Path) -> Iterator[bool]:
-    """Let one process at a time examine the slots. Yield False if waiting takes too long."""
+    """Let only one process at a time examine the slots. Yield False if the wait takes too long."""
     with (folder / f"{socket.gethostname()}.mutex").open("w") as file:
         until = time.monotonic() + MUTEX_SECONDS
         while True:

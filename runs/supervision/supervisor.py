@@ -1,7 +1,7 @@
-"""Supervision of one run from its claim to its end, in a thread of a worker or in a command.
+"""Supervise one run from its claim to its end, in a worker's thread or in a command.
 
-The supervisor prepares the directory and starts the recipe below a watchdog. Every tick it copies
-events, renews the lease, and checks for a cancel request, a lost lease and a worker shutdown. It
+The supervisor prepares the run directory and starts the recipe under a watchdog. At every tick it copies events,
+renews the lease, and checks whether the run was cancelled, the lease was lost or the worker is shutting down. It
 never uses CUDA. If the database becomes unavailable, the recipe continues to train.
 """
 
@@ -43,15 +43,15 @@ LOG_TAIL_BYTES = 4000
 MAX_RETRY_SECONDS = 3600
 
 SHUTTING_DOWN = threading.Event()
-"""Set when this process was asked to end. Its recipes write a checkpoint, and their runs are requeued."""
+"""Set when this process is asked to end. Its recipes then write a checkpoint, and their runs are requeued."""
 
 
 class ShuttingDown(Exception):  # noqa: N818
-    """This process was asked to end while a run waited for a GPU."""
+    """Raised if this process is asked to end while a run waits for a GPU."""
 
 
 class StopReason(Enum):
-    """The reason why a recipe was asked to stop."""
+    """Why a recipe was asked to stop."""
 
     CANCEL = "cancel"
     SHUTDOWN = "shutdown"
@@ -62,9 +62,9 @@ def owner() -> str:
 
 
 def supervise(lease: Lease, slot: Slot | None = None) -> None:
-    """Run a claimed run until it ends or this worker loses it.
+    """Execute a claimed run until it ends or this worker loses it.
 
-    Records the id of the training process in `slot`.
+    The id of the watchdog is recorded in `slot`.
     """
     run = Run.objects.get(pk=lease.run_id)
     logger.info("Run %s (%s): attempt %s begins.", run.pk, run.kind, run.attempt)
@@ -77,7 +77,7 @@ def supervise(lease: Lease, slot: Slot | None = None) -> None:
 
 
 def _try_attempt(run: Run, lease: Lease, slot: Slot | None) -> str:
-    """Make one attempt. Return the error message of a failed run, or "" if the run has ended."""
+    """Make one attempt. Return the error with which the run failed, or "" if there was none."""
     try:
         _run_attempt(run, lease, slot)
     except CannotRun as error:
@@ -123,11 +123,10 @@ def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
 
 
 def _store_results(run: Run, kind: kinds.RunKind, process: "RecipeProcess") -> None:
-    """Publish the output of a finished recipe. Waits for the database, even if the lease expires.
+    """Publish the output of a finished recipe. This waits for the database even if the lease expires.
 
-    If the database was unavailable for longer than the lease, the reaper has taken the run. Then
-    this worker claims it again. If another worker has already claimed it, that worker finds the
-    finished directory and publishes it.
+    If the database is unavailable for longer than the lease, the reaper takes the run away, and this worker claims
+    it again. If another worker has claimed it first, that worker finds the finished directory and publishes it.
     """
     process.run_dir.stage("Checking and storing the results")
     try:
@@ -147,7 +146,7 @@ def _store_results(run: Run, kind: kinds.RunKind, process: "RecipeProcess") -> N
 
 
 def _check_cancel(lease: Lease) -> None:
-    """Raise CannotRun if cancelling was requested; `lifecycle.fail` then ends the run as cancelled."""
+    """Raise CannotRun if cancelling was requested, so that `lifecycle.fail` ends the run as cancelled."""
     try:
         if lifecycle.cancel_requested(lease):
             raise CannotRun("It was cancelled while it was queued.")
@@ -177,7 +176,7 @@ def _end(run: Run, move: Callable[[], None]) -> None:
 
 
 def _run_hook(run: Run, what: str, work: Callable[[], T]) -> T:
-    """Turn an unexpected error in a kind's code into a sentence, with the traceback in the log."""
+    """Call a kind's function. An unexpected error is logged and raised as CannotRun with a sentence."""
     try:
         return work()
     except (CannotRun, LeaseLost, OperationalError, InterfaceError):
@@ -194,7 +193,7 @@ def _run_hook(run: Run, what: str, work: Callable[[], T]) -> T:
 
 
 class RecipeProcess:
-    """One start of the recipe, from its first line in the log to its exit status."""
+    """The process of one attempt, from the first line in its log to its exit status."""
 
     def __init__(self, run: Run, lease: Lease, run_dir: RunDir):
         self.run = run
@@ -210,7 +209,10 @@ class RecipeProcess:
         self._kill_at = float("inf")
 
     def wait_for_gpu(self) -> None:
-        """Report that the run is waiting. Raises ShuttingDown, LeaseLost, or CannotRun if it was cancelled."""
+        """Report that the run is waiting for a GPU.
+
+        Raises ShuttingDown, LeaseLost, or CannotRun if the run was cancelled.
+        """
         if SHUTTING_DOWN.is_set():
             raise ShuttingDown
         with suppress(OperationalError, InterfaceError):
@@ -242,7 +244,7 @@ class RecipeProcess:
         workspace.note_holder(lock, self.child.watchdog_pid)
 
     def wait(self) -> int:
-        """Wait until the recipe ends, and return its exit status. Kill it if an error occurs here."""
+        """Wait until the recipe ends, and return its exit status. If an error occurs here, kill it."""
         try:
             while (status := self.child.ended(TICK_SECONDS)) is None:
                 self._tick()
@@ -281,9 +283,9 @@ class RecipeProcess:
             self.stop_reason = reason
 
     def copy_events(self) -> bool:
-        """Copy new events, and return whether there were any.
+        """Copy new events into the database, and return whether there were any.
 
-        If the database fails, the next call reads them again.
+        If the database does not store them, the next call reads them again.
         """
         offset, number = self.tail.offset, self.tail.number
         events = self.tail.read()
@@ -297,12 +299,12 @@ class RecipeProcess:
         return True
 
     def copy_rest(self) -> None:
-        """Copy the remaining events, and wait until the database stores them. Raises LeaseLost."""
+        """Copy the remaining events, and wait until the database has stored them. Raises LeaseLost."""
         while retry_until_available(self.copy_events):
             pass
 
     def ending(self, status: int) -> Callable[[], None]:
-        """Return the transition that ends a run whose recipe did not succeed."""
+        """Return the state transition for a run whose recipe ended without success."""
         if self.stop_reason is StopReason.CANCEL:
             return lambda: lifecycle.cancel(self.lease)
         if self.stop_reason is StopReason.SHUTDOWN:
@@ -344,11 +346,9 @@ class RecipeProcess:
 def forget_connection(error: Exception) -> None:
     """Close a broken connection, so that the next query opens a new one.
 
-    Raises the error again inside a transaction.
-
-    The spare connections in the pool are probably broken too. psycopg would test them one by one
-    as they are requested, with growing pauses, which could take longer than a lease. So all are
-    checked now.
+    In a transaction, the error is raised again instead. The pool's idle connections are probably broken too, so all
+    of them are checked now. Otherwise psycopg would test them one by one when they are requested, with growing
+    pauses, which could take longer than a lease.
     """
     if connection.in_atomic_block:
         raise error
@@ -358,10 +358,10 @@ def forget_connection(error: Exception) -> None:
 
 
 def retry_until_available(write: Callable[[], T]) -> T:
-    """Retry a write until the database is available, for an hour at most or until shutdown.
+    """Retry a write until the database is available, for at most an hour and not after shutdown.
 
-    After that, raises the database's error. Nothing is lost: the run directory keeps the results,
-    and the next attempt publishes them.
+    Then the database's error is raised. Nothing is lost, because the results remain in the run directory and the
+    next attempt publishes them.
     """
     until = time.monotonic() + MAX_RETRY_SECONDS
     while True:
@@ -375,9 +375,9 @@ def retry_until_available(write: Callable[[], T]) -> T:
 
 @contextmanager
 def heartbeats(lease: Lease) -> Iterator[None]:
-    """Renew the lease from a thread while the block runs.
+    """Renew the lease from another thread while the `with` block runs.
 
-    Does nothing inside a transaction of the caller, since no other process can see its row.
+    In a transaction of the caller this does nothing, because no other process can see the row yet.
     """
     if connection.in_atomic_block:
         yield

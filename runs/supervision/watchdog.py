@@ -1,13 +1,15 @@
-"""The parent process of a recipe, which kills it when the supervisor ends for any reason.
+"""The parent process of a recipe. It kills the recipe when the supervisor ends for any reason.
 
     python -m runs.supervision.watchdog PIPE LOCKS COMMAND…
 
-PIPE is the read end of a pipe whose write end only the supervisor holds. A byte in it sends
-SIGTERM to the command. When the pipe closes, even by kill -9 of the supervisor, the command and
-everything it started are killed. LOCKS are the descriptors, separated by commas, of the locks of the
-run directory and of GPUs. The command inherits them, so a lock is free when the last process that
-may write or compute has ended. The exit status is the command's, or 128 plus the number of the
-signal that ended it.
+PIPE is the read end of a pipe, whose write end only the supervisor has. When a byte arrives, SIGTERM is sent to the
+command. When the pipe closes, for example because the supervisor was killed with SIGKILL, the command and all
+processes that it started are killed.
+
+LOCKS are the comma-separated descriptors of the locks of the run directory and the GPUs. The command inherits them,
+so a lock becomes free when the last process that could write or compute has ended.
+
+The exit status is that of the command, or 128 plus the number of the signal that ended it.
 """
 
 import ctypes
@@ -37,9 +39,9 @@ def die_with_watchdog() -> None:
 
 
 def children() -> list[int]:
-    """Return the ids of direct children.
+    """Return the process ids of direct children.
 
-    This process is a subreaper, so orphaned descendants become its children.
+    This process is a subreaper, so descendants whose parent has ended become its children.
     """
     pids = []
     for stat in Path("/proc").glob("[0-9]*/stat") if LINUX else ():
@@ -53,7 +55,7 @@ def children() -> list[int]:
 
 
 def kill_everything(command: subprocess.Popen[bytes]) -> None:
-    """Kill the command's group, then processes outside the group (torchrun gives each rank a session)."""
+    """Kill the command's process group, and then its other processes: torchrun gives each rank a session."""
     deadline = time.monotonic() + KILL_SECONDS
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(command.pid, signal.SIGKILL)
@@ -65,7 +67,7 @@ def kill_everything(command: subprocess.Popen[bytes]) -> None:
 
 
 def wake_on(*signals: int) -> int:
-    """Return a descriptor to which the number of each arriving signal is written."""
+    """Return a file descriptor from which the numbers of these signals can be read as they arrive."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -75,7 +77,7 @@ def wake_on(*signals: int) -> int:
 
 
 def forward_signals(command: subprocess.Popen[bytes], pipe: int, woken: int) -> None:
-    """Pass on SIGTERM until the command has ended or must be killed."""
+    """Pass SIGTERM on to the command until it has ended or must be killed."""
     flags: Any = os.WEXITED | os.WNOWAIT | os.WNOHANG
     while os.waitid(os.P_PID, command.pid, flags) is None:
         ready, _, _ = select.select([pipe, woken], [], [])

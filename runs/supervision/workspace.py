@@ -1,4 +1,4 @@
-"""The directory of a run: laid out once, locked during an attempt, and hashed at the end."""
+"""The directory of a run. It is created once, locked during an attempt, and hashed at the end."""
 
 import fcntl
 import json
@@ -24,7 +24,7 @@ from runs.models import Artifact, Run
 PREPARED = ".prepared"
 LOCK = ".lock"
 FINISHED = ".finished"
-"""Marks a directory whose recipe has finished, so that no later attempt repeats it."""
+"""Name of the file that marks a directory whose recipe has finished, so that it is not repeated."""
 STALE_SECONDS = 3
 
 
@@ -44,19 +44,18 @@ def _commit() -> str:
 
 
 def prepare(run: Run, kind: RunKind) -> RunDir:
-    """Lay out the run directory and let the kind fill `data/`. Later attempts reuse it.
+    """Create the run directory, and let the kind fill `data/`. Later attempts use it again.
 
-    Raises CannotRun if a file that the run needs is missing or was changed, or if the folder
-    belongs to a run of another database. Partial contents after a crash are deleted and created
-    again.
+    After a crash, partial contents are deleted and created again. Raises CannotRun if a file that the run needs is
+    missing or was changed, or if the folder belongs to a run in another database.
     """
     run_dir, marker = run_dir_of(run), run.created_at.isoformat()
     prepared = run_dir.path / PREPARED
     if prepared.exists():
         if prepared.read_text() != marker:
             raise CannotRun(
-                f"{run_dir.path} belongs to a run of another database. Move it away, or set "
-                "TIEBREAK_RUNS_DIR to a folder of this database's own."
+                f"{run_dir.path} belongs to a run in another database. Move it away, or set "
+                "TIEBREAK_RUNS_DIR to a folder that only this database uses."
             )
         _update_folders(run, kind, run_dir)
         return run_dir
@@ -85,9 +84,9 @@ def _write_spec(run_dir: RunDir, spec: dict[str, Any]) -> None:
 
 
 def config_with_paths(run: Run, kind: RunKind) -> dict[str, Any]:
-    """Return the config for the recipe, with absolute folders. Hashes files that runs published.
+    """Return the config for the recipe, with absolute paths of folders.
 
-    Raises CannotRun if one is missing or was changed.
+    Files that runs have published are read and hashed. Raises CannotRun if one is missing or was changed.
     """
     config = dict(run.config)
     for name in kind.folders & config.keys():
@@ -101,7 +100,7 @@ def config_with_paths(run: Run, kind: RunKind) -> dict[str, Any]:
 
 
 def _update_folders(run: Run, kind: RunKind, run_dir: RunDir) -> None:
-    """Update the folders in run.json, because var/ may move between two attempts."""
+    """Update the paths of folders in run.json, because var/ may be moved between two attempts."""
     spec = run_dir.spec()
     config = config_with_paths(run, kind)
     changed = {name: config[name] for name in kind.folders & config.keys()}
@@ -110,7 +109,7 @@ def _update_folders(run: Run, kind: RunKind, run_dir: RunDir) -> None:
 
 
 def last_checkpoint(run_dir: RunDir) -> int | None:
-    """Return the step of the newest good checkpoint. Reads every byte of it."""
+    """Return the step of the newest intact checkpoint, or None. This reads every byte of it."""
     for path in reversed(checkpoints.by_age(run_dir, "[!.]*")):
         if checkpoints.problem_of(path) is None:
             return checkpoints.step_of(path)
@@ -118,9 +117,9 @@ def last_checkpoint(run_dir: RunDir) -> int | None:
 
 
 def resume_point(run_dir: RunDir) -> str:
-    """Return the point from which a restarted recipe resumes, for a message, or "" without one.
+    """Return the point from which a restarted recipe resumes, for a message, or "" if there is none.
 
-    Reads every byte of the newest checkpoint.
+    This reads every byte of the newest checkpoint.
     """
     step = last_checkpoint(run_dir)
     if step is not None:
@@ -135,7 +134,7 @@ def resume_point(run_dir: RunDir) -> str:
 
 
 def has_checkpoint(run_dir: RunDir) -> bool:
-    """Return whether a restarted recipe may have something to resume from. Reads no checkpoint."""
+    """Return whether a restarted recipe could resume. Checkpoints are not read, so they may be damaged."""
     folders = [run_dir, *run_dir.parts()]
     written = any(checkpoints.by_age(folder, "[!.]*") for folder in folders)
     return written or any(part.is_done() for part in run_dir.parts())
@@ -147,9 +146,9 @@ def forget_endings(run_dir: RunDir) -> None:
 
 
 def recorded_ending(run_dir: RunDir) -> int | None:
-    """Return the recorded exit status of the first process to end early, or None.
+    """Return the exit status that a process recorded when it ended early, or None.
 
-    The processes record it because their launcher does not pass it on.
+    The recipe's processes record it because their launcher does not pass it on.
     """
     for file in run_dir.path.glob(f"{ENDED}*"):
         with suppress(OSError, ValueError):
@@ -175,7 +174,7 @@ def log_of(run_dir: RunDir) -> Path:
 
 
 def log_tail(path: Path, size: int, *, after: int = 0) -> str:
-    """Return the last `size` bytes of a log as text, starting after byte `after`.
+    """Return the last `size` bytes of a log as text, but nothing before byte `after`.
 
     Return "" if there is no readable log.
     """
@@ -191,13 +190,11 @@ def log_tail(path: Path, size: int, *, after: int = 0) -> str:
 
 @contextmanager
 def lock_run_dir(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
-    """Lock the run directory and yield the lock's descriptor.
+    """Lock the run directory, and yield the lock's descriptor.
 
-    The lock lasts until all processes that inherit it have ended.
-
-    A holder on this machine whose lease has expired is killed. `waiting` is called about once per
-    second during the wait, and may raise to end it. Raises CannotRun if the lock cannot be
-    acquired.
+    The lock is held until all processes that inherit it have ended. An earlier holder on this machine is killed,
+    because its lease has expired. While this waits for the lock, it calls `waiting` about once per second, which
+    may raise an error to end the wait. Raises CannotRun if the lock cannot be acquired.
     """
     folder = run_dir_of(run).path
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +205,7 @@ def lock_run_dir(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterat
             if not _lock_within(descriptor, 4 * STALE_SECONDS, waiting):
                 raise CannotRun(
                     f"An earlier attempt is still writing to {folder}, perhaps on another machine. "
-                    "Stop it, then continue the run."
+                    "Stop that process, and then continue the run."
                 )
         note_holder(descriptor, None)
         yield descriptor
@@ -240,7 +237,7 @@ def _lock_within(descriptor: int, seconds: float, waiting: Callable[[], None]) -
 
 
 def _kill_holder(descriptor: int) -> None:
-    """Send SIGTERM to the watchdog that holds the lock, which then kills its recipe."""
+    """Send SIGTERM to the watchdog that holds the lock. It then kills its recipe."""
     try:
         holder = json.loads(os.pread(descriptor, 1000, 0) or b"{}")
     except ValueError:
@@ -254,7 +251,7 @@ def _kill_holder(descriptor: int) -> None:
 
 
 def artifacts(run: Run, run_dir: RunDir) -> list[Artifact]:
-    """Return unsaved rows, one per file or folder in `output/`. Reads every byte of it.
+    """Return an unsaved row for each file or folder in `output/`. This reads every byte of them.
 
     Raises CannotRun if nothing was published.
     """

@@ -22,7 +22,7 @@ STOPPING = (_("Stopping"), "badge-warn")
 
 @register.filter
 def duration(seconds: float | None) -> str:
-    """Format seconds with at most two units: 8 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    """Format seconds with at most two units, such as 8 s, 3 min 20 s, 2 h 5 min or 3 d 4 h."""
     if seconds is None:
         return ""
     rest = round(seconds)
@@ -65,7 +65,7 @@ def run_state(run: Run) -> dict[str, Any]:
 
 
 def value_text(value: Any, *, share: bool = False) -> str:
-    """Return a value as readable text. A share becomes a percentage."""
+    """Format a value of any type as text. A share becomes a percentage."""
     if value is None:
         return UNKNOWN
     if isinstance(value, bool):
@@ -94,7 +94,7 @@ METRICS = {
     "distinct": "different samples",
     "score_change": "change in the mean score of samples",
 }
-"""Names of metrics and results on pages, where replacing underscores is not enough."""
+"""Labels for metrics and results, where replacing the underscores in the name is not enough."""
 
 
 @register.filter
@@ -104,7 +104,7 @@ def metric(name: str) -> str:
 
 @register.inclusion_tag("runs/value.html")
 def json_value(value: Any, shares: Collection[str] = (), share: bool = False) -> dict[str, Any]:
-    """Show a JSON value as nested lists of facts. Values named in `shares` are percentages."""
+    """Show a JSON value as nested lists. Values whose names are in `shares` are shown as percentages."""
     items = None
     if isinstance(value, dict):
         items = [(name, item, share or name in shares) for name, item in value.items()]
@@ -118,7 +118,7 @@ def json_value(value: Any, shares: Collection[str] = (), share: bool = False) ->
 
 @register.inclusion_tag("runs/result.html")
 def run_result(run: Run) -> dict[str, Any]:
-    """Show values with an interval first, then the other values."""
+    """Show the result of a run: first the values that have an interval, and then the others."""
     shares = live.shares_of(run)
     estimates = {name: value for name, value in run.result.items() if is_estimate(value)}
     rows = [_estimate_row(name, value, name in shares) for name, value in estimates.items()]
@@ -141,9 +141,9 @@ def is_estimate(value: Any) -> bool:
 
 @register.filter
 def inputs_of(run: Run) -> dict[str, Any]:
-    """Return the run's inputs with labels, and rows as "#1".
+    """Return the run's inputs with their labels. A row is shown as its id, such as "#1".
 
-    The project is left out, because it is in the page's header.
+    The project is left out, because the header of the page shows it.
     """
     rows = {name: value for name, value in run.inputs.items() if name != "project"}
     return {
@@ -154,7 +154,7 @@ def inputs_of(run: Run) -> dict[str, Any]:
 
 @register.filter
 def settings_of(run: Run) -> dict[str, Any]:
-    """Return the run's config with the labels and in the order of its form, with full paths."""
+    """Return the run's settings with full paths, and with the labels and in the order of its form."""
     kind = live.kind_of(run)
     labels = {option.name: option.label for option in kind.config_class.options()} if kind else {}
     order = [name for name in labels if name in run.config]

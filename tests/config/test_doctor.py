@@ -91,7 +91,7 @@ def block_folder(world) -> None:
     [
         (move_runs, ["adapter-{adapter.run_id}", "reward-{reward.run_id}", "is missing",
                      "run {waiting.pk}: It is queued and will fail", "TIEBREAK_RUNS_DIR"]),
-        (alter_weights, ["adapter_model.safetensors is not what the run published", "Restore"]),
+        (alter_weights, ["adapter_model.safetensors was altered after the run published it", "Restore"]),
         (lambda world: world["weights"].unlink(), ["adapter_model.safetensors is missing"]),
         (lambda world: world["snapshot"].file.unlink(), ["snapshot {snapshot.pk}", "is missing"]),
         (damage_snapshot, ["snapshot {snapshot.pk}", "freeze a new snapshot"]),

@@ -66,7 +66,7 @@ def test_a_run_can_be_cancelled_and_resumed():
     runs("requeue", str(run.pk))
     run.refresh_from_db()
     assert run.state == State.QUEUED
-    with pytest.raises(CommandError, match="only a failed or cancelled run"):
+    with pytest.raises(CommandError, match="Only a failed or cancelled run"):
         runs("requeue", str(run.pk))
     running = in_state(State.RUNNING)
     assert "is being cancelled" in runs("cancel", str(running.pk))

@@ -20,12 +20,12 @@ LISTING = ("project", "kind", "state", "search", "limit")
 class Command(BaseCommand):
     help = """List, watch, cancel and requeue runs.
 
-  list       List the newest runs, filtered by --project, --kind, --state and --search.
-  show       Show a run: state, progress, settings, result and last messages.
-  watch      Print the messages and progress of a run until it ends. Ctrl-C does not stop the run.
+  list       List the newest runs. --project, --kind, --state and --search filter the list.
+  show       Show a run's state, progress, settings, result and last messages.
+  watch      Print a run's messages and progress until it ends. Ctrl-C does not stop the run.
   cancel     Cancel a run. A running one writes a checkpoint first.
   requeue    Put a failed or cancelled run back into the queue. It resumes from its last
-             checkpoint, and its attempts are counted from 0.
+             checkpoint, and its attempts are counted from 0 again.
 
 show and watch exit with status 2 if the run failed or was cancelled.
 --json prints one JSON object per line."""
@@ -35,22 +35,38 @@ show and watch exit with status 2 if the run failed or was cancelled.
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-        listing = verbs.add_parser("list", help="list the newest runs")
-        listing.add_argument("--kind", choices=[kind.name for kind in kinds.all_kinds()])
-        listing.add_argument("--state", choices=State.values)
-        listing.add_argument("--project", metavar="SLUG", help="runs of this project only")
-        listing.add_argument("--search", metavar="TEXT", help="name, number or user")
-        listing.add_argument("--limit", type=int, default=20, help="how many (default: 20)")
+        listing = verbs.add_parser("list", help="List the newest runs.")
+        listing.add_argument(
+            "--kind",
+            choices=[kind.name for kind in kinds.all_kinds()],
+            help="List only runs of this kind.",
+        )
+        listing.add_argument(
+            "--state", choices=State.values, help="List only runs that are in this state."
+        )
+        listing.add_argument(
+            "--project", metavar="SLUG", help="List only runs of the project with this slug."
+        )
+        listing.add_argument(
+            "--search",
+            metavar="TEXT",
+            help="List only runs whose name, number or user matches the text.",
+        )
+        listing.add_argument(
+            "--limit", type=int, default=20, help="The maximum number of runs (default: 20)."
+        )
         for name, help in (
-            ("show", "show a run"),
-            ("watch", "follow a run until it ends"),
-            ("cancel", "cancel a run"),
-            ("requeue", "continue a failed or cancelled run"),
+            ("show", "Show a run."),
+            ("watch", "Follow a run until it ends."),
+            ("cancel", "Cancel a run."),
+            ("requeue", "Continue a failed or cancelled run."),
         ):
             verb = verbs.add_parser(name, help=help)
-            verb.add_argument("run", type=int, help="the run's number")
+            verb.add_argument("run", type=int, help="The number of the run.")
         for verb in verbs.choices.values():
-            verb.add_argument("--json", action="store_true", help="print JSON")
+            verb.add_argument(
+                "--json", action="store_true", help="Print JSON objects instead of text."
+            )
 
     def handle(self, *, verb: str, **options: Any) -> None:
         self.as_json = options["json"]
@@ -111,7 +127,7 @@ show and watch exit with status 2 if the run failed or was cancelled.
 
     def requeue(self, run: Run) -> None:
         if not services.restart(run, None):
-            text = f"Run {run.pk} is {run.state}; only a failed or cancelled run can be continued."
+            text = f"Run {run.pk} is {run.state}. Only a failed or cancelled run can be continued."
             raise CommandError(text)
         self.after(run, "is in the queue again")
 

@@ -98,7 +98,7 @@ def test_the_page_offers_the_files_with_their_digests_and_the_code(client, peopl
     ("damage", "sentence"),
     [
         (lambda file: file.unlink(), "is missing. Restore it from a backup."),
-        (lambda file: file.write_bytes(b"short"), "has 5 bytes; 1,280,000 were published."),
+        (lambda file: file.write_bytes(b"short"), "has 5 bytes, but 1,280,000 were published."),
     ],
 )
 def test_a_missing_or_changed_file_is_explained(client, people, model, damage, sentence):
@@ -115,7 +115,7 @@ def test_a_file_of_the_same_size_but_other_content_ends_the_download(client, peo
     path.write_bytes(bytes(len(FILES["adapter_model.safetensors"])))
     client.force_login(people["lead"])
     answer = client.get(model.address("archive"))
-    with pytest.raises(RuntimeError, match="is not what was published"):
+    with pytest.raises(RuntimeError, match="was changed after it was published"):
         b"".join(answer.streaming_content)
 
 
