@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 
 import nh3
+from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 from markdown_it.rules_core import StateCore
@@ -123,8 +124,8 @@ def exact(markdown: str) -> SafeString | None:
     text = _readable(markdown)
     if len(text) > MARKDOWN_LIMIT:
         return None
-    marked = BLANKS.sub(lambda match: f"<i>{match[0]}</i>", escape(text))
-    return _clean(f"<samp>{marked}</samp>")
+    marked = mark_safe(BLANKS.sub(lambda match: f"<i>{match[0]}</i>", escape(text)))  # noqa: S308
+    return format_html('<samp dir="auto">{}</samp>', marked)
 
 
 BLANKS = re.compile(r"[^\S\n]+$", re.MULTILINE)
