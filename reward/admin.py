@@ -7,7 +7,7 @@ from reward.models import RewardModel, Snapshot
 
 
 class FrozenAdmin(admin.ModelAdmin):
-    """A read-only admin. Rows are created and changed by the pages and commands of the product."""
+    """A read-only admin. The pages and commands of the product create and change the rows."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

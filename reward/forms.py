@@ -10,7 +10,7 @@ from reward.preferences.filters import FilterError, SnapshotFilter
 
 
 class OfferIterator(forms.models.ModelChoiceIterator):
-    """The choices, or, if there are none, a hint about the object to create first."""
+    """The choices of an OfferField. If there are none, it has a hint about the object to create."""
 
     def __iter__(self) -> Iterator[Any]:
         is_empty = True
@@ -23,7 +23,7 @@ class OfferIterator(forms.models.ModelChoiceIterator):
 
 
 class OfferField(forms.ModelChoiceField):
-    """A choice among rows. Without rows, it shows `none_yet`, a hint about the object to create first."""
+    """A choice between rows. If there are none, it shows `none_yet`, a hint about what to create."""
 
     iterator = OfferIterator
 
@@ -42,7 +42,7 @@ class SnapshotChoiceField(OfferField):
 
 
 def offer(form: forms.Form, name: str, rows: Any) -> None:
-    """Set the rows that a field offers."""
+    """Set the rows from which a field offers a choice."""
     field = form.fields[name]
     assert isinstance(field, forms.ModelChoiceField)
     field.queryset = rows
@@ -74,7 +74,10 @@ class RewardModelChoiceField(OfferField):
 
 
 def usable_reward_models() -> Any:
-    """Return the models of open projects that are not archived, the promoted one first, then the newest."""
+    """Return the reward models of open projects that are not archived.
+
+    The promoted models come first, then the newest ones.
+    """
     models = RewardModel.objects.filter(project__archived_at=None).select_related("project")
     models = models.exclude(state=RewardModel.State.ARCHIVED)
     return models.order_by("project__name", "-state", "-id")

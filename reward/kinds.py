@@ -19,7 +19,7 @@ from runs.models import Run
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the config with the base in its stored form. Raises ConfigError."""
+    """Return the config with the base model in its stored form. Raises ConfigError."""
     try:
         return {**config, "base_model": checked_reference(config["base_model"])}
     except ReferenceProblem as problem:

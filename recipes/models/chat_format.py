@@ -137,7 +137,7 @@ class ChatFormat:
     ) -> Encoded:
         """Return the tokens of a prompt and its responses. Raises ValueError as `split` does.
 
-        `cut_off` lists the responses that were cut off by a length limit. It has no effect here,
+        `cut_off` is true for responses that were cut off by a length limit. It has no effect here,
         because a reward model reads complete conversations.
         """
         chat = self.marked(prompt, responses)

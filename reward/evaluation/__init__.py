@@ -1,1 +1,1 @@
-"""Figures about a reward model, computed with numpy alone: accuracy, calibration, bias, mistakes."""
+"""The figures of a reward model: accuracy, calibration, length bias and mistakes. Pure numpy."""

@@ -1,7 +1,7 @@
 """Temperature scaling, so that σ((r_i - r_j) / T) is the probability that i wins. Pure numpy.
 
-Guo et al. 2017 (arXiv:1706.04599), applied to pairs. The order of responses does not change. The
-temperature is fitted on held-out prompts and evaluated by cross-fitting.
+This is the method of Guo et al. 2017 (arXiv:1706.04599), applied to pairs. It does not change the
+order of responses. The temperature is fitted on held-out prompts and evaluated by cross-fitting.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,22 @@ from reward.evaluation.report import FEW_PAIRS, FEW_PROMPTS, Evidence, Scored, e
 from reward.evaluation.schema import Temperature
 
 COLDEST, HOTTEST = 0.02, 50.0
-"""Bounds in units of the typical gap in score. The gap is small after little training."""
+"""The bounds of the temperature, in units of the typical gap in score.
+
+The units are needed because the gap is small after little training.
+"""
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """The gap in score and the weight of wins of each ordered pair with evidence. Both (n,)."""
+    """The gap in score and the weight of the wins, (n,) each, for each ordered pair with evidence."""
 
     gaps: np.ndarray
     weights: np.ndarray
 
     def typical_gap(self) -> float:
-        """Return the root mean square of the gaps; 1 if all scores are equal."""
+        """Return the root mean square of the gaps, or 1 if all scores are equal."""
         if not self.weights.sum():
             return 1.0
         return float(np.sqrt(self.weights @ self.gaps**2 / self.weights.sum())) or 1.0
@@ -68,7 +71,7 @@ def temperature(scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wi
 
 
 def at_a_bound(value: float) -> str | None:
-    """Return why no temperature is best, or None if the fit did not end at a bound of its range."""
+    """Return a reason if the fit ended at a bound of its range, where no temperature is best."""
     if value >= HOTTEST / 1.01:
         return "Larger gaps in score did not win more often here, so no temperature is best."
     if value <= COLDEST * 1.01:
@@ -77,7 +80,7 @@ def at_a_bound(value: float) -> str | None:
 
 
 def cross_fitted(scored: Sequence[Scored], seed: int, evidence: Evidence = wins) -> list[Scored]:
-    """Return the scores divided by a temperature that was fitted without their prompt."""
+    """Return the scores, each divided by a temperature that was fitted without its prompt."""
     folds = np.random.default_rng(seed).permutation(len(scored)) % FOLDS
     fitted = [
         fit(comparisons([s for s, f in zip(scored, folds, strict=True) if f != number], evidence))
@@ -100,7 +103,7 @@ def comparisons(scored: Sequence[Scored], evidence: Evidence = wins) -> Comparis
 
 
 def fit(pairs: Comparisons) -> float:
-    """Return the temperature with the least log loss.
+    """Return the temperature with the lowest log loss.
 
     The loss is convex in 1 / T, so a golden-section search finds the minimum.
     """

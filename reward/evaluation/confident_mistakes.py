@@ -1,4 +1,4 @@
-"""The held-out pairs that the model orders incorrectly, with the largest gap in score, for people to read."""
+"""The held-out pairs that the model orders incorrectly with the largest gaps, for people to read."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,27 @@ from reward.evaluation.schema import Excerpt, Mistake, MistakenResponse
 
 MAX_MISTAKES = 10
 MAX_CHARACTERS = 4000
-"""Maximum characters of a text in the report. The report gives the number of the others."""
+"""The maximum number of characters of a text in the report.
+
+The report gives the number of characters that are cut off.
+"""
 
 
 def worst_mistakes(scored: Sequence[Scored], most: int = MAX_MISTAKES) -> list[Mistake]:
-    """Return the worst pair of each prompt, the largest gap against the reviewers' majority first."""
+    """Return the worst pair of each prompt, with the largest gap first.
+
+    In these pairs, the model prefers another response than the majority of the reviewers.
+    """
     mistakes = [mistake for item in scored if (mistake := worst_of(item)) is not None]
     mistakes.sort(key=lambda mistake: (-mistake[0], mistake[1].group.group_id))
     return [_mistake(*mistake) for mistake in mistakes[:most]]
 
 
 def worst_of(item: Scored) -> tuple[float, Scored, int, int] | None:
-    """Return (gap, item, index that reviewers prefer, index that the model prefers), or None."""
+    """Return the pair with the largest gap that the model orders incorrectly, or None.
+
+    The result is (gap, item, index of the reviewers' choice, index of the model's choice).
+    """
     strict = strict_wins(item.group)
     gaps = (item.scores[None, :] - item.scores[:, None]) * (strict > strict.T)  # model likes j more
     i, j = np.unravel_index(int(np.argmax(gaps)), gaps.shape)

@@ -1,6 +1,6 @@
-"""Conclusions from a report, for pages, commands and model cards.
+"""Figures and conclusions taken from a report, for pages, commands and model cards.
 
-Needs neither torch nor Django: recipes, models and views import it.
+This module needs neither torch nor Django, because recipes, models and views import it.
 """
 
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ MAIN_FIGURES = {
     "pairwise_agreement": "reviewer_agreement",
     "longer_is_better": "longer_is_better",
 }
-"""The names of figures in a run's result, and the keys of the report that they come from."""
+"""The names of figures in the result of a run, and the keys of the report that contain them."""
 
 SHARES = frozenset(
     {*MAIN_FIGURES, "reviewer_agreement"}
 )  # older runs have reviewer_agreement in their results
-"""The names of main figures, all of which are shares."""
+"""The names of the main figures. All of them are shares."""
 
 NO_LIMIT = 0.995
-"""A limit of accuracy from here on is not worth showing."""
+"""A limit of the accuracy is not shown if it is at least this high."""
 
 
 def main_figures(report: Mapping[str, Any]) -> dict[str, Figure]:
-    """Return the main figures of a report, for the result of its run."""
+    """Return the main figures of a report, for the result of the run."""
     return {
         name: {
             "value": figure.get("value"),
@@ -45,7 +45,7 @@ def no_better_than_length(report: Quality) -> bool:
 
 
 def limit_to_show(report: Quality) -> float | None:
-    """Return the upper end of the interval of the accuracy limit, if it limits the model."""
+    """Return the upper end of the interval of the accuracy limit, or None if it is not worth showing."""
     limit, accuracy = report.get("accuracy_limit"), report.get("accuracy")
     if not limit or not limit["interval"]:
         return None

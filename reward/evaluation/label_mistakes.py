@@ -1,25 +1,25 @@
-"""Rankings that are probably mistakes, for a lead to check. Pure numpy.
+"""Label mistakes, which are rankings that were probably entered by mistake. Pure numpy.
 
-A mistake is a ranking that contradicts its reviewer's intention: reversed tiers, a confusion of
-prompts, or a slip. As in confident learning (Northcutt et al. 2021, arXiv:1911.00068),
-each ranking is judged by a model that was not trained on its prompt, and the share of mistakes is
-estimated together with their probabilities. The mistakes of the *model* are a different list
-(confident_mistakes.py).
+A label mistake is a ranking that contradicts the intention of its reviewer, who reversed the order,
+confused two prompts or made a slip. As in confident learning (Northcutt et al. 2021,
+arXiv:1911.00068), each ranking is judged by a model that was not trained on its prompt, and the share
+of label mistakes is estimated together with their probabilities. A lead checks the list. The mistakes
+of the *model* are a different list (confident_mistakes.py).
 
-The model's scores are calibrated jointly with the share π of mistakes (the annotator noise in
-Natarajan et al. 2013, "Learning with Noisy Labels"). With m the score by which a ranking's better
-responses lead, and T a temperature,
+The scores of the model are calibrated jointly with the share π of label mistakes, which is the
+annotator noise of Natarajan et al. 2013, "Learning with Noisy Labels". Let m be the score by which the
+better responses of a ranking lead, and T a temperature. Then
 
     P(ranking | meant) ∝ σ(m / T)        P(mistake | ranking) = π·σ(-m/T) / ((1-π)·σ(m/T) + π·σ(-m/T))
 
-averaged over T and π, weighted by the likelihood of all rankings under (T, π). A poor model would
-attribute its own errors to reviewers, so the other rankings of a prompt are used as well:
+This is averaged over T and π, with the likelihood of all rankings under (T, π) as weights. A poor
+model would attribute its own errors to reviewers. So the other rankings of a prompt are used as well:
 
-- Two rankings agree with probability (1-π)² + π² at most, so their agreement bounds π.
-- Each other ranking of the same responses is a vote for or against. Its weight follows from how often
-  rankings agree.
-- Without other rankings, no ranking is listed if the model contradicts too many rankings that it is
-  confident about, or is no better than preferring the longer response.
+- Two rankings agree with a probability of at most (1-π)² + π², so their agreement bounds π.
+- Each other ranking of the same responses is a vote for or against the ranking. The weight of a vote
+  depends on how often rankings agree.
+- If there are no other rankings, the list is empty in two cases: the model contradicts too many
+  rankings about which it is confident, or it is not better than preferring the longer response.
 """
 
 from collections.abc import Sequence
@@ -35,26 +35,30 @@ from reward.evaluation.report import Scored, agreeing_share, highest_accuracy, o
 from reward.evaluation.schema import DoubtfulRanking, LabelMistakes
 
 MAX_ROWS = 200
-"""Maximum rankings in the list of the report, which also gives the number of all."""
+"""The maximum number of rankings in the list of the report. The report also counts the others."""
 SURE = 0.75
-"""Minimum probability of a listed ranking. About one in four at this value is not a mistake."""
+"""The minimum probability of a ranking in the list.
+
+At this probability, about one ranking in four is not a label mistake.
+"""
 FEW_RANKINGS = 40
 TEMPERATURES = np.geomspace(0.02, 50, 61)
 LARGEST_SHARE, STEPS = 0.45, 46
 EXPECTED = 9.0
-"""Beta(1, EXPECTED) is the prior of the share of mistakes: one in ten."""
+"""Beta(1, EXPECTED) is the prior of the share of label mistakes. Its mean is one in ten."""
 BELIEVED = 0.2
-"""The largest share of mistakes accepted from a model if no two rankings can be compared."""
+"""The largest share of label mistakes that is believed if no two rankings can be compared."""
 VOTES = 2
-"""Maximum votes that count, since other rankings can share one cause of a mistake."""
+"""The maximum number of votes that count. Other rankings can be wrong for the same reason."""
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """A ranking, by its index in its group, and the score by which its better responses lead.
+    """A ranking that may be a label mistake, and the evidence about it.
 
-    `votes` is the number of other rankings that agree on most common pairs, minus the number that
-    contradict them; `others` is the sum of the two numbers.
+    The ranking is given by its index in its group, and `lead` is the score by which its better
+    responses lead. `votes` is the number of other rankings that agree with it on most of their common
+    pairs, minus the number of those that do not. `others` is the sum of the two numbers.
     """
 
     item: Scored
@@ -69,17 +73,17 @@ class Doubt:
 
 
 def folds_of(groups: Sequence[Group], folds: int, seed: int) -> np.ndarray:
-    """Return a random fold for each prompt.  → (prompts,)"""
+    """Return a random fold for each prompt, (prompts,)."""
     return np.random.default_rng([seed, folds]).permutation(len(groups)) % folds
 
 
 def label_mistakes(
     parts: Sequence[Sequence[Scored]], *, checked: str, most: int = MAX_ROWS
 ) -> LabelMistakes:
-    """Return the rankings that are probably mistakes, most probable first.
+    """Return the label mistakes, most probable first.
 
-    Each part was scored by a model that was not trained on it. `checked` names the rankings in the
-    report: "all" or "held-out".
+    Each part was scored by a model that was not trained on it. `checked` says which rankings were
+    checked: "all" or "held-out".
     """
     doubts = [doubt for part in parts for doubt in on_one_scale(doubts_of(part))]
     rankings = len(doubts)
@@ -137,7 +141,7 @@ def only_counts_length(scored: Sequence[Scored]) -> bool:
 
 
 def doubts_of(scored: Sequence[Scored]) -> list[Doubt]:
-    """Return each ranking that orders two responses strictly, including those of weight 0."""
+    """Return all rankings that order two responses strictly, even if their weight is 0."""
     return [
         Doubt(item, index, lead, int(votes.sum()), int(np.abs(votes).sum()))
         for item in scored
@@ -147,7 +151,10 @@ def doubts_of(scored: Sequence[Scored]) -> list[Doubt]:
 
 
 def votes_in(group: Group) -> np.ndarray:
-    """Return 1 for two rankings that agree on most common pairs, otherwise -1.  → (R, R)"""
+    """Return the vote of each ranking about each other, (R, R).
+
+    It is 1 if the two rankings agree on most of their common pairs, and otherwise -1.
+    """
     count = len(group.rankings)
     votes = np.zeros((count, count), dtype=int)
     for a, b in combinations(range(count), 2):
@@ -157,7 +164,7 @@ def votes_in(group: Group) -> np.ndarray:
 
 
 def agreement_of(votes: np.ndarray, others: np.ndarray) -> float | None:
-    """Return the lower end of the interval of how often other rankings agree; None if few exist."""
+    """Return how often other rankings agree: the lower end of the interval, or None for few votes."""
     if (others > 0).sum() < FEW_RANKINGS:
         return None
     agreeing = float((others + votes).sum() / 2 / others.sum())
@@ -165,15 +172,16 @@ def agreement_of(votes: np.ndarray, others: np.ndarray) -> float | None:
 
 
 def on_one_scale(doubts: Sequence[Doubt]) -> list[Doubt]:
-    """Divide the leads by their root mean square, since models have different scales."""
+    """Divide the leads by their root mean square, because the scales of models differ."""
     size = float(np.sqrt(np.mean([doubt.lead**2 for doubt in doubts]))) if doubts else 0.0
     return [replace(doubt, lead=doubt.lead / size) for doubt in doubts] if size else list(doubts)
 
 
 def lead_of(ranking: Judgment, item: Scored) -> float | None:
-    """Return 2 / K · Σ (r_better - r_worse) over the ranking's strict pairs; None if all are tied.
+    """Return 2 / K · Σ (r_better - r_worse) over the strict pairs of a ranking, or None without any.
 
-    K responses make K(K - 1) / 2 pairs but only K - 1 independent comparisons; 2 / K is their ratio.
+    K responses have K(K - 1) / 2 pairs, but only K - 1 independent comparisons. 2 / K is the ratio of
+    the two numbers.
     """
     gaps = [gap for _, _, gap in pairs_of(ranking, item)]
     placed = sum(len(tier) for tier in ranking.tiers)
@@ -181,7 +189,7 @@ def lead_of(ranking: Judgment, item: Scored) -> float | None:
 
 
 def pairs_of(ranking: Judgment, item: Scored) -> list[tuple[int, int, float]]:
-    """Return (better, worse, score of better - score of worse) with response ids."""
+    """Return the strict pairs of a ranking as (better, worse, difference of their scores), by id."""
     score = dict(zip(item.group.response_ids, item.scores.tolist(), strict=True))
     return [
         (better, worse, score[better] - score[worse])
@@ -194,10 +202,10 @@ def pairs_of(ranking: Judgment, item: Scored) -> list[tuple[int, int, float]]:
 def probabilities(
     leads: np.ndarray, votes: np.ndarray | None = None, agreement: float | None = None
 ) -> tuple[np.ndarray, float]:
-    """Return each ranking's probability of being a mistake, and the share of mistakes.  → (n,), scalar
+    """Return the probability that each ranking is a label mistake, (n,), and the share of mistakes.
 
-    `leads` and `votes` are (n,). `agreement` is how often other rankings agree, or None if unknown;
-    then votes do not count.
+    `leads` and `votes` are (n,). `agreement` is how often other rankings agree. If it is None, the
+    votes do not count.
     """
     largest, backed = LARGEST_SHARE, np.zeros(len(leads))
     if agreement is not None and votes is not None:
@@ -227,7 +235,7 @@ def probabilities(
 
 
 def row(chance: float, doubt: Doubt) -> DoubtfulRanking:
-    """Return a row of the report, with ids and scores but no texts, which are in the data."""
+    """Return a row of the report. It has ids and scores but no texts, because the data has them."""
     group, ranking = doubt.item.group, doubt.judgment
     pairs = pairs_of(ranking, doubt.item)
     ranking_ids = group.meta.get("ranking_ids") or [None] * len(group.rankings)

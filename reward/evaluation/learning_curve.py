@@ -1,18 +1,19 @@
-"""The learning curve: accuracy over nested subsets of the rankings, and its extrapolation. Pure numpy.
+"""The learning curve: the accuracy for nested subsets of the rankings, and a forecast. Pure numpy.
 
 The curve is an inverse power law of the number n of rankings, acc(n) = a - b · n^-c, which describes
 classifiers trained on labels (Figueroa et al. 2012, "Predicting sample size required for
 classification performance", BMC Medical Informatics 12:8) and neural networks (Hestness et al. 2017,
 arXiv:1712.00409). Viering & Loog 2021, arXiv:2103.10948, describe its exceptions. Four or five points
-do not determine three parameters. Instead of a single fit, all curves on a grid are weighted by the
-likelihood of the points (a Bayesian fit under flat priors), which also gives the intervals.
+do not determine three parameters. So instead of a single fit, all curves on a grid are weighted by the
+likelihood of the points. This is a Bayesian fit with flat priors, which also gives the intervals.
 
-A model is trained from scratch on each subset, with the settings of the run. Training heads on a frozen
-backbone would be cheaper but wrong: a backbone tuned on all rankings has seen those outside the subset,
-and an untuned one has a different curve. In a measurement with a tiny Llama, from an eighth to all of
-480 prompts, training from scratch gave 74.9 to 79.7 %, heads on the tuned backbone 81.2 to 79.9 % (as
-if more rankings were useless), and heads on the untuned backbone 81.6 to 82.9 %. Training from scratch
-nearly doubles the cost of a run, so the curve is off by default.
+For each subset, a model is trained from scratch with the settings of the run. It would be cheaper to
+train only heads on a frozen backbone, but the result would be wrong: a backbone that was tuned on all
+rankings has seen those outside the subset, and an untuned backbone has a different curve. In a
+measurement with a tiny Llama, from an eighth to all of 480 prompts, training from scratch gave 74.9 to
+79.7 %. Heads on the tuned backbone gave 81.2 to 79.9 %, as if more rankings were useless, and heads on
+the untuned backbone gave 81.6 to 82.9 %. Training from scratch nearly doubles the time of a run, so
+the curve is off by default.
 
 reward/training/parts.py trains the models.
 """
@@ -44,9 +45,9 @@ from reward.evaluation.schema import (
 
 POINTS_AT_LEAST = 4
 SMALLEST = 8
-"""Prompts of the smallest subset. Results of fewer are mostly chance."""
+"""The minimum number of prompts in a subset. With fewer, the result is mostly chance."""
 FARTHEST = 8
-"""No curve is extrapolated beyond this many times the rankings."""
+"""The limit of the forecast, as a multiple of the number of rankings."""
 AHEAD = (2, 4)
 ONE_POINT = 0.01
 UNLIKELY = 0.2
@@ -54,12 +55,15 @@ DRAWS = 4000
 STEEPEST, FLATTEST = 1.5, 0.1
 TYPICAL_GAIN = 0.1
 NOISES = (0.001, 0.003, 0.006, 0.012, 0.025, 0.05)
-"""Standard deviations of the accuracy between trainings on all rankings."""
+"""Possible standard deviations of the accuracy between trainings on all rankings."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """The result of a model trained on a subset: a tally for each held-out prompt, in the same order."""
+    """The result of a model that was trained on a subset.
+
+    It has a tally for each held-out prompt, in the same order for all points.
+    """
 
     rankings: int
     prompts: int
@@ -67,15 +71,16 @@ class Point:
 
 
 def halvings(prompts: int, times: int) -> list[int]:
-    """Return the sizes of the subsets in prompts, from the smallest, without those below SMALLEST."""
+    """Return the numbers of prompts in the subsets, the smallest first, without those below SMALLEST."""
     sizes = [prompts // 2**time for time in range(times, 0, -1)]
     return [size for size in sizes if size >= SMALLEST]
 
 
 def subsets(prompts: int, times: int, seed: int) -> list[list[int]]:
-    """Return the indices of each subset's prompts, the smallest first; [] if too few for a forecast.
+    """Return the indices of the prompts of each subset, the smallest subset first.
 
-    Each subset is the beginning of one random order of the prompts, so it contains the smaller ones.
+    Each subset is the beginning of the same random order of the prompts, so it contains the smaller
+    subsets. The result is [] if there are too few prompts for a forecast.
     """
     sizes = halvings(prompts, times)
     if len(sizes) + 1 < POINTS_AT_LEAST:
@@ -92,7 +97,7 @@ def point(train: Sequence[Group], scored: Sequence[Scored]) -> Point:
 def learning_curve(
     points: Sequence[Point], *, at_most: float = 1.0, seed: int = 0
 ) -> LearningCurve:
-    """Return the measured points and the forecast. The last point is that of all rankings.
+    """Return the measured points and the forecast. The last point is the one for all rankings.
 
     `at_most` is an accuracy that no model can exceed (see `highest_accuracy`).
     """
@@ -141,7 +146,10 @@ def _too_few_held_out(prompts: int) -> str | None:
 
 
 def at_most(held_out: Sequence[Group]) -> float:
-    """Return the highest accuracy that any model can reach, given the agreement; 1 if unknown."""
+    """Return the highest accuracy that any model can reach, by the agreement of the reviewers.
+
+    It is 1 if the agreement is unknown.
+    """
     interval = reviewer_agreement(held_out)["interval"]
     return highest_accuracy(interval[1]) if interval else 1.0
 
@@ -151,10 +159,10 @@ def at_most(held_out: Sequence[Group]) -> float:
 
 @dataclass(frozen=True)
 class Curves:
-    """Posterior draws of curves acc = now + gain · (1 - (n / all)^-exponent). All arrays (DRAWS,).
+    """Posterior draws of curves acc = now + gain · (1 - (n / all)^-exponent). The arrays are (DRAWS,).
 
-    That is a - b·n^-c with c the exponent, b = gain · all^c and a = now + gain. `all` is the number
-    of rankings in the data.
+    This is a - b·n^-c with c the exponent, b = gain · all^c and a = now + gain. `all` is the number of
+    rankings in the data.
     """
 
     rankings: int
@@ -176,7 +184,7 @@ class Curves:
         exponent = np.linspace(FLATTEST, STEEPEST, 15)
         grid = np.meshgrid(now, gain, exponent, indexing="ij")
         n, g, c = (axis.ravel() for axis in grid)
-        # The grid of gains has unequal steps. Large gains are unlikely a priori.
+        # The steps between the gains of the grid are not equal. Large gains are unlikely a priori.
         prior = np.log(np.where(g < 0.095, 1.0, 4.0)) - g / TYPICAL_GAIN
         possible = (n + g <= max(at_most, values[-1])) & (n <= 1)
         n, g, c, prior = n[possible], g[possible], c[possible], prior[possible]
@@ -190,19 +198,19 @@ class Curves:
         return cls(everything, points[0].rankings, n[at], g[at], c[at], noise, shocks)
 
     def at(self, times: float) -> np.ndarray:
-        """Return the expected accuracy with `times` as many rankings."""
+        """Return the expected accuracy if there were `times` as many rankings."""
         return self.now + self.gain * (1 - times**-self.exponent)
 
     def band(self, steps: int = 25) -> list[BandPoint]:
-        """Return the curve from the smallest subset to the farthest forecast, for the plot."""
+        """Return points of the curve from the smallest subset to the farthest forecast, for the plot."""
         times = np.geomspace(self.smallest / self.rankings, max(AHEAD), steps)
         return [{"rankings": round(t * self.rankings), **_estimate(self.at(t))} for t in times]
 
     def forecast(self, times: int) -> Forecast:
-        """Return the accuracy to expect on many held-out prompts after training on `times` as many.
+        """Return the expected accuracy on many held-out prompts with `times` as many rankings.
 
-        `gain` is the difference from this training's accuracy on the same prompts. Its interval is
-        narrower, since both accuracies share most of the error from the choice of held-out prompts.
+        `gain` is the difference from the accuracy of this training on the same prompts. Its interval
+        is narrower, because most of the error from the choice of held-out prompts is in both.
         """
         later = self.at(times) + self.noise / np.sqrt(times) * self.shocks[0]
         estimate = _estimate(later)
@@ -216,7 +224,7 @@ class Curves:
         }
 
     def one_point(self) -> OnePoint:
-        """Return the number of further rankings that would add a point to the expected accuracy."""
+        """Return how many more rankings would add a point to the expected accuracy."""
         remainder = np.clip(1 - ONE_POINT / np.maximum(self.gain, 1e-12), 0.0, None)
         with np.errstate(divide="ignore", over="ignore"):
             times = np.where(remainder > 0, remainder ** (-1 / self.exponent), np.inf)
@@ -238,9 +246,9 @@ class Curves:
 
 
 def accuracies(points: Sequence[Point], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return accuracies, and their covariance over the choice of held-out prompts.  → (S,), (S, S)
+    """Return the accuracies, (S,), and their covariance over the choice of held-out prompts, (S, S).
 
-    All points are measured on the same prompts, so most of their error is common to all.
+    All points are measured on the same prompts, so they have most of their error in common.
     """
     agreeing = np.array([[tally.agreeing for tally in p.tallies] for p in points])  # (S, T)
     evidence = np.array([[tally.evidence for tally in p.tallies] for p in points])
@@ -256,7 +264,10 @@ def accuracies(points: Sequence[Point], seed: int) -> tuple[np.ndarray, np.ndarr
 def _likelihood(
     misses: np.ndarray, covariance: np.ndarray, noise: float, ratios: np.ndarray
 ) -> np.ndarray:
-    """Return the log density of the errors; fewer rankings have a larger variance.  (M, S) → (M,)"""
+    """Return the log density of the errors, (M, S) → (M,).
+
+    The variance is larger for points with fewer rankings.
+    """
     total = covariance + np.diag(noise**2 / ratios)
     _, log_determinant = np.linalg.slogdet(total)
     squared = np.einsum("ms,st,mt->m", misses, np.linalg.inv(total), misses)

@@ -1,8 +1,9 @@
-"""Figures of a model on held-out prompts, each simple enough to check by hand. Pure numpy.
+"""Figures of a model on held-out prompts. Each is simple enough to check by hand. Pure numpy.
 
-Each figure has a `value`, a 95% `interval` and the numbers of pairs and prompts behind it. An undefined
-value is null and has a `reason`. The pairs of a prompt are not independent, so intervals come from
-resampling prompts, not pairs. reward/evaluation/schema.py declares the keys.
+Each figure has a `value`, a 95% `interval`, and the numbers of pairs and prompts that it is computed
+from. If a value is not defined, it is null and there is a `reason`. The pairs of a prompt are not
+independent, so the intervals are computed by resampling prompts, not pairs.
+reward/evaluation/schema.py declares the keys.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,16 +28,16 @@ from reward.evaluation.schema import (
 )
 
 CHANCES = 100
-"""Number of random draws of the outcomes that estimate the calibration error due to chance."""
+"""The number of random draws that are used to estimate the calibration error by chance."""
 FEW_PROMPTS = FEW_CLUSTERS
 FEW_PAIRS = 20
 Evidence = Callable[[Group], np.ndarray]
-"""`wins` or `strict_wins`.  → (K, K)"""
+"""A function that returns the evidence of a group, (K, K): `wins` or `strict_wins`."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A held-out group with the model's score and the length in tokens of each response."""
+    """A held-out group, with the score and the length in tokens of each response."""
 
     group: Group
     scores: np.ndarray  # (K,)
@@ -47,7 +48,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Tally:
-    """The evidence of one prompt: the part that agrees, the total, and the number of pairs."""
+    """The evidence of a prompt: the part that agrees, all of it, and the number of pairs."""
 
     agreeing: float
     evidence: float
@@ -55,7 +56,10 @@ class Tally:
 
 
 def quality(scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wins) -> Quality:
-    """Return the report's figures on held-out prompts. Calibration is measured against `evidence`."""
+    """Return the figures of the report on held-out prompts.
+
+    The calibration is measured against `evidence`.
+    """
     groups = [item.group for item in scored]
     agreement = reviewer_agreement(groups)
     return {
@@ -77,21 +81,25 @@ def quality(scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wins) 
 def accuracy(scored: Sequence[Scored], seed: int = 0) -> Share:
     """Return the share of strict judgments of pairs that the model's scores agree with.
 
-    Each strict judgment counts with its reviewer's weight, as in `wins`. Ties are not counted, and
-    equal scores are half right. Accuracy compares the model with one reviewer at a time, as
-    `reviewer_agreement` compares two reviewers: a model with that accuracy is as good as a reviewer.
-    A model can be better, up to `accuracy_limit`, because it does not make a reviewer's slips.
+    Each strict judgment counts with the weight of its reviewer, as in `wins`. Ties do not count, and
+    equal scores are half right. The accuracy compares the model with one reviewer at a time, like
+    `reviewer_agreement` compares two reviewers. So a model whose accuracy equals the reviewer
+    agreement is as good as a reviewer. A model can be better, up to `accuracy_limit`, because it does
+    not make the slips of a reviewer.
     """
     return share([order_tally(item.group, item.scores) for item in scored], seed)
 
 
 def order_tally(group: Group, values: np.ndarray) -> Tally:
-    """Return the tally of the group's strict evidence for the order of `values` (K,)."""
+    """Return how much of the strict evidence of the group agrees with the order of `values`, (K,)."""
     return tally(strict_wins(group), values)
 
 
 def tally(strict: np.ndarray, values: np.ndarray) -> Tally:
-    """Return the tally of strict evidence (K, K) for the order of `values` (K,). Equal values count half."""
+    """Return how much of the strict evidence, (K, K), agrees with the order of `values`, (K,).
+
+    Equal values count half.
+    """
     difference = values[:, None] - values[None, :]  # (K, K)
     right = (difference > 0) + 0.5 * (difference == 0)
     pairs = int(np.count_nonzero(np.triu(strict + strict.T)))
@@ -99,7 +107,7 @@ def tally(strict: np.ndarray, values: np.ndarray) -> Tally:
 
 
 def reviewer_agreement(groups: Sequence[Group]) -> Agreement:
-    """Return the pairwise agreement of labeling.statistics.agreement over these groups.
+    """Return the pairwise agreement of these groups, as defined in labeling.statistics.agreement.
 
     Rankings count with their weights, as in `accuracy`.
     """
@@ -110,10 +118,11 @@ def reviewer_agreement(groups: Sequence[Group]) -> Agreement:
 
 
 def agreement_tally(group: Group) -> Tally:
-    """Return the agreement of each two reviewers on pairs that both order strictly.
+    """Return the agreement of any two reviewers on the pairs that both order strictly.
 
-    A pair has the mean of the two weights, as in `accuracy`, which predicts each of the two in turn.
-    Two rankings of a prompt by the same reviewer, in different tasks, are not compared.
+    A pair has the mean of the weights of the two reviewers. This corresponds to `accuracy`, in which
+    the model predicts each of them. Two rankings of a prompt by the same reviewer, in different
+    tasks, are not compared.
     """
     same = evidence = 0.0
     count = 0
@@ -129,7 +138,7 @@ def agreement_tally(group: Group) -> Tally:
 
 
 def pairwise(tallies: Sequence[Tally]) -> Share:
-    """Return the agreement of the tallies, with the Wilson interval that all pages show."""
+    """Return the agreement of the tallies, with Wilson's interval, as on all pages."""
     sums = ShareSums.of((tally.agreeing, tally.evidence) for tally in tallies)
     pairs = sum(tally.pairs for tally in tallies)
     if sums.share is None:
@@ -147,9 +156,10 @@ def pairwise(tallies: Sequence[Tally]) -> Share:
 def criteria(
     scored: Sequence[Scored], names: Sequence[str], seed: int = 0
 ) -> list[CriterionFigures]:
-    """Return the accuracy of each criterion's score, and of the overall score, on ratings by it.
+    """Return two accuracies for each criterion: that of its own score, and that of the overall score.
 
-    The agreement is that of two reviewers who each rated the two responses of a pair differently.
+    Both are measured on the ratings by the criterion. The agreement is that of two reviewers who both
+    rated the responses of a pair differently.
     """
     none = "No two responses were rated differently."
     rows: list[CriterionFigures] = []
@@ -169,13 +179,13 @@ def criteria(
 
 
 def agreeing_share(tallies: Sequence[Tally]) -> float | None:
-    """Return the agreeing share of the evidence, without an interval; None without evidence."""
+    """Return the share of the evidence that agrees, without an interval, or None without evidence."""
     evidence = sum(tally.evidence for tally in tallies)
     return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
 
 
 def accuracy_limit(agreement: Agreement) -> Figure:
-    """Return the approximate maximum accuracy of any model, given the reviewers' agreement."""
+    """Return about the highest accuracy that any model can reach, by the reviewers' agreement."""
     value, interval = agreement["value"], agreement["interval"]
     return {
         "value": None if value is None else highest_accuracy(value),
@@ -185,7 +195,7 @@ def accuracy_limit(agreement: Agreement) -> Figure:
 
 
 def highest_accuracy(agreement: float) -> float:
-    """Return an upper bound on the accuracy of any model, given how often two reviewers agree.
+    """Return an upper bound on the accuracy of any model, from the agreement of two reviewers.
 
     If a share s of the reviewers is on the majority side of a pair, two of them agree with
     probability s² + (1 - s)². Hence E(2s - 1)² = 2·agreement - 1, and by Jensen's inequality
@@ -203,7 +213,7 @@ def share(
     *,
     none: str = "No two responses were strictly ordered.",
 ) -> Share:
-    """Return the agreeing share of the evidence, with an interval over prompts."""
+    """Return the share of the evidence that agrees, with an interval over prompts."""
     used = [tally for tally in tallies if tally.evidence > 0]
     agreeing = np.array([tally.agreeing for tally in used])
     evidence = np.array([tally.evidence for tally in used])
@@ -235,13 +245,13 @@ def _no_share(reason: str, *, pairs: int = 0, prompts: int = 0) -> Share:
 
 
 def calibration(scored: Sequence[Scored], evidence: Evidence = wins, bins: int = 5) -> Calibration:
-    """Compare the model's probabilities with the shares of wins, in bins, and return the error.
+    """Return the calibration error, and the model's probabilities and the shares of wins in bins.
 
-    Each compared pair counts once, seen from the response with the higher score, so the probability
-    σ(r_i - r_j) is in [½, 1]. With `wins`, a tie is half a win. With `strict_wins`, for models with
-    ties as a third outcome, it does not count. The expected calibration error (Naeini et al. 2015)
-    weights bins by their evidence. `ece_by_chance` is the expected error of a perfectly calibrated
-    model on this number of pairs.
+    Each compared pair counts once, from the side of the response with the higher score, so the
+    probability σ(r_i - r_j) is in [½, 1]. With `wins`, a tie is half a win. With `strict_wins`, which
+    is for models with ties as a third outcome, a tie does not count. The expected calibration error
+    (Naeini et al. 2015) weights the bins by their evidence. `ece_by_chance` is the error that is
+    expected for a perfectly calibrated model with this number of pairs.
     """
     probabilities, won, weights = _confident_side(scored, evidence)
     edges, indices = _binned(probabilities, bins)
@@ -280,28 +290,28 @@ def calibration(scored: Sequence[Scored], evidence: Evidence = wins, bins: int =
 
 
 def ece(scored: Sequence[Scored], evidence: Evidence = wins, bins: int = 5) -> float | None:
-    """Return the calibration error alone; None for too few pairs."""
+    """Return only the calibration error, or None if there are too few pairs."""
     columns = _confident_side(scored, evidence)
     return None if len(columns[0]) < FEW_PAIRS else _error(*columns, bins)
 
 
 def _binned(probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the edges of the bins (bins + 1,), and the index of each pair's bin."""
+    """Return the edges of the bins, (bins + 1,), and the index of the bin of each pair."""
     edges = np.linspace(0.5, 1.0, bins + 1)
     return edges, np.clip(np.digitize(probabilities, edges) - 1, 0, bins - 1)
 
 
 def _error(probabilities: np.ndarray, won: np.ndarray, weights: np.ndarray, bins: int) -> float:
-    """Return Σ over bins of |predicted - observed wins|, divided by all the evidence."""
+    """Return Σ over the bins of |predicted - observed wins|, divided by all evidence."""
     off = np.bincount(_binned(probabilities, bins)[1], weights=weights * probabilities - won)
     return float(np.abs(off).sum() / weights.sum())
 
 
 def _ece_by_chance(probabilities: np.ndarray, weights: np.ndarray, bins: int) -> float:
-    """Return the mean calibration error of outcomes drawn from the model's own probabilities.
+    """Return the mean calibration error if outcomes are drawn by the model's own probabilities.
 
-    Each judgment of each pair is drawn independently. Judgments of one ranking depend on each other,
-    so the real effect of chance is somewhat larger.
+    The judgments are drawn independently. In reality, the judgments of a ranking depend on each other,
+    so the effect of chance is somewhat larger.
     """
     rng = np.random.default_rng(0)
     judgments = np.maximum(1, np.round(weights)).astype(int)
@@ -312,7 +322,10 @@ def _ece_by_chance(probabilities: np.ndarray, weights: np.ndarray, bins: int) ->
 def _confident_side(
     scored: Sequence[Scored], evidence_of: Evidence
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, per compared pair, σ(|r_i - r_j|), the wins of the higher score, and the evidence."""
+    """Return three arrays with a value per compared pair.
+
+    They are σ(|r_i - r_j|), the wins of the response with the higher score, and the evidence.
+    """
     probabilities, won, weights = [], [], []
     for item in scored:
         matrix = evidence_of(item.group)  # (K, K)
@@ -334,8 +347,8 @@ def length_correlation(
 ) -> Correlation:
     """Return Spearman's correlation of a value of each response with its length in tokens.
 
-    Both are taken relative to their prompt's mean, because scores of different prompts are not on
-    one scale and long prompts get long answers.
+    The mean of the prompt is subtracted from both, because the scores of different prompts are not on
+    the same scale, and long prompts get long answers.
     """
     used = [item for item in scored if len(item.scores) > 1]
     values = [value(item) - value(item).mean() for item in used]
@@ -378,7 +391,10 @@ def _spearman_interval(
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Return the rank correlation, ties at their mean rank; None if one side does not vary."""
+    """Return the rank correlation, or None if one of the two does not vary.
+
+    Equal values have the mean of their ranks.
+    """
     if len(a) < 3:
         return None
     x, y = ranks(a), ranks(b)
@@ -388,21 +404,24 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Return ranks from 1 for the smallest value; equal values share the mean of their ranks."""
+    """Return the ranks of the values, from 1 for the smallest. Equal values have their mean rank."""
     _, indices, counts = np.unique(np.round(values, 9), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[indices]
 
 
 def win_share(group: Group) -> np.ndarray:
-    """Return each response's share of its comparisons that it won, ties half; ½ if it has none.  → (K,)"""
+    """Return the share of its comparisons that each response won, (K,).
+
+    A tie is half a win. The share is ½ for a response without comparisons.
+    """
     matrix = wins(group)
     won, compared = matrix.sum(axis=1), matrix.sum(axis=1) + matrix.sum(axis=0)
     return np.divide(won, compared, out=np.full(len(matrix), 0.5), where=compared > 0)
 
 
 def split_counts(splits: Mapping[str, Sequence[Group]]) -> dict[str, SplitCounts]:
-    """Return the number of prompts, responses, compared pairs and rankings of each split."""
+    """Return the numbers of prompts, responses, compared pairs and rankings in each split."""
     return {
         split: {
             "prompts": len(groups),

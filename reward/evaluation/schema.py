@@ -1,10 +1,10 @@
 """The schema of a reward model's report.json.
 
-The recipe writes a report (reward/training/train.py), and the model card, the pages and the commands
-read it. Readers of stored reports use `get`: those written by earlier versions lack some keys, so no
-top-level key is required. A test checks that the recipe writes each of them and no other.
+The recipe (reward/training/train.py) writes the report, and the model card, the pages and the commands
+read it. Reports that were written by earlier versions lack some keys. So no top-level key is required,
+and readers use `get`. A test checks that the recipe writes all keys and no others.
 
-Needs neither torch nor Django.
+This module needs neither torch nor Django.
 """
 
 from typing import Any, NotRequired, TypedDict
@@ -12,11 +12,11 @@ from typing import Any, NotRequired, TypedDict
 from recipes.report import Device, LeftOut, TrainingFigures
 
 Interval = list[float]
-"""[low, high], 95%."""
+"""A 95% interval, as [low, high]."""
 
 
 class Figure(TypedDict):
-    """A value with its interval. A missing value or interval has a `reason`."""
+    """A value with its interval. If one of the two is missing, `reason` says why."""
 
     value: float | None
     interval: Interval | None
@@ -24,7 +24,7 @@ class Figure(TypedDict):
 
 
 class Share(Figure):
-    """A share of the evidence, and the numbers of pairs and prompts it comes from."""
+    """A share of the evidence, and the numbers of pairs and prompts that it is computed from."""
 
     method: str | None  # of the interval: wilson or bootstrap
     pairs: int
@@ -32,7 +32,7 @@ class Share(Figure):
 
 
 class Agreement(Share):
-    """Pairwise agreement under its name, and the sample it was computed on."""
+    """The pairwise agreement, with its name and its sample."""
 
     name: str
     sample: str
@@ -44,7 +44,7 @@ class Correlation(Figure):
 
 
 class Bin(TypedDict):
-    """A bin of pairs by the model's probability, from `low` to `high`. Empty bins have no shares."""
+    """The pairs whose probability is between `low` and `high`. An empty bin has no shares."""
 
     low: float
     high: float
@@ -63,14 +63,14 @@ class Calibration(TypedDict):
 
 
 class Length(TypedDict):
-    """Correlations with length of the model's scores and of the reviewers' preferences."""
+    """Correlations of length with the model's scores and with the reviewers' preferences."""
 
     score_spearman: Correlation
     label_spearman: Correlation
 
 
 class Quality(TypedDict, total=False):
-    """The figures on held-out prompts that reward models and adapters share."""
+    """The figures on held-out prompts that both reward models and adapters have."""
 
     accuracy: Share
     reviewer_agreement: Agreement
@@ -89,7 +89,7 @@ class Outputs(TypedDict):
 
 
 class MistakeFinders(TypedDict):
-    """The area under the ROC curve of each sign that a pair is ordered incorrectly."""
+    """The area under the ROC curve for each sign that the model orders a pair incorrectly."""
 
     spread: Figure
     relative: Figure
@@ -154,7 +154,7 @@ class Slices(TypedDict):
 
 
 class Excerpt(TypedDict):
-    """The beginning of a text, and the number of characters after it."""
+    """The beginning of a text, and the number of characters that are cut off."""
 
     text: str
     left_out: int
@@ -172,7 +172,10 @@ class MistakenResponse(Excerpt):
 
 
 class Mistake(TypedDict):
-    """A pair that the model orders against the reviewers. `evidence` is [for the reviewers, against]."""
+    """A pair that the model orders against the majority of the reviewers.
+
+    `evidence` is [evidence for the reviewers' order, evidence for the model's order].
+    """
 
     group_id: str
     prompt: list[Turn]
@@ -205,7 +208,7 @@ class Forecast(Estimate):
 
 
 class OnePoint(TypedDict):
-    """The rankings that one more point of accuracy costs. An open end of the interval is null."""
+    """The number of rankings that add a point of accuracy. An open end of the interval is null."""
 
     rankings: int | None
     interval: list[int | None]
@@ -223,7 +226,7 @@ class LearningCurve(TypedDict):
 
 
 class DoubtfulRanking(TypedDict):
-    """A ranking that is probably a mistake. `scores` has the model's score of each response id."""
+    """A label mistake. `scores` has the model's score of each response, by its id."""
 
     group_id: str
     ranking_id: int | None
@@ -265,7 +268,7 @@ class RewardTraining(TrainingFigures):
 
 
 class RewardReport(Quality, total=False):
-    """report.json of a reward model."""
+    """The report.json of a reward model."""
 
     kind: str
     base_model: str

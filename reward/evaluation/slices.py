@@ -1,7 +1,7 @@
-"""Accuracy on parts of the held-out data. Pure numpy.
+"""The accuracy on slices of the held-out data. Pure numpy.
 
-Among twenty slices, about one 95% interval excludes the overall accuracy by chance. Such an interval
-is a reason to look closer, not a conclusion.
+Among twenty slices, about one has a 95% interval that excludes the overall accuracy by chance. Such an
+interval is a reason to look closer, not a conclusion.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -29,7 +29,7 @@ from reward.evaluation.report import (
 from reward.evaluation.schema import LengthSlices, Share, Slice, Slices
 
 MAX_SLICES = 20
-"""Maximum slices of a kind; those with the most pairs are kept."""
+"""The maximum number of slices of a kind. The slices with the most pairs are kept."""
 SAME_LENGTH = 1.1
 """Two lengths in tokens count as equal if their ratio is below this."""
 
@@ -50,10 +50,10 @@ def by_judgment(
     *,
     against_others: bool = False,
 ) -> list[Slice]:
-    """Return a slice for each value of `key`, from the judgments with that value alone.
+    """Return a slice for each value of `key`, with only the judgments that have this value.
 
-    The agreement is that between reviewers in the slice. With `against_others` it is that of the
-    slice's judgments with all others, since a single reviewer has nobody to agree with.
+    The agreement is that between the reviewers of the slice. With `against_others`, the judgments of
+    the slice are compared with all others, because a single reviewer has nobody to agree with.
     """
     names = {key(ranking) for item in scored for ranking in item.group.rankings}
     rows = []
@@ -73,7 +73,7 @@ def only(group: Group, key: Callable[[Judgment], Hashable], name: Hashable) -> G
 
 
 def with_others(group: Group, key: Callable[[Judgment], Hashable], name: Hashable) -> Tally:
-    """Return the agreement of one reviewer with the others, without that among the others."""
+    """Return the agreement of a reviewer with the others. The others are not compared."""
     everyone = agreement_tally(group)
     others = agreement_tally(replace(group, rankings=[r for r in group.rankings if key(r) != name]))
     own = agreement_tally(only(group, key, name))
@@ -85,7 +85,7 @@ def with_others(group: Group, key: Callable[[Judgment], Hashable], name: Hashabl
 
 
 def by_rating(scored: Sequence[Scored], seed: int) -> list[Slice]:
-    """Return a slice for each criterion, from pairs whose ratings by it differ."""
+    """Return a slice for each criterion, with the pairs whose ratings by this criterion differ."""
     rows = []
     for name in sorted(set().union(*(rated_criteria(item.group) for item in scored))):
         parts = [(by_criterion(item.group, name), item) for item in scored]
@@ -96,9 +96,9 @@ def by_rating(scored: Sequence[Scored], seed: int) -> list[Slice]:
 
 
 def by_model(scored: Sequence[Scored], seed: int) -> list[Slice]:
-    """Return a slice for each model that wrote responses, from the pairs with such a response.
+    """Return a slice for each model that wrote responses, with the pairs that have such a response.
 
-    A pair of responses by two models is in the slices of both.
+    A pair of responses by two models is in the slices of both models.
     """
     written = [item.group.meta.get("response_models") or [] for item in scored]
     rows = []
@@ -127,11 +127,11 @@ def largest(rows: Sequence[Slice]) -> list[Slice]:
 
 
 def length_slices(scored: Sequence[Scored], seed: int = 0) -> LengthSlices:
-    """Return the accuracy on pairs of equal length, where the longer one won, and where the shorter did.
+    """Return the accuracy on slices of pairs, which depend on the lengths of the two responses.
 
-    Each pair is in one slice; `contested` has pairs on which some reviewers preferred the longer
-    response and others the shorter one. A model that overrates length is right on `longer_won` and
-    wrong on `shorter_won`; `balanced` weighs both equally.
+    Each pair is in one slice: the responses are about equally long, the longer one won, the shorter one
+    won, or the pair is `contested`, because reviewers disagreed about it. A model that overrates
+    length is right on `longer_won` and wrong on `shorter_won`. In `balanced`, both count equally.
     """
     tallies = [length_tallies(item) for item in scored]
 
@@ -150,7 +150,7 @@ def length_slices(scored: Sequence[Scored], seed: int = 0) -> LengthSlices:
 
 
 def length_tallies(item: Scored) -> dict[str, Tally]:
-    """Return the evidence of one prompt, by the relation of its pairs to length."""
+    """Return the evidence of a prompt for each of the slices of `length_slices`."""
     long, short = item.lengths[:, None], item.lengths[None, :]  # of i, of j
     matched = np.maximum(long, short) < SAME_LENGTH * np.minimum(long, short)
     strict = strict_wins(item.group)

@@ -1,4 +1,4 @@
-"""The disagreement of a reward model's heads, as a sign of its mistakes. Pure numpy."""
+"""The disagreement between the heads of a reward model, as a sign of its mistakes. Pure numpy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ PARTS = 3
 
 @dataclass(frozen=True)
 class Pairs:
-    """Strictly ordered pairs of held-out prompts, all (pairs,)."""
+    """Strictly ordered pairs of held-out prompts. All arrays are (pairs,)."""
 
     spread: np.ndarray  # standard deviation over the heads of r_i - r_j
     gap: np.ndarray  # |r_i - r_j| of the mean score
@@ -27,11 +27,12 @@ class Pairs:
 
 
 def disagreement(scored: Sequence[Scored], seed: int = 0) -> Disagreement:
-    """Return the spread of the heads, and its use for finding incorrectly ordered pairs.
+    """Return the spread of the heads, and how well it finds pairs that are ordered incorrectly.
 
-    `finds_mistakes` is the probability that an incorrectly ordered pair has a larger value than a correctly
-    ordered one (area under the ROC curve); ½ is chance. Several heads are worth their cost if `spread`
-    or `relative` (the spread divided by the gap) is better than `small_gap`, which needs one head.
+    `finds_mistakes` has the area under the ROC curve for each sign: the probability that an incorrectly
+    ordered pair has a larger value than a correctly ordered one. ½ is chance. The sign `small_gap`
+    needs only one head. Several heads are worth their cost if `spread`, or `relative`, which is the
+    spread divided by the gap, is better.
     """
     pairs = pairs_of(scored)
     heads = next((s.heads.shape[1] for s in scored if s.heads is not None), 0)
@@ -91,9 +92,9 @@ def _auc_figure(values: np.ndarray, pairs: Pairs, seed: int) -> Figure:
 
 
 def auc(values: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> float:
-    """Return the probability that a wrong pair has a larger value than a right one, ties counting half.
+    """Return the probability that a wrong pair has a larger value than a right one.
 
-    Pairs are weighted by their evidence.
+    Equal values count half, and pairs are weighted by their evidence.
     """
     _, indices = np.unique(values, return_inverse=True)
     rights, wrongs = np.bincount(indices, weights=right), np.bincount(indices, weights=wrong)
@@ -102,7 +103,7 @@ def auc(values: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> float:
 
 
 def parts(pairs: Pairs) -> list[SpreadPart]:
-    """Return the accuracy in equal parts of the pairs, from the least spread to the most."""
+    """Return the accuracy in equal parts of the pairs, from the smallest spread to the largest."""
     order = np.argsort(pairs.spread, kind="stable")
     if len(order) < PARTS * FEW_PAIRS:
         return []

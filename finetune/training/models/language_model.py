@@ -178,8 +178,8 @@ class PolicyChat(ChatFormat):
     ) -> Encoded:
         """Return the tokens of the prompt as it is served, and of each response as the model writes it.
 
-        The last token of a response is its end token, unless the response is listed in `cut_off`
-        because a length limit cut it off. Raises ValueError if the chat template refuses the chat or
+        The last token of a response is its end token, unless `cut_off` says that a length limit cut
+        it off. Raises ValueError if the chat template refuses the chat or
         leaves out one of its messages.
         """
         chat, unended = self.marked(prompt, responses), list(cut_off) or [False] * len(responses)
