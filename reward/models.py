@@ -22,7 +22,7 @@ def new_key() -> str:
 
 
 class PseudonymKey(models.Model):
-    """The key for the pseudonyms of a project's reviewers in its snapshots. It never changes."""
+    """The key that makes the pseudonyms of the reviewers of a project. It never changes."""
 
     project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="+")
     key = models.CharField(max_length=64, default=new_key, editable=False)
@@ -32,7 +32,10 @@ class PseudonymKey(models.Model):
 
 
 class Snapshot(models.Model):
-    """Frozen preference data. The same filter on the same rankings gives the same `content_hash`."""
+    """Frozen preference data.
+
+    If the same filter is applied to the same rankings again, the `content_hash` is the same.
+    """
 
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="snapshots")
     filter = models.JSONField(default=dict, help_text="See SnapshotFilter.")
@@ -118,10 +121,10 @@ class RewardModel(Promotable):
         return storage.resolve(self.base)
 
     def folder_to_load(self) -> Path:
-        """Return the folder, ready for a process that loads the model from it.
+        """Return the folder of the model, from which a process can load it.
 
-        The adapter names its base by the path at the time of training. If the base has moved, a note
-        next to the folder has its new path. The folder itself is never changed.
+        The adapter refers to its base by the path at the time of training. If the base has moved
+        since, its new path is written to a note next to the folder. The folder itself never changes.
         """
         adapter = self.folder / "adapter_config.json"
         with suppress(OSError, ValueError, AttributeError):
@@ -131,7 +134,7 @@ class RewardModel(Promotable):
         return self.folder
 
     def doubts(self) -> list[str]:
-        """Return the reasons in the report not to rely on the model, each as a sentence. Costs no query."""
+        """Return the reasons not to rely on the model, each as a sentence, from its report."""
         report: RewardReport = self.report
         accuracy = report.get("accuracy")
         if accuracy is None or accuracy["value"] is None:
@@ -167,7 +170,7 @@ class RewardModel(Promotable):
 
 
 class ResponseScore(models.Model):
-    """A reward model's score of a response; null if the response is too long for the model."""
+    """A reward model's score of a response. It is null if the response is too long for the model."""
 
     reward_model = models.ForeignKey(
         RewardModel, on_delete=models.CASCADE, related_name="scores", db_index=False
@@ -195,9 +198,9 @@ class ResponseScore(models.Model):
 
 
 class RandomStream(models.Model):
-    """A share of a project's prompts whose tasks are never ordered by a model. It never changes.
+    """The share of a project's prompts whose tasks are never ordered by a model. It never changes.
 
-    The share is chosen by the text of the prompts alone, so measurements on it are unbiased.
+    The prompts are chosen by their text alone, so measurements on them are not biased.
     """
 
     project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="random_stream")
@@ -221,7 +224,7 @@ class RandomStream(models.Model):
 
 
 class QueueOrder(models.Model):
-    """An ordering of a project's waiting tasks by expected information."""
+    """An order of the waiting tasks of a project, by expected information."""
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="queue_orders")
     reward_model = models.ForeignKey(
@@ -247,7 +250,7 @@ class QueueOrder(models.Model):
 
 
 class OrderedTask(models.Model):
-    """The position of a task before the ordering, to undo it, and in the ordering."""
+    """The position of a task in the order, and its earlier position, with which it can be undone."""
 
     order = models.ForeignKey(
         QueueOrder, on_delete=models.CASCADE, related_name="tasks", db_index=False

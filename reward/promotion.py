@@ -10,13 +10,14 @@ from labeling.models import Project
 
 
 class CannotMove(Exception):  # noqa: N818
-    """A refusal to change a model's state; the text gives the reason."""
+    """A refusal to change the state of a model. The text contains the reason."""
 
 
 class Promotable(models.Model):
     """A model of a project that can be a candidate, promoted or archived.
 
-    One of each kind is promoted per project; `promotion_constraints` has the database enforce that.
+    A project has at most one promoted model of each kind, which the database enforces
+    (`promotion_constraints`).
     """
 
     class State(models.TextChoices):
@@ -41,8 +42,8 @@ class Promotable(models.Model):
     def promote(self, *, by: User | None, allow_doubts: bool = False) -> Self | None:
         """Promote this model and return the one it replaces, which becomes a candidate again.
 
-        Promoting the promoted model changes nothing. Raises CannotMove for an archived model, and
-        for one with doubts unless `allow_doubts` confirms them.
+        If this model is already promoted, nothing changes. Raises CannotMove if it is archived, or if
+        it has doubts and `allow_doubts` is false.
         """
         self._lock_state()
         if self.state == self.State.PROMOTED:
@@ -64,7 +65,7 @@ class Promotable(models.Model):
 
     @transaction.atomic
     def archive(self, *, by: User | None) -> None:
-        """Remove this model from the choices in forms. Raises CannotMove for the promoted one."""
+        """Remove this model from the choices in forms. Raises CannotMove if it is promoted."""
         self._lock_state()
         if self.state == self.State.PROMOTED:
             raise CannotMove(f"{self} is promoted. Promote another one first.")
@@ -81,7 +82,7 @@ class Promotable(models.Model):
             audit(by, "restored", self, id=self.pk)
 
     def _lock_state(self) -> None:
-        """Read the state again under the project's lock, so that promotions run one at a time."""
+        """Lock the project, so that promotions run one at a time, and read the state again."""
         Project.objects.select_for_update(no_key=True).get(pk=self.project_id)
         self.refresh_from_db(fields=["state"])
 
@@ -91,7 +92,7 @@ class Promotable(models.Model):
 
 
 def promotion_constraints(prefix: str) -> list[models.BaseConstraint]:
-    """Return the constraints of a Promotable's table, their names beginning with `prefix`."""
+    """Return the constraints for the table of a Promotable. Their names begin with `prefix`."""
     return [
         models.UniqueConstraint(
             "project", condition=Q(state="promoted"), name=f"{prefix}_one_promoted"
@@ -108,11 +109,11 @@ MOVED = {
     "archive": "is archived",
     "restore": "is a candidate again",
 }
-"""The methods that change a state, and the predicate of the message about it."""
+"""The methods that change a state, and the predicates of the messages about it."""
 
 
 def move(model: Promotable, to: str, *, by: User | None, allow_doubts: bool = False) -> str:
-    """Call the method of MOVED named `to` and return the message about it. Raises CannotMove."""
+    """Call the method `to`, one of MOVED, and return a message. Raises CannotMove."""
     if to == "promote":
         model.promote(by=by, allow_doubts=allow_doubts)
     elif to == "archive":

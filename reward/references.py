@@ -12,7 +12,7 @@ REPO = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 
 
 class ReferenceProblem(Exception):  # noqa: N818
-    """An invalid reference. The text has the reason and a remedy."""
+    """An invalid reference. The text contains the reason and a remedy."""
 
 
 def looks_like_folder(reference: str) -> bool:
@@ -20,10 +20,10 @@ def looks_like_folder(reference: str) -> bool:
 
 
 def checked_reference(reference: str) -> str:
-    """Return the reference in its stored form: see `runs.storage`. Raises ReferenceProblem.
+    """Return the reference in the form in which `runs.storage` stores it. Raises ReferenceProblem.
 
-    Reads the config.json of a folder. Only the form of a hub name is checked, since this machine may
-    be offline, unlike the machine that trains.
+    If the reference is a folder, its config.json is read. Only the form of a hub name is checked,
+    because this machine may be offline even if the machine that trains is not.
     """
     reference = storage.resolve(reference.strip())
     if looks_like_folder(reference):
@@ -60,7 +60,7 @@ def _checked_folder(folder: Path) -> Path:
 def config_of(reference: str) -> dict[str, Any] | None:
     """Return the config.json of a model, or None if this machine has no copy of it.
 
-    A hub name is looked up in the local cache only; nothing is downloaded.
+    A hub name is only looked up in the local cache. Nothing is downloaded.
     """
     folder = Path(reference) if looks_like_folder(reference) else _cached_folder(reference)
     try:

@@ -1,6 +1,6 @@
-"""The files that runs and recipes exchange: the snapshot as input, and the report as output.
+"""The files that runs exchange with recipes: the snapshot as input, and the report as output.
 
-Run kinds of `reward` and `finetune` use it.
+The run kinds of `reward` and `finetune` use this module.
 """
 
 import json
@@ -16,7 +16,7 @@ from runs.kinds import CannotRun
 
 
 def snapshot_of(inputs: dict[str, Any]) -> Snapshot:
-    """Return the snapshot of a run. Raises CannotRun."""
+    """Return the snapshot that the inputs of a run name. Raises CannotRun if there is none."""
     number: Any = inputs.get("snapshot")
     try:
         return Snapshot.objects.select_related("project").get(pk=number)
@@ -25,9 +25,9 @@ def snapshot_of(inputs: dict[str, Any]) -> Snapshot:
 
 
 def put_snapshot(snapshot: Snapshot, run_dir: RunDir) -> dict[str, Any]:
-    """Put the snapshot's file into the run directory, and check its hash, which reads it once.
+    """Put the file of the snapshot into the run directory, and check its hash.
 
-    Raises CannotRun if the file is missing or has changed.
+    The whole file is read once. Raises CannotRun if it is missing or has changed.
     """
     try:
         digest = content_hash(read_groups(snapshot.file))
@@ -43,7 +43,7 @@ def put_snapshot(snapshot: Snapshot, run_dir: RunDir) -> dict[str, Any]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Link the file if the system allows it, since neither is changed later, or copy it."""
+    """Make a hard link to the file or, if that is impossible, a copy. Neither file changes later."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)

@@ -1,4 +1,7 @@
-"""The settings of the reward-model recipe. The web form is made from them, so torch is not imported."""
+"""The settings of the recipe for reward models.
+
+The web form is made from them, so torch is not imported.
+"""
 
 from dataclasses import MISSING, dataclass
 

@@ -11,7 +11,7 @@ from reward.promotion import CannotMove, Promotable, move
 
 
 class ModelCommand(BaseCommand):
-    """A command for one kind of model. Subclasses set `help`, `model` and `columns`."""
+    """A command for a kind of model. Subclasses set `help`, `model` and `columns`."""
 
     model: Any
     columns: tuple[str, ...]
@@ -80,7 +80,10 @@ class ModelCommand(BaseCommand):
         self.stdout.write(move(model, options["verb"], by=None, allow_doubts=allow_doubts))
 
     def named(self, number: int) -> Any:
-        """Return the model with this number. Raises CommandError, which lists existing models."""
+        """Return the model with this number.
+
+        Raises CommandError if there is none. Its text lists the existing models.
+        """
         return model_named(self.model, number)
 
 

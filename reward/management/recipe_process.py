@@ -1,4 +1,4 @@
-"""Modules of reward.training as subprocesses of commands, so that commands do not import torch."""
+"""Running modules of reward.training as subprocesses, so that commands do not import torch."""
 
 import json
 import subprocess
@@ -14,7 +14,10 @@ from runs.supervision.child import environment
 
 
 def run_module(name: str, *arguments: str) -> str:
-    """Run a module and return its stdout. Raises CommandError with its last line if it fails."""
+    """Run a module and return its stdout.
+
+    If the module fails, CommandError is raised with the last line of its output.
+    """
     command = [sys.executable, "-m", f"reward.training.{name}", *arguments]
     process = subprocess.run(
         command,
@@ -29,9 +32,9 @@ def run_module(name: str, *arguments: str) -> str:
 
 
 def stream_module(name: str, *arguments: str, out: Any) -> Any:
-    """Run a module, copying its stdout to `out`, and return the JSON object in its last line on stderr.
+    """Run a module, copy its stdout to `out`, and return the JSON object in its last line on stderr.
 
-    Raises CommandError as `run_module` does. Ctrl-C ends the process too.
+    Raises CommandError as `run_module` does. Ctrl-C also ends the process of the module.
     """
     command = [sys.executable, "-m", f"reward.training.{name}", *arguments]
     with tempfile.TemporaryFile("w+") as errors:

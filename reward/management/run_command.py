@@ -25,12 +25,15 @@ command, not the run. Status: 0 succeeded, 1 nothing was started, 2 failed or ca
 
 
 class RunCommand(BaseCommand):
-    """A command that starts a run. Subclasses set `kind` and `description`, and define arguments and inputs."""
+    """A command that starts a run.
+
+    Subclasses set `kind` and `description`, and define the arguments and the inputs.
+    """
 
     kind: str
     description: str
     own_arguments: frozenset[str] = frozenset()
-    """Settings with their own argument, which --set does not accept."""
+    """Settings that have an argument of their own and cannot be set with --set."""
 
     def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
         self.help = self.description + ENDING + self._settings()
@@ -61,7 +64,7 @@ class RunCommand(BaseCommand):
         )
 
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the inputs of the run. Raises CommandError."""
+        """Return the inputs of the run. Raises CommandError if the options are not valid."""
         raise NotImplementedError
 
     def config(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +114,10 @@ class RunCommand(BaseCommand):
 
 
 def settings_from(assignments: list[str], names: list[str]) -> dict[str, str]:
-    """Parse NAME=VALUE assignments. Raises CommandError with the valid names for an unknown one."""
+    """Return the values of NAME=VALUE assignments.
+
+    If a name is unknown, CommandError is raised with a list of the valid names.
+    """
     values = {}
     for pair in assignments:
         name, equals, value = pair.partition("=")
@@ -145,7 +151,10 @@ def add_snapshot_arguments(parser: CommandParser) -> None:
 
 
 def snapshot_named(options: dict[str, Any]) -> Snapshot:
-    """Return the snapshot of --snapshot, or the newest of --project. Raises CommandError."""
+    """Return the snapshot of --snapshot, or the newest snapshot of --project.
+
+    Raises CommandError if there is none.
+    """
     if options["snapshot"] is not None:
         snapshot = Snapshot.objects.filter(pk=options["snapshot"]).first()
         if snapshot is None:

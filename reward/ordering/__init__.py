@@ -1,1 +1,1 @@
-"""The order of waiting tasks by the information that ranking them gives a reward model."""
+"""The order of waiting tasks by how much a reward model would learn from ranking them."""

@@ -1,9 +1,9 @@
 """The order of waiting tasks by expected information, and the random stream.
 
-The random stream is a share of the prompts, chosen by their text alone, whose tasks are never ordered.
-The other tasks exchange positions among themselves (labeling.queue.arrangement), so tasks of the stream
-keep their positions. A snapshot holds out prompts by the same rule: with the stream's seed and at most
-its share, no held-out prompt was chosen by a model.
+The random stream is a share of the prompts whose tasks are never ordered. These prompts are chosen by
+their text alone. The other tasks exchange their positions (labeling.queue.arrangement), so the tasks
+of the stream keep theirs. Snapshots choose their held-out prompts by the same rule. So if a snapshot
+has the seed of the stream and at most its share, no held-out prompt was chosen by a model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,13 +35,16 @@ from runs.kinds import CannotRun
 
 SHARE, SEED = 0.2, 0
 MAX_TASKS = 50_000
-"""Maximum tasks to order, from the front of the queue. The others keep their positions."""
+"""The maximum number of tasks that are ordered, from the front of the queue.
+
+The tasks after these keep their positions.
+"""
 GREEDY = 1000
 RANKING_BATCH_SIZE = 2000
 
 
 class CannotOrder(Exception):  # noqa: N818
-    """A refusal to order the queue. The text has the reason and a remedy."""
+    """A refusal to order the queue. The text contains the reason and a remedy."""
 
 
 # --- the random stream ---------------------------------------------------------------------------
@@ -52,7 +55,7 @@ def stream_of(project: Project) -> RandomStream | None:
 
 
 def check_inputs(project: Project, inputs: Mapping[str, Any]) -> None:
-    """Raise CannotRun for a share that differs from the project's random stream."""
+    """Raise CannotRun if the inputs have a share that differs from the project's random stream."""
     if not inputs.get("order"):
         return
     try:
@@ -62,9 +65,9 @@ def check_inputs(project: Project, inputs: Mapping[str, Any]) -> None:
 
 
 def checked_share(stream: RandomStream | None, share: float | None) -> float:
-    """Return the share of the random stream: the project's own, or SHARE by default.
+    """Return the share of the random stream, which is SHARE if neither argument sets it.
 
-    Raises CannotOrder for a share that is out of range or differs from the project's own.
+    Raises CannotOrder if `share` is out of range or differs from the existing stream.
     """
     if stream and share is not None and abs(share - stream.share) > 1e-9:
         raise CannotOrder(
@@ -96,7 +99,7 @@ def has_random_test_set(snapshot: Snapshot, stream: RandomStream) -> bool:
 
 @dataclass(frozen=True)
 class ScoredResponse:
-    """The features (D,) and the score of a response."""
+    """The features, (D,), and the score of a response."""
 
     features: np.ndarray
     score: float
@@ -106,8 +109,8 @@ class ScoredResponse:
 def put_in_order(*, model: RewardModel, by: User | None, share: float | None = None) -> QueueOrder:
     """Order the waiting tasks by the model's scores and the rankings so far, and return the order.
 
-    Replaces the current order. Takes half a minute for 50,000 tasks; slots are locked only during
-    the last second. Raises CannotOrder.
+    The new order replaces the current one. For 50,000 tasks this takes half a minute, and slots are
+    locked only during the last second. Raises CannotOrder.
     """
     project = model.project
     _lock_order(project)
@@ -132,7 +135,10 @@ def put_in_order(*, model: RewardModel, by: User | None, share: float | None = N
 
 
 def _lock_order(project: Project) -> None:
-    """Lock the project against other orderings. Only orderings use this lock."""
+    """Lock the project, so that its tasks are not ordered by someone else at the same time.
+
+    Nothing else uses this lock.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('reward.ordering.queue', %s))",
@@ -148,7 +154,7 @@ def _write_order(
 ) -> QueueOrder:
     """Replace the current order, and return the new one.
 
-    Tasks of the current order keep the positions noted before it.
+    For tasks that are in the current order, the positions before that order stay on record.
     """
     project = model.project
     earlier = QueueOrder.objects.filter(project=project, undone_at=None).first()
@@ -203,7 +209,7 @@ def _nothing_to_order(
 
 @transaction.atomic
 def undo(*, project: Project, by: User | None) -> QueueOrder | None:
-    """Undo the current order, and return it; None if there is none.
+    """Undo the current order and return it, or None if there is none.
 
     Tasks that are still waiting return to their earlier positions.
     """
@@ -218,7 +224,7 @@ def undo(*, project: Project, by: User | None) -> QueueOrder | None:
 def best_first(
     model: RewardModel, waiting: Sequence[Waiting], responses: Mapping[int, list[ScoredResponse]]
 ) -> list[tuple[Waiting, float]]:
-    """Return the tasks in order, each with its expected information in nats.
+    """Return the tasks in the new order, each with its expected information in nats.
 
     Tasks with a higher priority always come first.
     """
@@ -249,7 +255,7 @@ def _tasks(responses: Any) -> Tasks:
 
 
 def _ranked(model: RewardModel) -> Iterator[tuple[Tasks, np.ndarray]]:
-    """Yield the project's ranked tasks in batches, with the number of rankings of each."""
+    """Yield the tasks that have rankings in batches, with the number of rankings of each task."""
     counts = (
         Task.objects.filter(project=model.project_id, kind=Task.Kind.RANKING, inactive=False)
         .annotate(times=Count("rankings", filter=Q(rankings__superseded_at=None)))
@@ -267,7 +273,10 @@ def _ranked(model: RewardModel) -> Iterator[tuple[Tasks, np.ndarray]]:
 def scored_responses(
     model: RewardModel, task_ids: Sequence[int]
 ) -> dict[int, list[ScoredResponse]]:
-    """Return the responses of each task whose responses all have a score and features, in order."""
+    """Return the responses of each task, in order.
+
+    Tasks with a response that has no score or no features are left out.
+    """
     by_task: dict[int, list[ScoredResponse] | None] = {}
     for start in range(0, len(task_ids), RANKING_BATCH_SIZE):
         part = task_ids[start : start + RANKING_BATCH_SIZE]

@@ -1,15 +1,16 @@
-"""The choice of the tasks to rank next: those with the most information. Pure numpy.
+"""The choice of the tasks to rank next, which are those with the most information. Pure numpy.
 
-The score is r = θ·x with the features x of a response's last layer, and a reviewer prefers i to j
-with probability σ(rᵢ − rⱼ) (Bradley and Terry). A ranking of a task then has the Fisher information
+Let x be the features of a response in the last layer and r = θ·x its score. A reviewer prefers i to j
+with probability σ(rᵢ − rⱼ) (Bradley and Terry). Then a ranking of a task has the Fisher information
 
     M = Σ_{i<j} w_ij (x_i − x_j)(x_i − x_j)ᵀ,    w_ij = σ(r_i − r_j)(1 − σ(r_i − r_j))
 
-about θ. The next task is the one that raises log det(A + M) most, where A is the information so far.
+about θ. The next task is the one with the largest log det(A + M), where A is the information so far.
 This D-optimal design minimises the volume of the confidence region of θ (Chaloner and Verdinelli 1995).
 Tasks are chosen one by one, and each chosen task counts as ranked, so that tasks with the same
-information do not all come first. Log det is submodular: earlier gains are upper bounds of later ones,
-so only a few gains are recomputed for each choice (Minoux 1978). The order is exact.
+information do not all come first. Because log det is submodular, a gain is never larger than at an
+earlier choice. So only a few gains are computed again for each choice (Minoux 1978), and the order is
+exact.
 
 Not modelled: changes of the features when LoRA trains lower layers, dependence between the pairs of one
 ranking, and the time to rank a task.
@@ -22,14 +23,17 @@ from dataclasses import dataclass
 import numpy as np
 
 LIKELY_GAP = 2.0
-"""The expected difference of two scores of a prompt before any ranking."""
+"""The expected difference between two scores of a prompt before there is any ranking."""
 BATCH_SIZE = 4096
 RECHECKED = 64
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """features (N, K, D) and scores (N, K). `present` (N, K) is False beyond a task's last response."""
+    """Features, (N, K, D), and scores, (N, K), of tasks.
+
+    `present`, (N, K), is False after the last response of a task.
+    """
 
     features: np.ndarray
     scores: np.ndarray
@@ -40,7 +44,7 @@ class Tasks:
 
     @classmethod
     def of(cls, features: list[np.ndarray], scores: list[np.ndarray]) -> "Tasks":
-        """Return tasks from features (K, D) and scores (K,) of each, with any K."""
+        """Return tasks from the features, (K, D), and the scores, (K,), of each. K may differ."""
         widest = max((len(row) for row in scores), default=0)
         dims = features[0].shape[1] if features else 0
         x = np.zeros((len(scores), widest, dims))
@@ -55,7 +59,7 @@ class Tasks:
         return Tasks(self.features[chosen], self.scores[chosen], self.present[chosen])
 
     def laplacians(self) -> np.ndarray:
-        """Return L of each task.  → (N, K, K)"""
+        """Return L of each task, (N, K, K)."""
         gaps = self.scores[:, :, None] - self.scores[:, None, :]
         likely = 1 / (1 + np.exp(-np.clip(gaps, -60, 60)))
         weights = likely * (1 - likely) * self.present[:, :, None] * self.present[:, None, :]
@@ -74,13 +78,13 @@ class Tasks:
 
 
 def prior(tasks: Tasks) -> np.ndarray:
-    """Return the information before any ranking: scores differ by about LIKELY_GAP.  → A (D, D)"""
+    """Return A before any ranking, (D, D), with which scores differ by about LIKELY_GAP."""
     spread = tasks.spread() or 1.0
     return np.eye(tasks.features.shape[2]) * spread / LIKELY_GAP**2
 
 
 def information(tasks: Tasks, times: np.ndarray | float = 1.0) -> np.ndarray:
-    """Return Σ M of tasks, each ranked `times` (N,) times.  → (D, D)"""
+    """Return Σ M of the tasks, (D, D). `times`, (N,), says how many rankings each task has."""
     weighted = tasks.laplacians() * np.broadcast_to(times, len(tasks))[:, None, None]
     total = np.zeros((tasks.features.shape[2],) * 2)
     for start in range(0, len(tasks), BATCH_SIZE):
@@ -93,7 +97,7 @@ def information(tasks: Tasks, times: np.ndarray | float = 1.0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Order:
-    """The indices of tasks, best first, in `chosen` (N,), and their gains in nats in `gains` (N,)."""
+    """The indices of the tasks, best first, `chosen`, (N,), and their gains in nats, `gains`, (N,)."""
 
     chosen: np.ndarray
     gains: np.ndarray
@@ -101,9 +105,11 @@ class Order:
 
 
 def in_order(tasks: Tasks, precision: np.ndarray, *, most: int) -> Order:
-    """Return all tasks in order: the first `most` chosen greedily, the others by their gain after those.
+    """Return all tasks in order.
 
-    `precision` is A (D, D), positive definite. Costs N·K·D² once and about `most` times RECHECKED·K·D².
+    The first `most` tasks are chosen one by one. The others are ordered by their gains after these.
+    `precision` is A, (D, D), which must be positive definite. This takes N·K·D² operations, and about
+    RECHECKED·K·D² for each choice.
     """
     laplacians, variance = tasks.laplacians(), np.linalg.inv(precision)
     bounds = gains(tasks.features, laplacians, variance)
@@ -125,7 +131,7 @@ def in_order(tasks: Tasks, precision: np.ndarray, *, most: int) -> Order:
 
 
 def gains(features: np.ndarray, laplacians: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Return log det(A + M) − log det A = log det(I + L X A⁻¹ Xᵀ) of each task.  → (N,)"""
+    """Return log det(A + M) − log det A = log det(I + L X A⁻¹ Xᵀ) of each task, (N,)."""
     values = np.empty(len(features))
     identity = np.eye(features.shape[1])
     for start in range(0, len(features), BATCH_SIZE):
@@ -145,7 +151,7 @@ def _best(
 ) -> int:
     """Return the index of the open task with the largest gain.
 
-    `bounds` has gains from earlier choices, and is updated in place where that is needed.
+    `bounds` has the gains from earlier choices. They are computed again, in place, where necessary.
     """
     fresh = np.zeros(len(bounds), dtype=bool)
     while True:
@@ -161,7 +167,7 @@ def _best(
 
 
 def _after(variance: np.ndarray, x: np.ndarray, laplacian: np.ndarray) -> np.ndarray:
-    """Return (A + XᵀLX)⁻¹ by Woodbury's identity.  x (K, D) → (D, D)"""
+    """Return (A + XᵀLX)⁻¹ by Woodbury's identity. x is (K, D), and the result is (D, D)."""
     vx = variance @ x.T  # (D, K)
     inner = np.linalg.solve(np.eye(len(laplacian)) + laplacian @ (x @ vx), laplacian)
     updated = variance - vx @ inner @ vx.T

@@ -1,4 +1,7 @@
-"""The geometry of charts that templates draw as SVG. Numbers are text, so the locale cannot change them."""
+"""The geometry of charts, which templates draw as SVG.
+
+Numbers are text, so that the locale does not change them.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +29,7 @@ class IntervalRow:
 def interval_row(
     label: str, figure: Mapping[str, Any] | None, *, note: str = "", main: bool = False
 ) -> IntervalRow:
-    """Return the row of a report's figure. Without a value, the row shows the figure's reason."""
+    """Return the row of a figure. If the figure has no value, the row shows the reason."""
     figure = figure or {}
     value, interval = figure.get("value"), figure.get("interval")
     if value is None:
@@ -77,7 +80,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Reliability:
-    """A chart of observed over predicted shares of wins, both axes from `floor` to 100%."""
+    """A chart of observed against predicted shares of wins. Both axes are from `floor` to 100%."""
 
     bins: list[Bin]
     ticks: list[Tick]
@@ -91,7 +94,7 @@ class Reliability:
 
 
 def reliability(bins: Iterable[Mapping[str, Any]]) -> Reliability | None:
-    """Return the chart of the calibration bins of a report; None if all are empty."""
+    """Return the chart of the calibration bins of a report, or None if all bins are empty."""
     used = [row for row in bins if row["pairs"] and row["observed"] is not None]
     if not used:
         return None
@@ -136,7 +139,7 @@ def _number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line. `first` and `last` are means over a tenth of the points, since single steps are noisy."""
+    """A line. `first` and `last` are means over a tenth of the points, because steps are noisy."""
 
     points: str
     first: str
@@ -147,7 +150,7 @@ class Curve:
 def curve(
     points: Iterable[Iterable[float]], *, width: int = 600, height: int = 120
 ) -> Curve | None:
-    """Return a line through (step, value) points; None for fewer than two."""
+    """Return a line through the (step, value) points, or None for fewer than two points."""
     rows = [tuple(point) for point in points]
     if len(rows) < 2:
         return None

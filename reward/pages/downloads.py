@@ -1,4 +1,4 @@
-"""Downloads of the files of reward models and adapters."""
+"""Downloads of the files of reward models and of language models."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def download(request: HttpRequest, pk: int, part: str) -> HttpResponseBase:
 
 
 def send_download(request: HttpRequest, model: Any, part: str, *, back: str) -> HttpResponseBase:
-    """Return the download, or a redirect to the page `back` with a message if a file is missing."""
+    """Return the download. If a file is missing, redirect to the page `back` with a message."""
     try:
         if model.run is None:
             raise FileMissing(f"{model} was not trained here, so it has no files to download.")
@@ -45,7 +45,7 @@ def _response(run: Run, part: str, name: str) -> HttpResponseBase:
 
 
 def downloads_of(model: Any) -> dict[str, Any] | None:
-    """Return the context for the files of a model; None for a base. Costs a query."""
+    """Return the template context for the files of a model, or None for a base. Takes one query."""
     if model.run is None:
         return None
     files = list(model.run.artifacts.all())

@@ -113,7 +113,7 @@ class ExportForm(forms.Form):
 @login_required
 @require_GET
 def choose(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the form. If the URL contains a choice, also show the counts, which reads all rankings."""
+    """Show the form. If the URL contains a choice, show the counts too, for which all rankings are read."""
     project = led_project(request, slug)
     form = ExportForm(request.GET or None, project=project)
     context: dict[str, Any] = {
@@ -147,7 +147,7 @@ def download(request: HttpRequest, slug: str) -> HttpResponseBase:
 @login_required
 @require_GET
 def about(request: HttpRequest, slug: str) -> HttpResponse:
-    """Send the card that the command writes next to the file. Reads all rankings."""
+    """Send the card that the command writes next to the file. All rankings are read to count them."""
     project = led_project(request, slug)
     form = ExportForm(request.GET, project=project)
     if not form.is_valid():

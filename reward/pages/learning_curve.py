@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 400, 12, 216
 MAX_TICKS = 6
 CLOSE = 34
-"""Minimum distance of two labels on the axis, in pixels."""
+"""The minimum distance between two labels on the axis, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class AxisLabel:
 
 @dataclass(frozen=True)
 class Plot:
-    """Accuracy over the number of rankings, on a logarithmic axis. Positions are text."""
+    """A plot of the accuracy over the number of rankings, on a logarithmic axis. Positions are text."""
 
     marks: list[Mark]
     band: str
@@ -82,7 +82,7 @@ class Learning:
 
 
 def learning(report: RewardReport) -> Learning | None:
-    """Return the learning curve for the page; None if the run measured none."""
+    """Return the learning curve for the page, or None if the run did not measure one."""
     curve = report.get("learning_curve")
     if not curve:
         return None
@@ -96,7 +96,7 @@ def learning(report: RewardReport) -> Learning | None:
 
 
 def answer(one_point: OnePoint | None) -> str:
-    """Return a sentence with the number of rankings that one more point of accuracy costs."""
+    """Return a sentence with the number of rankings that would add a point of accuracy."""
     if not one_point:
         return ""
     if one_point["rankings"] is None:
@@ -135,7 +135,7 @@ def _interval(ends: Sequence[float] | None) -> str:
 
 
 def plot(curve: LearningCurve, ceiling: float | None = None) -> Plot | None:
-    """Return the plot; None for fewer than two measured points."""
+    """Return the plot, or None for fewer than two measured points."""
     points = [p for p in curve["points"] if p["accuracy"]["value"] is not None]
     if len(points) < 2:
         return None
@@ -214,7 +214,7 @@ class Axes:
         return [Level(self.y(value), percent(value, 0)) for value in values]
 
     def labels(self, rankings: Iterable[int]) -> list[AxisLabel]:
-        """Return the labels of the axis. Where two would overlap, the smaller number has none."""
+        """Return the labels of the axis. If two would overlap, the label of the smaller number is empty."""
         labelled: list[int] = []
         for number in sorted(set(rankings), reverse=True):
             if not labelled or self._x(labelled[-1]) - self._x(number) >= CLOSE:

@@ -1,4 +1,4 @@
-"""Rankings that are probably mistakes, for leads to decide. Reviewers are not named."""
+"""The page of label mistakes, about which leads decide. Reviewers are not named."""
 
 from typing import Any
 
@@ -23,7 +23,10 @@ MAX_MODELS = 20
 @login_required
 @require_GET
 def show(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the list of one reward model: ?model, or the newest with any. Costs six queries."""
+    """Show the label mistakes of the reward model `?model`, or of the newest model that has some.
+
+    The page takes six queries.
+    """
     project = led_project(request, slug)
     models = _models(project)
     chosen = [model for model in models if str(model["pk"]) == request.GET.get("model")]
@@ -45,7 +48,7 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _models(project: Project) -> list[Any]:
-    """Return the newest models with a list, without the rest of their reports."""
+    """Return the newest models that have label mistakes, without the rest of their reports."""
 
     def part(name: str) -> KeyTransform:
         return KeyTransform(name, KeyTransform("label_mistakes", "report"))
@@ -64,7 +67,7 @@ def _rows_of(model: dict[str, Any]) -> list[dict[str, Any]]:
 def _table_rows(project: Project, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of the table, each with the current state of its ranking.
 
-    Rankings of other projects are not looked up.
+    Rankings of other projects are not read from the database.
     """
     ids = [row["ranking_id"] for row in rows if row["ranking_id"] is not None]
     rankings = (

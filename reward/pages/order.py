@@ -22,7 +22,7 @@ MODELS = 20
 @login_required
 @require_GET
 def show(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the current order and its first tasks. Costs eight queries."""
+    """Show the current order and its first tasks. The page takes eight queries."""
     project = led_project(request, slug)
     order = QueueOrder.objects.filter(project=project, undone_at=None)
     in_force = order.select_related("reward_model", "created_by").first()
@@ -75,7 +75,7 @@ def next_rows(order: QueueOrder) -> list[dict[str, Any]]:
 
 
 def models_on_stream(project: Project, stream: RandomStream | None) -> list[RewardModel]:
-    """Return the newest reward models whose held-out prompts are all from the random stream."""
+    """Return the newest reward models whose held-out prompts are all in the random stream."""
     if stream is None:
         return []
     newest = RewardModel.objects.filter(project=project).exclude(state="archived")

@@ -1,4 +1,4 @@
-"""Rows and tables of the page of a reward model, made from its report. Texts are rendered safely."""
+"""The rows and tables on the page of a reward model, made from its report. Texts are rendered safely."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Mistake:
 
 
 def slice_tables(report: RewardReport) -> list[SliceTable]:
-    """Return a table for each kind with several slices, and for rated criteria. Costs a query."""
+    """Return a table for each kind that has several slices, and for rated criteria. Takes one query."""
     slices = report.get("slices")
     if not slices:
         return []
@@ -74,7 +74,10 @@ def slice_tables(report: RewardReport) -> list[SliceTable]:
 def _slice_table(
     kind: str, slices: Sequence[Slice], names: Mapping[Any, str] | None = None
 ) -> SliceTable | None:
-    """Return None if there is nothing to compare: no slice, or one that is not a criterion."""
+    """Return the table, or None if there is nothing to compare.
+
+    That is the case without slices, and with a single slice that is not a criterion.
+    """
     if not slices or (len(slices) == 1 and kind != "criterion"):
         return None
     rows = [
@@ -122,7 +125,7 @@ def temperature_line(report: RewardReport) -> dict[str, str] | None:
 
 
 def label_mistakes_line(report: RewardReport) -> dict[str, Any] | None:
-    """Return the summary of the label mistakes; None in older reports."""
+    """Return the summary of the label mistakes, or None for older reports."""
     mistakes = report.get("label_mistakes")
     if not mistakes:
         return None
@@ -151,7 +154,7 @@ def length_rows(report: RewardReport) -> list[SliceRow]:
 
 
 def mistakes(report: RewardReport) -> list[Mistake]:
-    """Return the worst mistakes of the model, at most ten, the largest gap first."""
+    """Return the worst mistakes of the model, at most ten, with the largest gap first."""
     return [
         Mistake(
             group_id=row["group_id"],

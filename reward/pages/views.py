@@ -58,7 +58,10 @@ def snapshots(request: HttpRequest) -> HttpResponse:
 @trainer_required
 @require_http_methods(["GET", "POST"])
 def new_snapshot(request: HttpRequest) -> HttpResponse:
-    """Show the form for ?project and the counts of its filter. POST with `freeze` writes the snapshot."""
+    """Show the form for the project `?project`, and the counts of its filter.
+
+    A POST with `freeze` writes the snapshot.
+    """
     project = _project_of(request)
     if project is None:
         projects = led_projects(user_of(request))
@@ -82,7 +85,10 @@ def new_snapshot(request: HttpRequest) -> HttpResponse:
 
 
 def _project_of(request: HttpRequest) -> Project | None:
-    """Return the project of ?project, or the only one. Raises Http404 for a project of others."""
+    """Return the project `?project`, or the user's only project, or None.
+
+    Raises Http404 for a project that the user may not see.
+    """
     projects = led_projects(user_of(request))
     slug = request.GET.get("project")
     if slug:
@@ -117,7 +123,7 @@ def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def random_stream(snapshot: Snapshot) -> dict[str, Any]:
-    """Return whether all held-out prompts are from the random stream. Costs a query."""
+    """Return the template context about the random stream of the project. Takes one query."""
     stream = queue.stream_of(snapshot.project)
     random = stream is not None and queue.has_random_test_set(snapshot, stream)
     return {"stream": stream, "held_out_is_random": random}
@@ -236,7 +242,7 @@ def report_rows(report: RewardReport, snapshot: Snapshot | None = None) -> list[
 
 
 def agreement_note(report: RewardReport, snapshot: Snapshot | None) -> str:
-    """Return the sample of the agreement, and the figure of the whole snapshot."""
+    """Return a note about the agreement: its sample, and the agreement on the whole snapshot."""
     agreement = report.get("reviewer_agreement")
     sample = (agreement and agreement.get("sample")) or "held-out prompts"
     whole = (snapshot.counts.get("pairwise_agreement") if snapshot else None) or {}
@@ -310,7 +316,7 @@ def split_lines(counts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def source_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:
-    """Return the number of rankings per source; the sum is Snapshot.rankings."""
+    """Return the number of rankings from each source. Their sum is Snapshot.rankings."""
     lines = [(str(Ranking.Source(name).label), n) for name, n in counts["sources"].items()]
     return lines + _outcome_line(counts)
 
@@ -321,9 +327,9 @@ def _outcome_line(counts: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def version_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:
-    """Return the number of rankings per guideline version; the sum is Snapshot.rankings.
+    """Return the number of rankings under each guideline version. Their sum is Snapshot.rankings.
 
-    Costs a query.
+    This takes one query.
     """
     used = counts.get("guideline_versions", {})
     versions = GuidelineVersion.objects.select_related("guideline").in_bulk(

@@ -1,1 +1,1 @@
-"""Snapshots of rankings and their exports."""
+"""Snapshots of rankings, and their exports."""

@@ -1,7 +1,7 @@
 """Plain chats: imported prompts with one response and no ranking, as examples to imitate.
 
-A snapshot holds them on request, as rows without rankings. Supervised fine-tuning trains on them;
-other methods and reward models leave them out and count them.
+A snapshot contains them if its filter has `chats`, as rows without rankings. They are used in
+supervised fine-tuning. Other methods and reward models leave them out and count them.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,10 @@ BATCH_SIZE = 256
 
 
 def chat_responses(project: Project) -> QuerySet[Response]:
-    """Return the responses of the project's plain chats, by prompt. Withdrawn ones are left out."""
+    """Return the responses of the plain chats of a project, ordered by prompt.
+
+    Withdrawn prompts and responses are left out.
+    """
     in_use = Response.objects.filter(prompt__project=project, withdrawn_at=None)
     others = Response.objects.filter(prompt=OuterRef("prompt"), withdrawn_at=None)
     tasks = Task.objects.filter(prompt=OuterRef("prompt"))
@@ -31,13 +34,13 @@ def chat_responses(project: Project) -> QuerySet[Response]:
 
 
 def splits_of_chats(project: Project, filter: SnapshotFilter) -> Iterator[str]:
-    """Yield the split of each plain chat. Reads no texts."""
+    """Yield the split of each plain chat, without reading its text."""
     hashes = chat_responses(project).values_list("prompt__content_hash", flat=True)
     yield from map(filter.split_of, hashes.iterator(chunk_size=BATCH_SIZE))
 
 
 def chat_groups(project: Project, filter: SnapshotFilter) -> Iterator[Group]:
-    """Yield a row for each plain chat. Holds 256 of them in memory."""
+    """Yield a row for each plain chat. At most 256 rows are in memory at the same time."""
     rows = chat_responses(project).values_list("prompt_id", "pk").iterator(chunk_size=BATCH_SIZE)
     while batch := dict(islice(rows, BATCH_SIZE)):
         prompts = Prompt.objects.in_bulk(batch)

@@ -1,8 +1,8 @@
 """The erasure of a prompt or a response from frozen files and reports.
 
-A snapshot's file is rewritten without the content, under a new hash; its row records the time and the
-earlier hash. Rows are removed from the Parquet files of runs. In reports, logs and events the text is
-replaced. The weights of models trained on the content do not change.
+The file of a snapshot is rewritten without the content, and gets a new hash. The row of the snapshot
+records the time and the earlier hash. Rows are removed from the Parquet files of runs. In reports, logs
+and events, the text is replaced. The weights of models that were trained on the content do not change.
 """
 
 import json
@@ -30,7 +30,7 @@ from recipes.rundir import atomically, write_atomically
 from reward.models import Snapshot
 
 SHORTEST = 20
-"""Minimum characters of an excerpt to count as part of the erased text."""
+"""The minimum number of characters of an excerpt that counts as a part of the erased text."""
 TEXT_SUFFIXES = {".txt", ".md"}
 JSON_SUFFIXES = {".json", ".jsonl"}
 BASE_FILES = frozenset(
@@ -40,13 +40,16 @@ BASE_FILES = frozenset(
         "tokenizer_config.json", "vocab.json", "vocab.txt",
     }
 )  # fmt: skip
-"""Files of a model that come from its base and contain no text of the project. Without this list,
-erasing a short response such as "the" would replace words of the tokenizer."""
+"""Files of a model that come from its base and contain no text of the project.
+
+They are left unchanged, because erasing a short response such as "the" would otherwise replace words of
+the tokenizer.
+"""
 
 
 @dataclass(frozen=True)
 class Erasure:
-    """The content to erase: a prompt with all its responses, or one response, with its texts."""
+    """The content that is erased: a prompt with all its responses, or a single response."""
 
     prompt_id: str
     whole_prompt: bool
@@ -55,7 +58,7 @@ class Erasure:
 
     @classmethod
     def of(cls, content: Prompt | Response) -> "Erasure":
-        """Return the erasure of a row. Costs two queries. Call it before the row is erased."""
+        """Return the erasure of a row. Call it before the row is erased. It takes two queries."""
         if isinstance(content, Response):
             return cls(
                 str(content.prompt_id), False, frozenset([content.pk]), _texts([content.text])
@@ -67,13 +70,13 @@ class Erasure:
         )
 
     def is_in(self, text: str) -> bool:
-        """Return whether a string contains an erased text, or is a long enough excerpt of one."""
+        """Return whether a string contains an erased text, or is a long excerpt of one."""
         return any(
             erased in text or (len(text) >= SHORTEST and text in erased) for erased in self.texts
         )
 
     def applied_to(self, group: Group) -> Group | None:
-        """Return the row without the content; None if fewer than two responses remain."""
+        """Return the row without the content, or None if fewer than two responses remain."""
         if group.group_id != self.prompt_id or self.response_ids.isdisjoint(group.response_ids):
             return group
         remaining = [pk for pk in group.response_ids if pk not in self.response_ids]
@@ -88,7 +91,10 @@ def _texts(texts: list[str]) -> tuple[str, ...]:
 
 
 def snapshots_with(erasure: Erasure, project_id: int) -> list[Snapshot]:
-    """Return the project's snapshots with the content. Reads two columns of each file."""
+    """Return the snapshots of the project that contain the content.
+
+    Two columns of each file are read.
+    """
     snapshots = Snapshot.objects.filter(project=project_id).order_by("pk")
     return [snapshot for snapshot in snapshots if _holds(snapshot.file, erasure)]
 
@@ -106,7 +112,10 @@ def _holds(path: Path, erasure: Erasure) -> bool:
 
 @transaction.atomic
 def rewrite_snapshot(snapshot: Snapshot, erasure: Erasure) -> None:
-    """Rewrite the snapshot's file without the content. The old file is deleted after the commit."""
+    """Write the file of the snapshot again without the content.
+
+    The old file is deleted after the commit.
+    """
     old = snapshot.file
     draft = old.with_name(f".erasing-{snapshot.pk}.parquet")
     write_groups(draft, _without(read_groups(old), erasure))
@@ -127,7 +136,7 @@ def _without(groups: Iterator[Group], erasure: Erasure) -> Iterator[Group]:
 
 
 def _delete_unused(path: Path) -> None:
-    """Delete the file unless a snapshot uses it. Snapshots with the same rows share a file."""
+    """Delete the file, unless a snapshot uses it. Snapshots with the same rows share a file."""
     if not Snapshot.objects.filter(path=path.name).exists():
         path.unlink(missing_ok=True)
 
@@ -182,7 +191,10 @@ def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
 
 
 def _is_erased(row: dict[str, Any], erasure: Erasure) -> bool:
-    """Return whether to erase a row of prompts, generated responses, answers or responses to score."""
+    """Return whether a row is erased.
+
+    The row may be of prompts, generated responses, answers or responses to score.
+    """
     if "response_ids" in row:
         return not erasure.response_ids.isdisjoint(row["response_ids"] or ())
     if row.get("prompt_id") != erasure.prompt_id:
@@ -224,7 +236,7 @@ def _cleaned_json(text: str, erasure: Erasure, indent: int | None = None) -> str
 
 
 def scrubbed(value: Any, erasure: Erasure) -> Any:
-    """Return a JSON value with erased texts replaced and without rows about the erased prompt."""
+    """Return a JSON value without rows about the erased prompt, and with erased texts replaced."""
     if isinstance(value, str):
         return ERASED if erasure.is_in(value) else value
     if isinstance(value, list):

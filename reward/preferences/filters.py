@@ -26,16 +26,16 @@ REASONS = {
     "ranked_anew": "Replaced by later rankings of its task under a new guideline.",
     "adjudicated": "Replaced by a lead's decision of a dispute.",
 }
-"""Reasons to leave out a ranking. Only the first that applies is counted.
+"""The reasons to leave out a ranking. Only the first one that applies is counted.
 
-The last two depend on other rankings of the prompt; see reward.preferences.substitutes.
+The last two depend on other rankings of the prompt. reward.preferences.substitutes applies them.
 """
 
 SOURCES = tuple(Ranking.Source.values)
 
 
 class FilterError(ValueError):
-    """An invalid filter. `errors` has a sentence for each wrong field."""
+    """An invalid filter. `errors` has a sentence for each invalid field."""
 
     def __init__(self, errors: dict[str, str]):
         super().__init__(" ".join(f"{name}: {text}" for name, text in errors.items()))
@@ -44,13 +44,15 @@ class FilterError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotFilter:
-    """The rankings to freeze and the split of prompts. None means all. Dates are inclusive local days.
+    """The choice of the rankings to freeze, and the split of the prompts.
 
-    min_active_seconds  applies to rankings from the review page only, since others are not timed
+    In a field for a choice, None means all. Dates are local days and are included.
+
+    min_active_seconds  applies only to rankings from the review page, because others are not timed
     adjudicated         a lead's decision replaces the rankings of a disputed task
-    relabelled          rankings under a later guideline replace the first ones; by default they are
-                        left out, so that no task counts twice
-    weigh_reviewers     each ranking has a weight from its reviewer's agreement with others
+    relabelled          rankings under a later guideline replace the first ones; by default, the later
+                        rankings are left out, so that no task counts twice
+    weigh_reviewers     the weight of a ranking depends on its reviewer's agreement with others
     chats               imported prompts with one response and no task are frozen too, as examples
     """
 
@@ -98,7 +100,10 @@ class SnapshotFilter:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SnapshotFilter":
-        """Return the filter that `to_dict` wrote. Raises FilterError for unknown fields and wrong values."""
+        """Return the filter that `to_dict` wrote.
+
+        Raises FilterError for unknown fields and invalid values.
+        """
         names = {field.name for field in fields(cls)}
         if unknown := set(values) - names:
             raise FilterError(dict.fromkeys(sorted(unknown), "Unknown filter."))
@@ -109,7 +114,7 @@ class SnapshotFilter:
         return cls(**arguments)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON. It must be the same in all versions, since it identifies snapshots."""
+        """Return the filter as plain JSON, which identifies snapshots, so it must never change."""
         values = asdict(self)
         for name in ("adjudicated", "relabelled", "weigh_reviewers", "chats"):
             if not values[name]:
@@ -148,7 +153,7 @@ class SnapshotFilter:
         return next((reason for reason, applies in checks if applies), None)
 
     def covers(self, moment: datetime, guideline_version: int | None) -> bool:
-        """Return whether a decision at this time, under this guideline version, passes the filter."""
+        """Return whether the filter accepts a decision at this time, under this guideline version."""
         return self._covers(moment) and not _outside(guideline_version, self.guideline_versions)
 
     def _covers(self, moment: datetime) -> bool:
@@ -158,12 +163,12 @@ class SnapshotFilter:
         return (self.since or day) <= day <= (self.until or day)
 
     def split_of(self, prompt_hash: str) -> str:
-        """Return train or test, from the prompt's text and the seed alone."""
+        """Return "train" or "test". It depends only on the text of the prompt and the seed."""
         return "test" if share_of(self.seed, prompt_hash) < self.test_fraction else "train"
 
 
 def share_of(seed: int, prompt_hash: str) -> float:
-    """Return a number from 0 to 1 that depends on the prompt's text and the seed alone."""
+    """Return a number from 0 to 1 that depends only on the text of the prompt and the seed."""
     digest = hashlib.sha256(f"{seed}:{prompt_hash}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

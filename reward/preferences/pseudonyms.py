@@ -7,7 +7,7 @@ from reward.models import PseudonymKey
 
 
 class Pseudonyms:
-    """Pseudonyms of reviewers. Only the key in the database links them to people."""
+    """The pseudonyms of reviewers. Only the key in the database links them to people."""
 
     def __init__(self, key: str):
         self.key = key.encode()
@@ -21,6 +21,9 @@ class Pseudonyms:
 
 
 def pseudonyms(project: Project) -> Pseudonyms:
-    """Return the project's pseudonyms, the same in all its snapshots and different in each project."""
+    """Return the pseudonyms of a project.
+
+    They are the same in all its snapshots, and different from those of other projects.
+    """
     key, _ = PseudonymKey.objects.get_or_create(project=project)
     return Pseudonyms(key.key)

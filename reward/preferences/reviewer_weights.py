@@ -1,4 +1,4 @@
-"""Weights of reviewers' rankings in a snapshot, from the reviewers' agreement with each other."""
+"""The weights of reviewers in a snapshot, computed from their agreement with each other."""
 
 from collections.abc import Hashable
 from math import log
@@ -6,14 +6,15 @@ from math import log
 from labeling.statistics.reliability import Reliabilities, Reliability
 
 HEAVIEST = 3.0
-"""Largest weight, since a few pairs can make any reviewer look perfect."""
+"""The largest weight. Without it, a reviewer with few pairs could get any weight by chance."""
 
 
 class Weights:
-    """The log odds of a correct judgment, relative to the typical reviewer. Guessing has weight 0.
+    """The weights of reviewers: the log odds of a correct judgment, divided by those of the typical one.
 
-    Log odds are the optimal weights of votes by judges of unequal quality (Nitzan & Paroush 1982,
-    "Optimal Decision Rules in Uncertain Dichotomous Choice Situations").
+    A reviewer who guesses has the weight 0. Log odds are the optimal weights of votes by judges of
+    unequal quality (Nitzan & Paroush 1982, "Optimal Decision Rules in Uncertain Dichotomous Choice
+    Situations").
     """
 
     def __init__(self, reliabilities: Reliabilities):
@@ -21,7 +22,7 @@ class Weights:
         self.typical = log_odds(reliabilities.typical)
 
     def __call__(self, reviewer: Hashable) -> float:
-        """Return the weight of a reviewer, rounded so that equal rankings give equal snapshots."""
+        """Return the weight of a reviewer. It is rounded, so that equal rankings give equal snapshots."""
         if self.typical <= 0:
             return 1.0
         weight = log_odds(self.reliabilities[reviewer]) / self.typical

@@ -53,7 +53,7 @@ def sample(group: Group) -> Sample:
 
 
 def order_in_letters(ranking: Judgment, letters: dict[int, str]) -> str:
-    """Return the ranking as `B > A = C | D`, where `|` is the line of acceptability."""
+    """Return the ranking as `B > A = C | D`, where `|` is the unacceptable line."""
     tiers = [" = ".join(sorted(letters[pk] for pk in tier)) for tier in ranking.tiers]
     if ranking.cut is None:
         return " > ".join(tiers)
@@ -62,6 +62,6 @@ def order_in_letters(ranking: Judgment, letters: dict[int, str]) -> str:
 
 
 def sample_groups(snapshot: Snapshot, count: int, split: str | None = None) -> list[Group]:
-    """Return the first rows of the file, or of a split. Reads no more than needed."""
+    """Return the first rows of the file, or of a split. The rest of the file is not read."""
     groups = read_groups(snapshot.file, rows_at_once=64)
     return list(islice((g for g in groups if split in (None, g.split)), count))

@@ -1,9 +1,9 @@
 """Snapshots: rankings frozen into a Parquet file that never changes.
 
-One statement reads all rankings of the project, so the file and its account have the same rankings.
-Withdrawn responses, the replacements of reward.preferences.substitutes and the weights of reviewers
-are read before the first ranking. Prompts and responses are read batch by batch. Memory holds one
-batch of prompts, 32 bytes per prompt, and the replacements if the filter asks for them.
+One statement reads all rankings of the project, so the file and its account are about the same
+rankings. Withdrawn responses, the replacements of reward.preferences.substitutes and the weights of
+reviewers are read before the first ranking. Prompts and responses are read in batches. The memory
+contains one batch of prompts, 32 bytes for each prompt, and the replacements if the filter has them.
 """
 
 import json
@@ -58,14 +58,14 @@ COLUMNS = (
 
 
 class SnapshotError(Exception):
-    """There is nothing to freeze. The text has the reason and a remedy."""
+    """The error if there is nothing to freeze. The text contains the reason and a remedy."""
 
 
 @dataclass
 class Account:
-    """Counts of a snapshot and of the rankings left out. `considered` = `used` + Σ `left_out`.
+    """Counts of a snapshot, and of the rankings left out. `considered` = `used` + Σ `left_out`.
 
-    `outcomes` counts leads' decisions that replace rankings. `used` does not include them.
+    `outcomes` is the number of leads' decisions that replace rankings. `used` does not include them.
     """
 
     considered: int = 0
@@ -74,7 +74,7 @@ class Account:
     left_out: Counter[str] = field(default_factory=Counter)
     chats: int = 0
     responses_withdrawn: int = 0
-    """Withdrawn responses of prompts in the snapshot."""
+    """The number of withdrawn responses to prompts in the snapshot."""
     splits: dict[str, Counter[str]] = field(
         default_factory=lambda: {"train": Counter(), "test": Counter()}
     )
@@ -84,7 +84,7 @@ class Account:
     reviewers: set[int] = field(default_factory=set)
     simulated: int = 0
     agreement: ShareSums = field(default_factory=ShareSums)
-    """Pairwise agreement: sums by prompt over pairs that two reviewers of a task ordered."""
+    """The sums for the pairwise agreement, by prompt, over pairs that two reviewers of a task ordered."""
 
     def add(self, prompt: "JudgedPrompt") -> None:
         split = self.splits[prompt.split]
@@ -142,7 +142,7 @@ class Account:
 
 @dataclass
 class JudgedPrompt:
-    """A prompt with the rankings used, and the responses of their tasks."""
+    """A prompt with the rankings that are used, and the responses of their tasks."""
 
     prompt_id: int
     split: str
@@ -151,7 +151,10 @@ class JudgedPrompt:
 
 
 def survey(*, project: Project, filter: SnapshotFilter) -> Account:
-    """Return the account of `freeze` without writing. Reads all rankings of the project, but no texts."""
+    """Return the account of `freeze` without writing a snapshot.
+
+    All rankings of the project are read, but no texts.
+    """
     account = Account()
     for _ in _judged_prompts(project, filter, account):
         pass
@@ -161,10 +164,10 @@ def survey(*, project: Project, filter: SnapshotFilter) -> Account:
 
 
 def freeze(*, project: Project, filter: SnapshotFilter, by: User | None) -> Snapshot:
-    """Write the project's current rankings to a file and return its snapshot.
+    """Write the current rankings of the project to a file, and return its snapshot.
 
-    The same filter over the same rankings returns the existing snapshot. Reads all rankings of the
-    project. Raises SnapshotError if there is nothing to freeze.
+    If a snapshot of the same rankings with the same filter exists, it is returned. All rankings of the
+    project are read. Raises SnapshotError if there is nothing to freeze.
     """
     folder = Path(settings.SNAPSHOTS_DIR)
     folder.mkdir(parents=True, exist_ok=True)
@@ -238,7 +241,7 @@ def _used_by_prompt(
 
 
 def withdrawn_responses(project: Project) -> frozenset[int]:
-    """Return the ids of withdrawn responses. Costs a query of a partial index."""
+    """Return the ids of the withdrawn responses. This takes one query, which uses a partial index."""
     withdrawn = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
     return frozenset(withdrawn.values_list("pk", flat=True))
 
@@ -279,7 +282,7 @@ def _judged_prompts(
 
 
 def _responses_of_tasks(task_ids: Iterable[int], account: Account) -> dict[int, set[int]]:
-    """Return the responses of each task, and count the withdrawn ones."""
+    """Return the responses of each task that are not withdrawn, and count the withdrawn ones."""
     responses: dict[int, set[int]] = {task_id: set() for task_id in task_ids}
     withdrawn = set()
     rows = TaskResponse.objects.filter(task_id__in=responses).order_by()
@@ -295,7 +298,7 @@ def _responses_of_tasks(task_ids: Iterable[int], account: Account) -> dict[int, 
 
 
 def groups_of(project: Project, filter: SnapshotFilter, account: Account) -> Iterator[Group]:
-    """Yield the rows that `freeze` writes. `account` is complete after the last one."""
+    """Yield the rows that `freeze` writes. After the last row, `account` is complete."""
     for batch in batches_of(project, filter, account):
         yield from batch
     for chat in chat_groups(project, filter) if filter.chats else ():
@@ -308,7 +311,7 @@ def batches_of(
 ) -> Iterator[list[Group]]:
     """Yield the rows of `groups_of` in batches of at most 256, for prompts with an id above `after`.
 
-    After each batch, `account` covers exactly the batches so far.
+    After each batch, `account` includes exactly the batches so far.
     """
     pseudonym = pseudonyms(project)
     weight = reviewer_weights(project) if filter.weigh_reviewers else None
@@ -341,7 +344,7 @@ def batches_of(
 
 
 def _judgment(ranking: dict[str, Any], pseudonym: Pseudonyms, weight: Weights | None) -> Judgment:
-    """Return the judgment of a row. A lead's decision has no ranking id and the weight 1."""
+    """Return the judgment of a row. The decision of a lead has no ranking id, and the weight 1."""
     return Judgment(
         reviewer=pseudonym(ranking["reviewer_id"]),
         tiers=ranking["tiers"],
@@ -355,9 +358,10 @@ def _judgment(ranking: dict[str, Any], pseudonym: Pseudonyms, weight: Weights | 
 def _meta(prompt: JudgedPrompt, external_id: str, responses: Sequence[Response]) -> dict[str, Any]:
     """Return the metadata of a row.
 
-    `ranking_ids`, `ratings` and `flags` are in the order of the rankings. A decision of a dispute has
-    an id in `adjudication_ids` instead of `ranking_ids`. External ids and responses cut off by a
-    length limit are included only if there are any, so that the hashes of other rows do not change.
+    `ranking_ids`, `ratings` and `flags` are in the order of the rankings. The decision of a dispute has
+    an id in `adjudication_ids` instead of `ranking_ids`. External ids, and the responses that were cut
+    off by a length limit, are included only if there are any, so that the hashes of rows without them
+    are the same as in earlier versions.
     """
     meta: dict[str, Any] = {
         "response_models": [response.model_name for response in responses],
@@ -382,9 +386,9 @@ def _meta(prompt: JudgedPrompt, external_id: str, responses: Sequence[Response])
 
 
 def _agreeing(rankings: list[dict[str, Any]]) -> tuple[int, int]:
-    """Return the pairs that two reviewers of a task order the same way, and those that both order.
+    """Return how many pairs two reviewers of a task order in the same way, and how many both order.
 
-    Leads' decisions, which have no ranking id, do not count.
+    The decisions of leads, which have no ranking id, do not count.
     """
     same = both = 0
     for a, b in combinations([row for row in rankings if row["id"] is not None], 2):
@@ -406,10 +410,10 @@ def _pairs(tiers: list[list[int]]) -> Counter[str]:
 
 
 def reviewer_weights(project: Project) -> Weights:
-    """Return weights from the project's latest 30,000 rankings, regardless of the filter.
+    """Return weights from the latest 30,000 rankings of the project, whatever the filter is.
 
-    Takes a query and some seconds. Cached figures of quality pages are not used, since equal rankings
-    must give equal snapshots.
+    This takes a query and some seconds. The cached figures of the quality pages are not used, because
+    equal rankings must give equal snapshots.
     """
     current = Ranking.objects.filter(
         task__project=project, task__inactive=False, superseded_at=None
@@ -430,7 +434,7 @@ def reviewer_weights(project: Project) -> Weights:
 
 
 def ranking_ids(snapshot: Snapshot) -> Iterator[int]:
-    """Yield the ids of a snapshot's rankings, row by row. Reads one column of the file, streamed.
+    """Yield the ids of the rankings of a snapshot, row by row. One column of the file is read.
 
     Raises PreferenceError if the file is missing or damaged.
     """
@@ -450,7 +454,7 @@ def _ranking_ids(snapshot: Snapshot) -> Iterator[int]:
 
 
 def frozen_since(file_import: FileImport) -> str:
-    """Return why an import cannot be undone, or "" if no snapshot may contain its rows."""
+    """Return the reason why an import cannot be undone, or "" if no snapshot can contain its rows."""
     if file_import.finished_at is None:
         return ""
     later = Snapshot.objects.filter(

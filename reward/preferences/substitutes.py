@@ -1,4 +1,4 @@
-"""Replacements of rankings in a snapshot: decisions of disputes, and rankings under a later guideline.
+"""Replacements of rankings by decisions of disputes, or by rankings under a later guideline.
 
 Both replace rankings of the same prompt, so prompts are processed one at a time.
 """
@@ -13,16 +13,16 @@ Row = dict[str, Any]
 
 
 class Substitutes:
-    """The replacements of a project. Costs at most two queries, and memory for each replacement."""
+    """The replacements of a project. They take at most two queries, and are kept in memory."""
 
     def __init__(self, project: Project, filter: SnapshotFilter):
         self.outcomes = _outcomes(project, filter) if filter.adjudicated else {}
         self.originals = _originals(project) if filter.relabelled else {}
 
     def of_prompt(self, used: list[Row], left_out: Counter[str]) -> list[Row]:
-        """Return the rankings of a prompt after replacement, and count the replaced ones.
+        """Return the rankings of a prompt after the replacement, and count the replaced ones.
 
-        `used` are the prompt's rankings that pass the filter.
+        `used` are the rankings of the prompt that the filter accepts.
         """
         return self._decided(self._without_first_rankings(used, left_out), left_out)
 
@@ -48,7 +48,7 @@ class Substitutes:
 
 
 def _outcomes(project: Project, filter: SnapshotFilter) -> dict[int, Row]:
-    """Return the decisions that pass the filter, by task, as rows of rankings without an id."""
+    """Return the decisions that the filter accepts, by task, as rows of rankings without an id."""
     decisions = Adjudication.objects.filter(task__project=project).values(
         "id",
         "task_id",

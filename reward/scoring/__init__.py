@@ -1,1 +1,1 @@
-"""Scores of a reward model: stored for a project, and served over the API."""
+"""Scores of a reward model, which are stored for a project or served over the API."""

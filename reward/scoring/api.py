@@ -1,4 +1,4 @@
-"""The scoring API: POST score and POST best-of-n. docs/api.md explains them."""
+"""The scoring API: POST score and POST best-of-n. docs/api.md describes both."""
 
 from collections.abc import Callable
 from math import ceil
@@ -22,7 +22,7 @@ router = Router(tags=["scores"])
 MAX_CONVERSATIONS = 256
 MAX_RESPONSES = 64
 CHARACTERS_EACH = 2_000
-"""Characters of prompt and responses that count as one response."""
+"""The number of characters of prompt and responses that count as one response."""
 TURN_SLACK = 5
 MODEL_HEADER = "Tiebreak-Reward-Model"
 UNREAD = (
@@ -86,7 +86,7 @@ OneOrMany = Annotated[
     Annotated[Conversation, Tag("one")] | Annotated[Batch, Tag("many")],
     Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
 ]
-"""The form is recognised before validation, so that errors refer to the form that was sent."""
+"""The form is recognised before the validation, so that errors refer to the form that was sent."""
 
 
 @router.post(
@@ -148,7 +148,7 @@ def best_of_n(
 
 
 def allowed(request: HttpRequest, project: str, number: int | None) -> tuple[Token, RewardModel]:
-    """Return the token and the model to use. Raises Problem if the token's owner may use none."""
+    """Return the token and the model. Raises Problem if the owner of the token may not use one."""
     token = token_of(request)
     models = RewardModel.objects.filter(project__in=led_projects(token.user))
     try:
@@ -158,10 +158,10 @@ def allowed(request: HttpRequest, project: str, number: int | None) -> tuple[Tok
 
 
 def scores_of(token: Token, model: RewardModel, rows: list[ScoreRow]) -> scorer.Scores:
-    """Count the request against the token's limit per minute, and return its scores. Raises Problem.
+    """Count the request against the limit per minute of the token, and return its scores.
 
-    A request that is too large is refused before it is tokenized. Each token has one request at a
-    time across all processes, so that one client cannot block the others.
+    A request that is too large is refused before it is tokenized. Across all processes, a token can
+    have only one request at a time, so that one client cannot block the others. Raises Problem.
     """
     size, most = sum(map(_characters, rows)), settings.API_CHARACTERS
     if size > most:
@@ -186,7 +186,7 @@ def _characters(row: ScoreRow) -> int:
 
 
 def _charge(row: ScoreRow) -> int:
-    """Return the responses that a row is charged for: their number, or more for long texts."""
+    """Return how many responses a row counts as. Long texts count as more than they contain."""
     return max(len(row.responses), ceil(_characters(row) / CHARACTERS_EACH))
 
 

@@ -1,7 +1,7 @@
-"""The columns of a Parquet file of scored rows. Needs neither Django nor torch.
+"""The columns of a Parquet file of scored rows. This module needs neither Django nor torch.
 
-The rows of a JSON file may differ. If they do not fit one table, the row and the column are reported
-before a model is loaded.
+The rows of a JSON file may differ from each other. If they do not fit into one table, the row and the
+column are reported before a model is loaded.
 """
 
 import io
@@ -21,7 +21,7 @@ MISFITS = (pa.ArrowException, OverflowError, ValueError, TypeError)
 def columns_of(source: Path) -> pa.Schema:
     """Return the columns of a Parquet source, or columns that fit all rows of a JSON source.
 
-    Reads the whole file. Raises RowsError with the row and column that do not fit.
+    The whole file is read. Raises RowsError with the row and the column that do not fit.
     """
     if is_parquet(source):
         return pq.read_schema(source)
@@ -43,7 +43,10 @@ INSTEAD = "Write JSON lines instead."
 
 
 def _row_by_row(source: Path, schema: pa.Schema, batch: list[tuple[int, Any]]) -> pa.Schema:
-    """Return the columns with those of the batch. Raises RowsError at the first value that does not fit."""
+    """Return the columns together with those of the batch.
+
+    Raises RowsError at the first value that does not fit.
+    """
     for number, raw in batch:
         for name, value in legible(raw).items():
             try:
@@ -63,7 +66,7 @@ def _joined(schema: pa.Schema, rows: list[Row]) -> pa.Schema:
 
 
 def legible(value: Any) -> Any:
-    """Return the value with lone surrogates replaced by U+FFFD, since Parquet cannot store them."""
+    """Return the value with U+FFFD in place of lone surrogates, which Parquet cannot store."""
     if isinstance(value, str):
         return text_of(value) if not value.isascii() else value
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """Conversion of files to JSON lines for the scoring recipes.
 
-The recipes do not use Django, and read JSON lines and Parquet. The commands read everything that
-imports read: JSON arrays, CSV, Excel, gzip and other encodings.
+The recipes do not use Django, and can only read JSON lines and Parquet. The commands can read all files
+that can be imported, such as JSON arrays, CSV, Excel and gzip, in several encodings.
 """
 
 import json
@@ -25,8 +25,8 @@ CHATS = ("messages", "conversations", "prompt", "response", "chosen", "rejected"
 def readable(path: Path, encoding: str, read: Callable[[Any], Any]) -> Iterator[Path]:
     """Check every row, and yield the path of a file of JSON lines or Parquet with the same rows.
 
-    `read` raises ValueError with a clause for a wrong row. Raises RowsError with the numbers of the
-    first ten wrong rows.
+    `read` must raise ValueError for a wrong row, with the reason as a clause. Raises RowsError with the
+    numbers of the first ten wrong rows.
     """
     try:
         with as_utf8(path, encoding) as text:
@@ -63,7 +63,7 @@ def _written(path: Path, file: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _from_cells(row: Cells) -> dict[str, Any]:
-    """Return a row of a table with chats and lists parsed from the text of its cells."""
+    """Return the row of a table. Chats and lists are parsed from the texts of its cells."""
     parsed = {name: values.chat_or_text(row, name) for name in CHATS if name in row}
     lists = {n: values.structure(row, n) for n in ("responses", "chosen", "rejected") if n in row}
     if isinstance(lists.get("responses"), list):

@@ -8,16 +8,19 @@ from reward.models import RewardModel
 
 
 class NoModel(LookupError):  # noqa: N818
-    """There is no model to score with, or several. The text says what the user must name."""
+    """The error if there is no model for scoring, or if there are several.
+
+    The text says what the user must name.
+    """
 
 
 def scoring_model(
     models: QuerySet[RewardModel], *, number: int | None = None, project: str = ""
 ) -> RewardModel:
-    """Return the model with this number, or without a number the promoted one.
+    """Return the model with this number or, without a number, the promoted one.
 
-    `models` are the models to choose from. Without `project`, the promoted model must be the only one.
-    Costs a query. Raises NoModel if there is no such model or several.
+    The model is chosen from `models`. Without `project`, only one project may have a promoted model.
+    This takes one query. Raises NoModel if there is no such model, or several.
     """
     if number is not None:
         return _only(models.filter(pk=number), f"There is no reward model {number}.")

@@ -1,6 +1,7 @@
-"""Rows in RewardBench's format, read as leniently as imports. Needs neither Django nor torch.
+"""Rows in RewardBench's format, which are read as leniently as imports.
 
-The recipe and the command share this code, so that wrong rows are refused before a model is loaded.
+The recipe and the command share this code, so that wrong rows are refused before a model is loaded. It
+needs neither Django nor torch.
 """
 
 import unicodedata
@@ -21,7 +22,7 @@ class Row:
     responses: list[str]
     chosen: int
     whole: bool = True
-    """False if the row has images, which the model cannot read."""
+    """Whether the row contains only text. The model cannot read images."""
 
     @property
     def chance(self) -> float:
@@ -37,12 +38,12 @@ def _choose(count: int, chosen: int) -> int:
 
 
 def check_rows(path: Path) -> int:
-    """Check every row and return their number. Raises RowsError with up to ten problems."""
+    """Check every row, and return the number of rows. Raises RowsError with up to ten problems."""
     return check(path, raw_rows(path), read_row)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows, streamed. Raises RowsError with the number of a row in a wrong format."""
+    """Yield the rows one by one. Raises RowsError with the number of a row in a wrong format."""
     for number, raw in raw_rows(path):
         try:
             if isinstance(raw, ValueError):
@@ -53,7 +54,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def read_row(raw: Any) -> Row:
-    """Return the row of an object. Raises ValueError with a clause about the problem."""
+    """Return the row of an object. Raises ValueError with the problem as a clause."""
     names = ("chosen", "rejected")
     missing = [
         name for name in names if not isinstance(raw, dict) or not has_content(raw.get(name))

@@ -4,7 +4,7 @@
     {prompt, response}     the prompt as text or messages
     {prompt, responses}    several responses to one prompt
 
-Needs neither Django nor torch. The command, the API and the recipe use the same code.
+The command, the API and the recipe share this code. It needs neither Django nor torch.
 """
 
 import json
@@ -28,22 +28,25 @@ Messages = list[dict[str, str]]
 
 
 class RowsError(ValueError):
-    """A file that cannot be scored; the text lists the wrong rows and the reasons."""
+    """A file that cannot be scored. The text lists the wrong rows and the reasons."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A prompt and the responses to score. `many`: the row has a list of responses."""
+    """A prompt and the responses to score. `many` is true if the row has a list of responses."""
 
     prompt: Messages
     responses: list[str]
     many: bool
     unread: frozenset[int] = frozenset()
-    """Indices of responses without a score: null, or a response to something other than text."""
+    """The indices of responses that get no score, because they are null or answer more than text."""
 
 
 def parse_row(raw: Any) -> ScoreRow:
-    """Return the row of a strict JSON object. Raises ValueError with a clause about the problem."""
+    """Return the row of a JSON object, which is read strictly.
+
+    Raises ValueError with the problem as a clause.
+    """
     if not isinstance(raw, dict):
         raise ValueError("it is not a JSON object")
     if raw.get("messages") is not None:
@@ -75,7 +78,10 @@ def parse_messages(value: Any) -> ScoreRow:
 
 
 def messages_in(value: Any, name: str) -> Messages:
-    """Return messages; a text becomes one user message. Raises ValueError with a clause."""
+    """Return the messages of a chat. A text becomes one message of the user.
+
+    Raises ValueError with the problem as a clause.
+    """
     if isinstance(value, str):
         return [{"role": "user", "content": text_in(value, name)}]
     if not isinstance(value, list) or not value:
@@ -111,11 +117,11 @@ _UNREADABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def parse_file_row(raw: Any) -> ScoreRow:
-    """Return the row of an object from a file, read as leniently as imports. Raises ValueError.
+    """Return the row of an object from a file, which is read as leniently as imports.
 
     Numbers and booleans become text, the texts of content parts are joined, and lone surrogates and
-    NUL are replaced by U+FFFD. A response that is null, or that answers an image, gets no score,
-    since the model would read only a part.
+    NUL are replaced by U+FFFD. A response that is null gets no score. A response to an image gets none
+    either, because the model would read only a part of the prompt. Raises ValueError.
     """
     if not isinstance(raw, dict):
         raise ValueError("it is not a JSON object")
@@ -141,7 +147,7 @@ def parse_file_row(raw: Any) -> ScoreRow:
 
 
 def has_content(value: Any) -> bool:
-    """Return whether a value is present. 0 and false count as present; null, NaN and empty do not."""
+    """Return whether there is a value. 0 and false are values. null, NaN and empty values are not."""
     return not is_missing(value) and value not in ("", [], {})
 
 
@@ -150,7 +156,7 @@ def is_missing(value: Any) -> bool:
 
 
 def text_of(value: Any) -> str | None:
-    """Return a text, number or boolean as a clean text; None for other types."""
+    """Return a text, number or boolean as a clean text, or None for other types."""
     if isinstance(value, str):
         return _UNREADABLE.sub("\ufffd", value)
     if isinstance(value, bool | int | float) and not is_missing(value):
@@ -159,7 +165,10 @@ def text_of(value: Any) -> str | None:
 
 
 def answer_of(value: Any, name: str) -> str:
-    """Return the text of an answer: a text, or an assistant message. Raises ValueError with a clause."""
+    """Return the text of an answer, which may be a text or a message of the assistant.
+
+    Raises ValueError with the problem as a clause.
+    """
     if (text := text_of(value)) is not None:
         return text
     turns, whole = chat_of(value, name) if isinstance(value, dict | list) else ([], False)
@@ -169,9 +178,9 @@ def answer_of(value: Any, name: str) -> str:
 
 
 def chat_of(value: Any, name: str) -> tuple[Messages, bool]:
-    """Return a text or a chat as messages, and whether all of it is text.
+    """Return a text or a chat as messages, and whether it contains only text.
 
-    Raises ValueError with a clause.
+    Raises ValueError with the problem as a clause.
     """
     if isinstance(value, dict):
         value = value.get("messages", [value])
@@ -218,9 +227,10 @@ def is_parquet(path: Path) -> bool:
 
 
 def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the number from 1 (for JSON, of the line) and each row; invalid JSON as a ValueError.
+    """Yield each row with its number, from 1. For JSON, this is the number of the line.
 
-    The file is streamed. Raises RowsError if it cannot be read.
+    Invalid JSON is yielded as a ValueError in place of the row. Raises RowsError if the file cannot be
+    read.
     """
     try:
         if is_parquet(path):
@@ -252,7 +262,10 @@ def _json_in(line: bytes) -> Any:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], ScoreRow]]:
-    """Yield number, object and row. Raises RowsError at the first wrong row; `survey` lists them all."""
+    """Yield the number, the object and the row of each row.
+
+    Raises RowsError at the first wrong row. `survey` lists several.
+    """
     for number, raw in raw_rows(path):
         try:
             yield number, raw, _parsed(raw)
@@ -261,9 +274,10 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], ScoreRow]]:
 
 
 def check(path: Path, rows: Iterator[tuple[int, Any]], read: Callable[[Any], Any]) -> int:
-    """Check every row and return their number. `read` raises ValueError with a clause.
+    """Check every row, and return the number of rows.
 
-    Raises RowsError with the numbers of the first ten wrong rows.
+    `read` must raise ValueError for a wrong row, with the reason as a clause. Raises RowsError with the
+    numbers of the first ten wrong rows.
     """
     count, wrong = 0, []
     for number, raw in rows:
@@ -284,9 +298,9 @@ def check(path: Path, rows: Iterator[tuple[int, Any]], read: Callable[[Any], Any
 
 
 def survey(path: Path) -> Counter[str]:
-    """Count `rows` and `responses`, and the rows `with_one` and `with_many` responses.
+    """Count the `rows` and `responses`, and the rows `with_one` and `with_many` responses.
 
-    Reads the whole file. Raises RowsError with the numbers of the first ten wrong rows.
+    The whole file is read. Raises RowsError with the numbers of the first ten wrong rows.
     """
     counts: Counter[str] = Counter()
 

@@ -23,7 +23,10 @@ _waiting: dict[int, threading.BoundedSemaphore] = {}
 
 
 class Unavailable(Exception):  # noqa: N818
-    """Scores are unavailable now. The text has the reason; try again in `retry_after` seconds."""
+    """The error if there are no scores now. The text contains the reason.
+
+    Clients can try again after `retry_after` seconds.
+    """
 
     def __init__(self, text: str, *, retry_after: int):
         super().__init__(text)
@@ -31,22 +34,22 @@ class Unavailable(Exception):  # noqa: N818
 
 
 class CannotScore(Exception):  # noqa: N818
-    """This model cannot score; trying again does not help. The text has the reason."""
+    """The error if the model cannot score, now or later. The text contains the reason."""
 
 
 class RequestTooLarge(CannotScore):
-    """The request is too large for the scorer's memory."""
+    """The error if a request is too large for the memory of the scorer."""
 
 
 class ScorerUnresponsive(Exception):  # noqa: N818
-    """The scorer's process hangs: it does not answer a ping."""
+    """The error if the process of the scorer hangs and does not answer a ping."""
 
 
 class DeadlineSocket(socket.socket):
-    """A connection to the scorer with one time limit for the whole exchange.
+    """A connection to the scorer with a time limit for the whole exchange.
 
-    Raises TimeoutError after `seconds`, and ScorerUnresponsive earlier if the scorer is silent and does not
-    answer a ping.
+    Raises TimeoutError after `seconds`. If the scorer does not respond and does not answer a ping
+    either, ScorerUnresponsive is raised earlier.
     """
 
     def __init__(self, seconds: float):
@@ -83,7 +86,7 @@ class DeadlineSocket(socket.socket):
 
 
 def answers_ping(path: str) -> bool:
-    """Return whether the scorer's process answers within PING_SECONDS, even if it is busy."""
+    """Return whether the process of the scorer answers within PING_SECONDS, even if it is busy."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(PING_SECONDS)
@@ -96,7 +99,7 @@ def answers_ping(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores and uncertainties of the responses to each prompt, None where they are missing."""
+    """The scores and uncertainties of the responses to each prompt. Missing ones are None."""
 
     verdicts: list[dict[str, list[float | None]]]
     limit: int
@@ -104,7 +107,7 @@ class Scores:
 
 
 def judge(model: RewardModel, rows: Sequence[ScoreRow]) -> Scores:
-    """Return the scores of the rows. Waits up to SCORER_SECONDS. Costs no query.
+    """Return the scores of the rows. This waits up to SCORER_SECONDS, and takes no query.
 
     Raises Unavailable and CannotScore.
     """
@@ -148,7 +151,7 @@ def _reply_to(model: RewardModel, rows: Sequence[ScoreRow]) -> dict[str, Any]:
 
 
 def _problem(reply: dict[str, Any]) -> Exception:
-    """Return the exception for an error reply. Details of the machine go to the log only."""
+    """Return the exception for an error reply. Details about the machine are only logged."""
     match reply["error"]:
         case "busy" | "late":
             return Unavailable("Too many requests are waiting for scores.", retry_after=5)

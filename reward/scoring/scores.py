@@ -44,7 +44,7 @@ def to_score() -> "pa.Schema":
 
 
 def model_of(inputs: Mapping[str, Any]) -> RewardModel:
-    """Return the reward model of a run. Raises CannotRun."""
+    """Return the reward model that the inputs of a run name. Raises CannotRun if there is none."""
     number: Any = inputs.get("reward_model")
     try:
         model = RewardModel.objects.select_related("project").get(pk=number)
@@ -56,7 +56,7 @@ def model_of(inputs: Mapping[str, Any]) -> RewardModel:
 
 
 def unscored(model: RewardModel) -> QuerySet[Response]:
-    """Return the project's responses that the model has not scored."""
+    """Return the responses of the project that the model has not scored."""
     scored = ResponseScore.objects.filter(reward_model=model, response=OuterRef("pk"))
     return Response.objects.filter(
         ~Exists(scored),
@@ -75,7 +75,7 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
-    """Write the unscored responses to the run directory, streamed."""
+    """Write the responses without a score to the run directory, batch by batch."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -135,7 +135,10 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 
 def store(model: RewardModel, path: Path) -> int:
-    """Store the scores of a file and return how many are new. Skips responses deleted in the meantime."""
+    """Store the scores of a file, and return how many are new.
+
+    Responses that were deleted in the meantime are skipped.
+    """
     before = ResponseScore.objects.filter(reward_model=model).count()
     for batch in _score_rows(path):
         rows = {row["response_id"]: row for row in batch}

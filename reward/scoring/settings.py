@@ -1,4 +1,4 @@
-"""The settings of the recipe that scores the responses of a project. Without torch."""
+"""The settings of the recipe that scores the responses of a project. torch is not imported."""
 
 from dataclasses import MISSING, dataclass
 
@@ -25,5 +25,8 @@ class ScoreConfig(RecipeConfig):
 
     @property
     def dims(self) -> int:
-        """Return the number of features per response, the same for all runs so that they can be combined."""
+        """Return the number of features per response.
+
+        It is the same for all runs, so that their features can be used together.
+        """
         return 64 if self.keep_features else 0

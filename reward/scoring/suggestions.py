@@ -1,4 +1,4 @@
-"""Scores of the project's promoted reward model, for review pages that may show them."""
+"""Scores of the promoted reward model of a project, for review pages that may show them."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from reward.models import ResponseScore, RewardModel
 
 
 def of_promoted(project: Project, response_ids: Sequence[int]) -> dict[int, Suggestion]:
-    """Return suggestions by response, without responses that this model has not scored. One query."""
+    """Return a suggestion for each response that the model has scored. This takes one query."""
     scores = ResponseScore.objects.filter(
         reward_model__project=project,
         reward_model__state=RewardModel.State.PROMOTED,

@@ -1,7 +1,7 @@
-"""The protocol of web and scorer: JSON objects over a Unix socket, each preceded by its length.
+"""The protocol between the web and the scorer: JSON objects over a Unix socket.
 
-The length is a big-endian integer of 4 bytes. Each connection has one request and one reply. Needs
-neither Django nor torch.
+Each object is preceded by its length, a big-endian integer of 4 bytes. Each connection has one request
+and one reply. This module needs neither Django nor torch.
 
     request  {"model": folder, "conversations": [[messages, [response, …]], …], "seconds": 30}
     reply    {"verdicts": [{"scores": [float or null], "uncertainties": […]}, …],
@@ -21,11 +21,14 @@ from typing import Any
 LENGTH = struct.Struct(">I")
 MAX_MESSAGE_BYTES = 64_000_000
 MAX_PATH_LENGTH = 100
-"""Bytes, slightly below the limit of the operating system."""
+"""The maximum length of a path in bytes, slightly below the limit of the operating system."""
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Send a message. Raises OSError if the other side has disconnected, ValueError if the message is too large."""
+    """Send a message.
+
+    Raises OSError if the other side has disconnected, and ValueError if the message is too large.
+    """
     data = json.dumps(message).encode()
     if len(data) > MAX_MESSAGE_BYTES:
         raise ValueError(f"The message has {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}.")
@@ -33,7 +36,10 @@ def send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def receive(connection: socket.socket) -> dict[str, Any]:
-    """Return the next message. Raises ConnectionError if it is cut off, ValueError if it is invalid."""
+    """Return the next message.
+
+    Raises ConnectionError if the message is incomplete, and ValueError if it is not valid.
+    """
     (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
     if length > MAX_MESSAGE_BYTES:
         raise ValueError(f"The message has {length} bytes; the limit is {MAX_MESSAGE_BYTES}.")

@@ -20,7 +20,7 @@ from reward.preferences.exports import (
 from reward.preferences.exports.card import path_of
 
 OLD_NAMES = {"parquet": ".parquet", "jsonl": ".jsonl"}
-"""Names of earlier versions for K-wise rows in this type of file."""
+"""Format names of earlier versions, which mean K-wise rows in this type of file."""
 
 
 class Command(BaseCommand):
@@ -119,7 +119,7 @@ class Command(BaseCommand):
 
 
 def pair_options(options: dict[str, Any]) -> PairOptions:
-    """Return the options of pairs. Raises CommandError for a number out of range."""
+    """Return the options of pairs. Raises CommandError if a number is out of range."""
     if not 0 <= options["min_margin"] <= 1 or options["max_pairs"] < 0:
         raise CommandError("--min-margin takes a number from 0 to 1, --max-pairs 0 or more.")
     return PairOptions(

@@ -72,7 +72,7 @@ class Command(BaseCommand):
 
 
 def model_named(reference: str | None, project: str) -> tuple[str, str]:
-    """Return the name and the folder of the model to use. Raises CommandError."""
+    """Return the name and the folder of the model. Raises CommandError if there is none."""
     if reference and project:
         raise CommandError("Name a model or a project, not both.")
     if reference and not reference.isdigit():

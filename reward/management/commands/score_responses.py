@@ -44,7 +44,10 @@ class Command(RunCommand):
 
 
 def model_for(slug: str) -> RewardModel:
-    """Return a project's promoted model, or the newest that is not archived. Raises CommandError."""
+    """Return the promoted model of a project or, without one, the newest that is not archived.
+
+    Raises CommandError if the project has no reward model.
+    """
     project = project_named(slug)
     models = RewardModel.objects.filter(project=project).exclude(state="archived")
     model = models.order_by("-state", "-id").first()

@@ -106,7 +106,7 @@ def day(text: str) -> date:
 
 
 def filter_from(project: Project, options: dict[str, Any]) -> SnapshotFilter:
-    """Return the filter of the options. Raises CommandError and FilterError."""
+    """Return the filter that the options describe. Raises CommandError and FilterError."""
     return SnapshotFilter(
         sources=tuple(options["source"] or SOURCES),
         guideline_versions=version_ids(project, options["versions"]),

@@ -1,7 +1,7 @@
 """Exports of a project's rankings for other tools, and of full records for importing again.
 
-The database is read once, with 256 prompts in memory. The card next to the file explains the treatment
-of ties, and counts everything left out by its reason.
+The database is read once, and at most 256 prompts are in memory. The card next to the file explains
+how ties are treated, and counts everything that was left out, by reason.
 """
 
 from collections import Counter
@@ -41,9 +41,9 @@ GROUP_BATCH_SIZE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """An export of a snapshot or, without one, of the project's current rankings.
+    """An export of a snapshot or, without one, of the current rankings of the project.
 
-    `pairs` applies to pairs; its `ties` also applies to labels.
+    `pairs` has the options of pairs. Its option `ties` also applies to labels.
     """
 
     project: Project
@@ -81,7 +81,10 @@ class Export:
     # --- rows ---
 
     def batches(self, counts: Counter[str], after: Any = None) -> Iterator[Batch]:
-        """Yield (cursor, rows) after the cursor `after`. `counts` is up to date after each batch."""
+        """Yield (cursor, rows) for the rows after the cursor `after`.
+
+        After each batch, `counts` includes this batch.
+        """
         source = self._records if self.form == "full" else self._shaped
         for cursor, rows in source(counts, after):
             counts["rows"] += len(rows)
@@ -128,9 +131,9 @@ class Export:
         _account(counts, before, account)
 
     def agreement(self) -> dict[str, Any] | None:
-        """Return the pairwise agreement of the snapshot, or of the project as its pages show it.
+        """Return the pairwise agreement of the snapshot, or of the project as shown on its pages.
 
-        Return None for a snapshot of an earlier version, which has none.
+        A snapshot of an earlier version has none, so the result is None.
         """
         if self.snapshot:
             return self.snapshot.counts.get("pairwise_agreement")
@@ -140,7 +143,7 @@ class Export:
     # --- files ---
 
     def count(self) -> dict[str, int]:
-        """Count the rows of the export, and everything left out. Reads all rankings."""
+        """Count the rows of the export, and everything left out. All rankings are read."""
         counts: Counter[str] = Counter(rows=0)
         for _ in self.batches(counts):
             pass
@@ -156,10 +159,10 @@ class Export:
     def write(
         self, path: Path, *, restart: bool = False, resumed: Callable[[dict[str, int]], None]
     ) -> dict[str, int]:
-        """Write the file and its card, and return the counts. Resumes an interrupted export.
+        """Write the file and its card, and return the counts.
 
-        `resumed` is called with the counts so far if an interrupted export with the same plan is resumed.
-        Raises ExportError and OSError.
+        An interrupted export with the same plan is resumed, and `resumed` is called with the counts
+        so far. Raises ExportError and OSError.
         """
         parts = Parts(path, self.plan(path.suffix))
         if parts.begin(restart=restart):

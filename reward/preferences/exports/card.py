@@ -1,6 +1,6 @@
-"""The card next to an exported file: its content, the treatment of ties, and the rows left out.
+"""The card next to an exported file, with its content, the treatment of ties and the rows left out.
 
-The card is NAME.about.md, which loaders of data sets ignore.
+The name of the card is NAME.about.md, which loaders of data sets ignore.
 """
 
 import json
@@ -65,7 +65,7 @@ def text(
     cuts: int = 0,
     agreement: dict[str, Any] | None = None,
 ) -> str:
-    """Return Markdown that ends with the same information as JSON."""
+    """Return the card as Markdown. It ends with the same information as JSON."""
     paragraphs = [
         f"# {name}",
         f"Project {plan['project']}, "

@@ -1,8 +1,8 @@
-"""Writing of rows to a JSONL or Parquet file in constant memory, resumable after an interruption.
+"""Writing rows to a JSONL or Parquet file in constant memory, which can be resumed.
 
-A folder `.NAME.parts` next to the file collects finished parts, and a cursor with the progress. At the
-end the parts are joined, the file appears atomically under its name, and the folder is deleted. Starting
-the same export again resumes after the last finished part.
+Finished parts are written to a folder `.NAME.parts` next to the file, with a cursor that records the
+progress. At the end, the parts are joined, the file appears atomically under its name, and the folder
+is deleted. If the same export is started again before that, it resumes after the last finished part.
 """
 
 import json
@@ -24,15 +24,15 @@ COPY = 1 << 20
 
 
 Batch = tuple[Any, list[Row]]
-"""(cursor after the batch, rows)"""
+"""The cursor after a batch, and the rows of the batch."""
 
 
 class ExportError(Exception):
-    """The export wrote nothing. The text has the reason and a remedy."""
+    """An export that wrote nothing. The text contains the reason and a remedy."""
 
 
 class Parts:
-    """The parts of an export. Only parts with the same `plan` are resumed."""
+    """The parts of an export. An export resumes only from parts with the same `plan`."""
 
     def __init__(self, path: Path, plan: dict[str, Any]):
         self.path = path
@@ -61,7 +61,7 @@ class Parts:
         return True
 
     def add(self, batches: Iterator[Batch], schema: pa.Schema, counts: Counter[str]) -> None:
-        """Write one more part of whole batches, about 20,000 rows."""
+        """Write one more part, which consists of whole batches with about 20,000 rows."""
         number, after = self.cursor["parts"] + 1, [self.cursor["after"]]
         _write(self._part(number), self._rows(batches, after), schema)
         self.cursor |= {"parts": number, "after": after[-1], "counts": plain(counts)}
@@ -82,7 +82,7 @@ class Parts:
         self.is_complete = True
 
     def finish(self, schema: pa.Schema) -> None:
-        """Join the parts to one file, atomically, and delete the folder."""
+        """Join the parts to one file, which appears atomically, and delete the folder."""
         whole = self.folder / "whole"
         parts = [self._part(number) for number in range(1, self.cursor["parts"] + 1)]
         if self.path.suffix == ".parquet":
@@ -133,7 +133,7 @@ def _join_parquet(whole: Path, parts: list[Path], schema: pa.Schema) -> None:
 
 
 def encoded(rows: Iterable[Row], schema: pa.Schema, suffix: str) -> Iterator[bytes]:
-    """Yield the file in pieces. Memory holds 1,024 rows of Parquet, or one line of JSON."""
+    """Yield the file in pieces. At most 1,024 rows of Parquet, or one line of JSON, are in memory."""
     return _parquet(rows, schema) if suffix == ".parquet" else map(as_line, rows)
 
 
@@ -142,7 +142,7 @@ def as_line(row: Row) -> bytes:
 
 
 class _Pipe:
-    """A file object that keeps written bytes until `taken` returns them."""
+    """A file object that keeps the written bytes until `taken` returns them."""
 
     closed = False
 

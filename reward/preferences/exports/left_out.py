@@ -1,6 +1,6 @@
-"""Counts of everything an export leaves out, by reason, for the card and the command.
+"""Counts of everything that an export leaves out, by reason, for the card and the command.
 
-Costs a handful of queries for a project of any size. Reasons that do not occur are not listed.
+The counts take a few queries for a project of any size. Reasons that do not occur are not listed.
 """
 
 from collections import Counter
@@ -63,7 +63,7 @@ def of_rankings(project: Project) -> Counter[str]:
 
 
 def of_snapshot(snapshot: Snapshot) -> dict[str, int]:
-    """Return the number of rankings left out of the snapshot, by reason."""
+    """Return how many rankings were left out of the snapshot, by reason."""
     return dict(snapshot.counts.get("left_out", {}))
 
 

@@ -63,9 +63,9 @@ RECORDS = pa.schema(
 
 
 class Records:
-    """Full records in batches, ordered by prompt. Costs six queries per 256 prompts.
+    """Full records in batches, ordered by prompt. Each batch of 256 prompts takes six queries.
 
-    With `names`, reviewers have their usernames, otherwise the project's pseudonyms.
+    With `names`, reviewers have their usernames, and otherwise the pseudonyms of the project.
     """
 
     def __init__(self, project: Project, *, names: bool):

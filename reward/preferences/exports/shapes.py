@@ -1,7 +1,7 @@
-"""The rows of a group of ranked responses in each export format.
+"""The rows for a group of ranked responses, in each export format.
 
 `pairs`, `pairs-implicit` and `unpaired` are TRL's conversational preference types. Pairs and unpaired
-labels combine all rankings of the prompt. Pairs and responses without a row are counted.
+labels combine all rankings of a prompt. Pairs and responses that get no row are counted.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ TIES = {
     "both": "a tie is half a win for each response; without a winner, there is a row in each direction, "
     "with margin 0",
 }
-"""The treatment of ties in pairs and labels. K-wise and full rows keep ties."""
+"""The ways to treat ties in pairs and labels. K-wise rows and full records keep ties."""
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _ABOUT = [
@@ -49,9 +49,9 @@ def kwise(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[
 
 
 def pairs(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[Row]:
-    """Yield the pairs of a group; see recipes.preferences.pairs.
+    """Yield the pairs of a group, which recipes.preferences.pairs chooses.
 
-    `strength` is the mean graded strength, 1 to 3, of the rankings that prefer the winner.
+    `strength` is the mean graded strength, from 1 to 3, of the rankings that prefer the winner.
     """
     left_out: Counter[str] = Counter()
     chosen = pairs_of(group, options, left_out)
@@ -98,7 +98,7 @@ def _ids(group: Group) -> list[str]:
 
 
 def _task_ids(group: Group, *responses: int) -> list[str]:
-    """Return the external ids of the tasks whose rankings have all these responses."""
+    """Return the external ids of the tasks whose rankings contain all these responses."""
     names = group.meta.get("task_external_ids") or []
     compared = {group.response_ids[index] for index in responses}
     ids = [
@@ -131,10 +131,10 @@ def pairs_implicit(group: Group, options: PairOptions, counts: Counter[str]) -> 
 
 
 def unpaired(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[Row]:
-    """Yield each response with a label: whether the sum of its votes is positive.
+    """Yield each response with a label, which is true if the sum of its votes is positive.
 
-    Each ranking votes. With a line, the vote is 1 above the line and -1 below it. Without one, it is
-    the share of other responses that this one beats, minus the share that beats it.
+    Each ranking votes. If it has a line, the vote is 1 above the line and -1 below it. Otherwise, the
+    vote is the share of other responses that this one beats, minus the share that beats it.
     """
     models, ids, votes = _models(group), _ids(group), votes_of(group, options.ties)
     for index, vote in enumerate(votes):
@@ -156,7 +156,10 @@ def unpaired(group: Group, options: PairOptions, counts: Counter[str]) -> Iterat
 
 
 def votes_of(group: Group, ties: str) -> np.ndarray:
-    """Return the sum of votes on each response, rounded so that equal votes give 0.  → (K,) float64"""
+    """Return the sum of the votes on each response, (K,) float64.
+
+    It is rounded, so that equal votes for and against give 0.
+    """
     indices = {response: index for index, response in enumerate(group.response_ids)}
     total = np.zeros(len(indices))
     for ranking in group.rankings:
@@ -166,7 +169,7 @@ def votes_of(group: Group, ties: str) -> np.ndarray:
 
 
 def _votes(ranking: Judgment, ties: str) -> dict[int, float]:
-    """Return the votes of a ranking. A response that is not compared with another gets none."""
+    """Return the votes of a ranking. A response that is not compared with others gets no vote."""
     sizes = [len(tier) for tier in ranking.tiers]
     votes: dict[int, float] = {}
     for index, tier in enumerate(ranking.tiers):
