@@ -4,7 +4,16 @@ from django import forms
 
 from finetune.engines.generation import ALL, NEW
 from finetune.evaluation import judges
-from finetune.models import Model, with_descendants
+from finetune.evidence import EXPECTED_GAINS, forecast, share_of_alpha
+from finetune.models import (
+    ALPHA,
+    MARGIN,
+    MAX_ALPHA,
+    MAX_MARGIN,
+    MIN_MARGIN,
+    Model,
+    with_descendants,
+)
 from finetune.registry import checked_base
 from labeling.models import Project
 from reward.forms import (
@@ -201,7 +210,7 @@ class EvaluateInputs(SameProject):
     baseline = ModelChoiceField(
         queryset=Model.objects.none(),
         required=False,
-        empty_label="The model that the candidate was made from",
+        empty_label="The promoted model, or the one that the candidate was made from",
         none_yet="",
         help_text="Answers the same prompts with the same seeds. It must be built on the same base as "
         "the candidate, directly or through merges.",
@@ -231,11 +240,35 @@ class EvaluateInputs(SameProject):
         min_value=1,
         required=False,
         label="Maximum number of prompts",
-        help_text="Leave empty to use all.",
+        help_text="A random sample of the held-out prompts. Leave empty to use all.",
+    )
+    verdicts_per_prompt = forms.IntegerField(
+        min_value=1,
+        max_value=9,
+        required=False,
+        label="People's verdicts per prompt",
+        help_text="More prompts with one verdict each give more evidence than fewer prompts with "
+        "several. Empty: the project's rankings per task.",
+    )
+    margin = forms.FloatField(
+        min_value=100 * MIN_MARGIN,
+        max_value=100 * MAX_MARGIN,
+        initial=100 * MARGIN,
+        required=False,
+        label="Margin (points)",
+        help_text="The largest loss of win rate that still counts as not worse.",
+    )
+    alpha = forms.FloatField(
+        min_value=0.1,
+        max_value=100 * MAX_ALPHA,
+        initial=100 * ALPHA,
+        required=False,
+        label="Error rate (percent)",
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.fields["alpha"].help_text = f"Shared by all evaluations of the two models. {outlook()}"
         offer(self, "candidate", usable_models().exclude(parent=None).order_by("-id"))
         if candidate := self.chosen_anchor():
             self._offer_matching(candidate)
@@ -255,7 +288,10 @@ class EvaluateInputs(SameProject):
         candidate = values.get("candidate")
         if candidate is None:
             return values
-        for name, default in (("baseline", candidate.origin()), ("snapshot", candidate.snapshot)):
+        for name, default in (
+            ("baseline", candidate.default_baseline()),
+            ("snapshot", candidate.snapshot),
+        ):
             if name not in self.errors and not values.get(name):
                 values[name] = default
                 if default is None:
@@ -272,7 +308,20 @@ class EvaluateInputs(SameProject):
             "judge": values["judge"],
             "comparisons": values["comparisons"],
             "limit": values["limit"],
+            "verdicts_per_prompt": values["verdicts_per_prompt"],
+            "margin": (values["margin"] or 100 * MARGIN) / 100,
+            "alpha": (values["alpha"] or 100 * ALPHA) / 100,
         }
+
+
+def outlook() -> str:
+    """Return the forecast for a first evaluation with the default error rate, as a sentence."""
+    forecasts = [forecast(gain, share_of_alpha(ALPHA, 1)) for gain in EXPECTED_GAINS]
+    needed = ", ".join(f"{f.median} for {100 * f.gain:.0f} points" for f in forecasts)
+    return (
+        f"At {100 * ALPHA:.0f}%, half of first evaluations prove a gain after at most this many "
+        f"prompts: {needed}."
+    )
 
 
 def judge_choices(project: Project) -> list[tuple[str, str]]:

@@ -1,10 +1,13 @@
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
 
 from django.db import models
 from django.db.models import Q
 
+from finetune.evidence import Evidence, evidence_of, share_of_alpha, units_of
 from formatting.numbers import percent, percent_range
-from labeling.models import Project, Prompt, Response, Task
+from labeling.models import Project, Prompt, Ranking, Response, Task
 from reward.models import RewardModel, Snapshot
 from reward.promotion import Promotable, promotion_constraints
 from runs import storage
@@ -53,7 +56,8 @@ class Model(Promotable):
         """
         if not self.adapter and not self.is_merged:
             return []
-        evaluation = self.evaluations.select_related("baseline").order_by("-id").first()
+        finished = self.evaluations.exclude(report={}).select_related("baseline")
+        evaluation = finished.order_by("-id").first()
         if evaluation is None and self.is_merged and self.parent:
             return self.parent.doubts()
         if evaluation is None:
@@ -89,6 +93,17 @@ class Model(Promotable):
         *_, root = self.ancestry()
         return root
 
+    def default_baseline(self) -> "Model | None":
+        """Return the model to compare it with: the promoted one of its project, or its origin.
+
+        A promoted model on another base cannot be compared, so the origin is used. Costs a query per
+        step of both ancestries.
+        """
+        promoted = self.project.models.filter(state=self.State.PROMOTED).exclude(pk=self.pk).first()
+        if promoted and promoted.root().base == self.root().base:
+            return promoted
+        return self.origin()
+
     def origin(self) -> "Model | None":
         """Return the model from which the training began, or None for a base.
 
@@ -117,8 +132,26 @@ def with_descendants(models: Iterable[Model]) -> list[Model]:
     return [family[pk] for pk in sorted(family)]
 
 
+ALPHA, MAX_ALPHA = 0.05, 0.1
+MARGIN, MIN_MARGIN, MAX_MARGIN = 0.05, 0.01, 0.2
+
+
+@dataclass(frozen=True)
+class BlindVerdict:
+    """A person's current verdict on a prompt, in the order of the reviewers' first verdicts."""
+
+    prompt: int
+    value: float
+    simulated: bool
+
+
 class Evaluation(models.Model):
-    """The answers of two models to the same held-out prompts, with the same seeds, and the verdicts."""
+    """The answers of two models to the same held-out prompts, with the same seeds, and the verdicts.
+
+    It is registered before its run starts to generate answers. The run stores the answers, the
+    judge's verdicts and `attempt` together; after that, a trigger refuses changes of the registered
+    fields. Evaluations made before registrations existed have no `alpha`, and prove nothing.
+    """
 
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="evaluations")
     run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="evaluation")
@@ -126,14 +159,131 @@ class Evaluation(models.Model):
     baseline = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="+")
     judge = models.CharField(max_length=60, help_text="The judge: a reward model or a rule.")
     reward_model = models.ForeignKey(RewardModel, null=True, blank=True, on_delete=models.PROTECT)
+    alpha = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Error rate that all evaluations of the two models share.",
+    )
+    margin = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Largest loss of win rate that still counts as not worse.",
+    )
+    sample_seed = models.BigIntegerField(
+        null=True, blank=True, help_text="Seed of the random sample of held-out prompts."
+    )
+    prompts = models.JSONField(
+        default=list, blank=True, help_text="Ids of the registered prompts, in random order."
+    )
+    verdicts_per_prompt = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        help_text="People's verdicts of a prompt that count, together one unit.",
+    )
+    attempt = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        help_text="Its number among the evaluations of the two models with verdicts, from 1.",
+    )
     report = models.JSONField(default=dict, help_text="Win rate, interval, ties, lengths.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                "candidate", "baseline", "attempt", name="evaluation_attempt_once"
+            ),
+            models.CheckConstraint(
+                name="evaluation_alpha", condition=Q(alpha__gt=0, alpha__lte=MAX_ALPHA)
+            ),
+            models.CheckConstraint(
+                name="evaluation_margin",
+                condition=Q(margin__gte=MIN_MARGIN, margin__lte=MAX_MARGIN),
+            ),
+            models.CheckConstraint(
+                name="evaluation_verdicts_per_prompt",
+                condition=Q(verdicts_per_prompt__gte=1, verdicts_per_prompt__lte=9),
+            ),
+            models.CheckConstraint(
+                name="evaluation_attempt",
+                condition=Q(attempt=None) | Q(attempt__gte=1, alpha__isnull=False),
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.candidate} against {self.baseline}"
+
+    @property
+    def is_registered(self) -> bool:
+        return self.alpha is not None
+
+    @property
+    def own_alpha(self) -> float | None:
+        """Return the error rate of this attempt, or None without a registration or a verdict."""
+        if self.alpha is None or self.attempt is None:
+            return None
+        return share_of_alpha(self.alpha, self.attempt)
+
+    def evidence_of(self, verdicts: Iterable[tuple[Hashable, float]]) -> Evidence | None:
+        """Return the evidence of (prompt, verdict) rows; None without an error rate."""
+        if self.own_alpha is None or self.margin is None:
+            return None
+        return evidence_of(units_of(verdicts), alpha=self.own_alpha, margin=self.margin)
+
+    def judged(self) -> Evidence | None:
+        """Return the evidence of the judge's verdicts, in the registered random order. One query."""
+        order = {prompt: index for index, prompt in enumerate(self.prompts)}
+        rows = list(self.items.values_list("prompt_id", "verdict"))
+        rows.sort(key=lambda row: order.get(row[0], math.inf))
+        return self.evidence_of(rows)
+
+    def blind_verdicts(self) -> list[BlindVerdict]:
+        """Return the current verdicts of the blind comparisons of prompts in use. Two queries.
+
+        A revised verdict keeps the place of the reviewer's first one.
+        """
+        candidates = dict(
+            self.items.exclude(task=None).values_list("task_id", "candidate_response_id")
+        )
+        rankings = Ranking.objects.filter(task__in=candidates, task__inactive=False)
+        first: dict[tuple[int, int], int] = {}
+        current = []
+        for ranking in rankings.select_related("task", "reviewer").order_by("id"):
+            first.setdefault((ranking.task_id, ranking.reviewer_id), ranking.pk)
+            if ranking.superseded_at is None and sum(map(len, ranking.tiers)) == 2:
+                current.append(ranking)
+        current.sort(key=lambda ranking: first[ranking.task_id, ranking.reviewer_id])
+        return [
+            BlindVerdict(
+                prompt=ranking.task.prompt_id,
+                value=verdict_of(ranking.tiers, candidates[ranking.task_id]),
+                simulated=ranking.source == Ranking.Source.SIMULATION or ranking.reviewer.simulated,
+            )
+            for ranking in current
+        ]
+
+    def people(self, verdicts: Iterable[BlindVerdict] | None = None) -> Evidence | None:
+        """Return the evidence of people's verdicts, or None without a comparison that is complete.
+
+        A prompt counts once it has the registered number of verdicts, and later ones do not change
+        it. Verdicts of programs count only in a project whose reviewers are all simulated. Costs the
+        queries of `blind_verdicts` unless its result is given.
+        """
+        if self.verdicts_per_prompt is None:
+            return None
+        by_prompt: dict[int, list[float]] = {}
+        complete: list[int] = []
+        for verdict in self.blind_verdicts() if verdicts is None else verdicts:
+            values = by_prompt.setdefault(verdict.prompt, [])
+            if verdict.simulated and not self.project.simulated:
+                continue
+            if len(values) < self.verdicts_per_prompt:
+                values.append(verdict.value)
+                if len(values) == self.verdicts_per_prompt:
+                    complete.append(verdict.prompt)
+        rows = [(prompt, value) for prompt in complete for value in by_prompt[prompt]]
+        return self.evidence_of(rows) if rows else None
 
     def doubts(self) -> list[str]:
         """Return the reasons not to prefer the candidate, each as a sentence."""
@@ -201,3 +351,10 @@ class EvaluationItem(models.Model):
 
     def __str__(self) -> str:
         return f"{self.evaluation}: {self.prompt_id}"
+
+
+def verdict_of(tiers: list[list[int]], candidate: int) -> float:
+    """Return 1, ½ or 0 for the candidate's response from a ranking of two responses."""
+    if len(tiers) == 1:
+        return 0.5
+    return 1.0 if candidate in tiers[0] else 0.0

@@ -12,7 +12,9 @@ from accounts.access import lead_required, trainer_required, user_of
 from finetune.access import evaluation_for, model_for
 from finetune.evaluation import judges
 from finetune.evaluation.answers import answers_of, rendered
+from finetune.evaluation.conclusions import Standing, forecasts, standing
 from finetune.evaluation.runs import peoples_verdicts
+from finetune.evidence import Evidence
 from finetune.forms import AddModelForm
 from finetune.models import Evaluation, Model
 from finetune.registry import add_base
@@ -47,6 +49,7 @@ def models(request: HttpRequest) -> HttpResponse:
 def last_evaluations(models: Iterable[Model]) -> dict[int, Evaluation]:
     """Return the newest evaluation of each model, by the id of the model. This takes one query."""
     evaluations = Evaluation.objects.filter(candidate__in=[model.pk for model in models])
+    evaluations = evaluations.exclude(report={})
     newest = (
         evaluations.order_by("candidate_id", "-id")
         .distinct("candidate_id")
@@ -107,9 +110,15 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
     row = evaluation_for(request, pk)
     selection = answers_of(row, request.GET.get("verdict", ""))
     page = Paginator(selection.items, ANSWERS_PER_PAGE).get_page(request.GET.get("page"))
-    people = peoples_verdicts(row)
+    verdicts = row.blind_verdicts()
+    people, blind = peoples_verdicts(verdicts), row.people(verdicts)
     context = {
         "evaluation": row,
+        "standings": standings(row, blind),
+        "people_count": 0 if blind is None else len(blind.units),
+        **{name: percent(getattr(row, name)) for name in ("alpha", "own_alpha")},
+        "margin": f"{100 * (row.margin or 0):.0f}",
+        "forecasts": forecasts(row),
         "report": row.report,
         "judge": judges.title_of(row.judge),
         "identical": identical_answers(row.report),
@@ -122,6 +131,15 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
         "answers": rendered(page.object_list),
     }
     return render(request, "finetune/evaluation.html", context)
+
+
+def standings(evaluation: Evaluation, people: Evidence | None) -> list[Standing]:
+    """Return what the verdicts of people and of the judge prove; people first. One query."""
+    sources = {
+        "Reviewers, blind": people,
+        judges.title_of(evaluation.judge): evaluation.judged(),
+    }
+    return [standing(title, evaluation, e) for title, e in sources.items() if e is not None]
 
 
 def identical_answers(report: dict[str, Any]) -> dict[str, Any] | None:

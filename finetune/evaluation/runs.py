@@ -1,10 +1,12 @@
 """Evaluation runs: the prompts that both models answer, and the verdicts on the answers."""
 
 import random
-from collections.abc import Mapping
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import transaction
 from django.urls import reverse
 
 from finetune.engines.generation import limit_of, model_of, project_of, store_responses
@@ -15,11 +17,21 @@ from finetune.evaluation.judges import Judge, UnknownJudge
 from finetune.evaluation.means import mean_difference
 from finetune.evaluation.win_rate import outcome, win_rate
 from finetune.lineage import train_ids, trained_on
-from finetune.models import Evaluation, EvaluationItem, Model
+from finetune.models import (
+    ALPHA,
+    MARGIN,
+    MAX_ALPHA,
+    MAX_MARGIN,
+    MIN_MARGIN,
+    BlindVerdict,
+    Evaluation,
+    EvaluationItem,
+    Model,
+)
 from formatting.numbers import percent
 from labeling.core.text import storable
 from labeling.importing.findings import add_tasks
-from labeling.models import Finding, Prompt, Ranking, Task
+from labeling.models import Finding, Project, Prompt, Task
 from labeling.queue.tasks import NewTask
 from recipes.preferences.groups import PreferenceError, read_groups
 from recipes.rundir import RunDir
@@ -80,6 +92,7 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     parts = parts_of(inputs)
     reward_model = parts.judge.reward_model
     limit_of(inputs)
+    check_registration(inputs)
     return {
         "model": parts.candidate.base,
         "baseline_model": other_base(parts),
@@ -87,6 +100,18 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
         "baseline_adapter": parts.baseline.adapter or None,
         "reward_model": reward_model.path if reward_model else None,
     }
+
+
+def check_registration(inputs: Mapping[str, Any]) -> None:
+    """Raise CannotRun for an error rate, a margin or a number of verdicts outside its range."""
+    for name, low, high, noun in (
+        ("alpha", 0.001, MAX_ALPHA, "The error rate"),
+        ("margin", MIN_MARGIN, MAX_MARGIN, "The margin"),
+        ("verdicts_per_prompt", 1, 9, "The number of verdicts per prompt"),
+    ):
+        value = inputs.get(name)
+        if value is not None and not low <= value <= high:
+            raise CannotRun(f"{noun} must be from {low} to {high}; it is {value}.")
 
 
 def other_base(parts: Parts) -> str | None:
@@ -113,13 +138,43 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
             f"Snapshot {parts.snapshot.pk} has no held-out prompt that the models were not trained "
             f"on ({left_out} left out). Freeze a snapshot with a held-out share and the same seed."
         )
-    prompts = prompts[: limit_of(run.inputs)]
+    evaluation = register(run, parts, prompts)
+    by_id = {int(prompt.prompt_id): prompt for prompt in prompts}
+    prompts = [by_id[pk] for pk in evaluation.prompts if pk in by_id]
     write_prompts(run_dir.data / "prompts.parquet", prompts)
     return {
         "snapshot_hash": parts.snapshot.content_hash,
         "prompts_written": len(prompts),
         "seen_in_training": left_out,
     }
+
+
+def register(run: Run, parts: Parts, prompts: Sequence[PromptToAnswer]) -> Evaluation:
+    """Return the registration of the run, made with a random sample of the prompts if it is new.
+
+    The sample has at most as many prompts as the inputs allow. Its seed is drawn here, so nobody can
+    try several.
+    """
+    existing = Evaluation.objects.filter(run=run).first()
+    if existing:
+        return existing
+    seed = secrets.randbelow(2**31)
+    ids = sorted(int(prompt.prompt_id) for prompt in prompts)
+    most = min(limit_of(run.inputs) or len(ids), len(ids))
+    project = parts.candidate.project
+    return Evaluation.objects.create(
+        project=project,
+        run=run,
+        candidate=parts.candidate,
+        baseline=parts.baseline,
+        judge=parts.judge.name,
+        reward_model=parts.judge.reward_model,
+        alpha=run.inputs.get("alpha") or ALPHA,
+        margin=run.inputs.get("margin") or MARGIN,
+        sample_seed=seed,
+        prompts=random.Random(seed).sample(ids, most),
+        verdicts_per_prompt=run.inputs.get("verdicts_per_prompt") or project.rankings_per_task,
+    )
 
 
 def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
@@ -170,22 +225,37 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
         "judge": parts.judge.title,
         "snapshot": parts.snapshot.pk,
     }
-    evaluation = Evaluation.objects.create(
-        project=parts.candidate.project,
-        run=run,
-        candidate=parts.candidate,
-        baseline=parts.baseline,
-        judge=parts.judge.name,
-        reward_model=parts.judge.reward_model,
-        report=report,
-    )
+    evaluation = start_attempt(run)
     for item in items:
         item.evaluation = evaluation
     if run.inputs.get("comparisons"):
-        report["comparisons"] = add_comparisons(parts, items, rows, run)
-        evaluation.save(update_fields=["report"])
+        report["comparisons"] = add_comparisons(evaluation, items, rows)
+    evaluation.report = report
+    evaluation.save(update_fields=["report"])
     EvaluationItem.objects.bulk_create(items, batch_size=1000)
     return {"evaluation": evaluation.pk, **report}
+
+
+@transaction.atomic
+def start_attempt(run: Run) -> Evaluation:
+    """Number the run's evaluation among those of its two models, and return it.
+
+    The number decides its share of the error rate, which is at most that of earlier evaluations of the
+    two models. Earlier ones without a registration count as attempts. Raises CannotRun for a run that
+    was prepared by a version of Tiebreak without registrations.
+    """
+    evaluation = Evaluation.objects.filter(run=run).select_related("project").first()
+    if evaluation is None or evaluation.alpha is None:
+        raise CannotRun("The evaluation was not registered before it started. Start it again.")
+    Project.objects.select_for_update(no_key=True).get(pk=evaluation.project_id)
+    earlier = Evaluation.objects.filter(
+        candidate=evaluation.candidate_id, baseline=evaluation.baseline_id
+    ).exclude(report={})
+    alphas = [alpha for alpha in earlier.values_list("alpha", flat=True) if alpha is not None]
+    evaluation.alpha = min([evaluation.alpha, *alphas])
+    evaluation.attempt = earlier.count() + 1
+    evaluation.save(update_fields=["alpha", "attempt"])
+    return evaluation
 
 
 def evaluation_items(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationItem], int]:
@@ -241,7 +311,7 @@ def summary(items: list[EvaluationItem], rows: list[dict[str, Any]], seed: int) 
 
 
 def add_comparisons(
-    parts: Parts, items: list[EvaluationItem], rows: list[dict[str, Any]], run: Run
+    evaluation: Evaluation, items: list[EvaluationItem], rows: list[dict[str, Any]]
 ) -> int:
     """Queue a blind comparison of the two first answers to each prompt, and return how many.
 
@@ -254,8 +324,8 @@ def add_comparisons(
     tasks = []
     for item in chosen:
         sides = [
-            (parts.baseline, "baseline", item.baseline_text),
-            (parts.candidate, "candidate", item.candidate_text),
+            (evaluation.baseline, "baseline", item.baseline_text),
+            (evaluation.candidate, "candidate", item.candidate_text),
         ]
         random.shuffle(sides)
         prompt, row = prompts[item.prompt_id], sampled[item.prompt_id, item.sample]
@@ -263,19 +333,25 @@ def add_comparisons(
             model: store_responses(
                 prompt,
                 model.name,
-                {"run": run.pk, "truncated": bool(row[f"{side}_truncated"])},
+                {"run": evaluation.run_id, "truncated": bool(row[f"{side}_truncated"])},
                 [{"response": text, "seed": row["seed"]}],
             )[0]
             for model, side, text in sides
         }
-        item.candidate_response = stored[parts.candidate]
+        item.candidate_response = stored[evaluation.candidate]
         order = [response.pk for response in stored.values()]
-        random.shuffle(
-            order
-        )  # texts that were already stored keep their ids, so the ids alone are not random
-        tasks.append(NewTask(item.prompt_id, order, kind=Task.Kind.COMPARISON))
+        # Texts that were already stored keep their ids, so the ids alone are not random.
+        random.shuffle(order)
+        tasks.append(
+            NewTask(
+                item.prompt_id,
+                order,
+                rankings_wanted=evaluation.verdicts_per_prompt,
+                kind=Task.Kind.COMPARISON,
+            )
+        )
     # Truncated answers may be compared, but answers that name their model would not be blind.
-    added = add_tasks(project=parts.candidate.project, tasks=tasks, kinds=[Finding.Kind.IDENTITY])
+    added = add_tasks(project=evaluation.project, tasks=tasks, kinds=[Finding.Kind.IDENTITY])
     for item, (task_id, _) in zip(chosen, added, strict=True):
         item.task_id = task_id
     return len(chosen)
@@ -286,34 +362,15 @@ def _is_distinguishable(item: EvaluationItem) -> bool:
     return bool(baseline and candidate) and baseline != candidate
 
 
-def peoples_verdicts(evaluation: Evaluation) -> dict[str, Any] | None:
-    """Return the win rate by people's current rankings of the blind comparisons.
+def peoples_verdicts(verdicts: Sequence[BlindVerdict]) -> dict[str, Any] | None:
+    """Return the win rate of all verdicts of people, or None if there are none.
 
-    Returns None if there are no comparisons. `simulated` is the number of rankings made by programs.
-    This takes two queries.
+    `simulated` counts those made by programs.
     """
-    candidates = dict(
-        evaluation.items.exclude(task=None).values_list("task_id", "candidate_response_id")
-    )
-    current = Ranking.objects.filter(
-        task__in=candidates, task__inactive=False, superseded_at=None
-    ).order_by("id")
-    rankings = [
-        ranking
-        for ranking in current.select_related("task", "reviewer")
-        if sum(map(len, ranking.tiers)) == 2
-    ]
-    if not rankings:
+    if not verdicts:
         return None
-    verdicts = [(r.task.prompt_id, verdict_of(r.tiers, candidates[r.task_id])) for r in rankings]
-    simulated = sum(r.source == r.Source.SIMULATION or r.reviewer.simulated for r in rankings)
-    return {**win_rate(verdicts), "simulated": simulated}
-
-
-def verdict_of(tiers: list[list[int]], candidate: int) -> float:
-    if len(tiers) == 1:
-        return 0.5
-    return 1.0 if candidate in tiers[0] else 0.0
+    simulated = sum(verdict.simulated for verdict in verdicts)
+    return {**win_rate((v.prompt, v.value) for v in verdicts), "simulated": simulated}
 
 
 def figure(result: dict[str, Any]) -> str:
@@ -322,7 +379,7 @@ def figure(result: dict[str, Any]) -> str:
 
 
 def links(run: Run) -> list[tuple[str, str]]:
-    evaluation = Evaluation.objects.filter(run=run).first()
+    evaluation = Evaluation.objects.filter(run=run).exclude(report={}).first()
     if evaluation is None:
         return []
     return [("Both models' answers", reverse("evaluation", args=[evaluation.pk]))]

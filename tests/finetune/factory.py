@@ -1,6 +1,7 @@
 """Models, runs and outputs of recipes for tests, without running a recipe."""
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -92,34 +93,52 @@ def make_reward_model(snapshot: Snapshot, **fields: Any) -> RewardModel:
 
 
 def make_evaluation(
-    candidate: Model, *, interval: tuple[float, float] = (0.6, 0.8), items: int = 3
+    candidate: Model,
+    *,
+    interval: tuple[float, float] = (0.6, 0.8),
+    items: int = 3,
+    verdicts: Sequence[float] | None = None,
+    **fields: Any,
 ) -> Evaluation:
+    """Create a registered evaluation with its judge's verdicts, by default a loss, a tie and a win."""
+    verdicts = [(0.0, 0.5, 1.0)[n % 3] for n in range(items)] if verdicts is None else verdicts
     win_rate = {
         "value": sum(interval) / 2,
         "interval": list(interval),
         "wins": 1,
         "ties": 1,
         "losses": 1,
-        "answers": items,
-        "prompts": items,
+        "answers": len(verdicts),
+        "prompts": len(verdicts),
         "reason": None,
     }
     assert candidate.parent is not None
+    prompts = [make_prompt(candidate.project) for _ in verdicts]
+    fields = {
+        "baseline": candidate.parent,
+        "alpha": 0.05,
+        "margin": 0.05,
+        "sample_seed": 1,
+        "verdicts_per_prompt": 1,
+        **fields,
+    }
+    earlier = Evaluation.objects.filter(candidate=candidate, baseline=fields["baseline"])
     evaluation = Evaluation.objects.create(
-        project=candidate.project, run=make_run("evaluate"), candidate=candidate,
-        baseline=candidate.parent, judge="a-rule", report={"win_rate": win_rate},
+        project=candidate.project, run=make_run("evaluate"), candidate=candidate, judge="a-rule",
+        prompts=[prompt.pk for prompt in prompts], report={"win_rate": win_rate},
+        attempt=earlier.count() + 1 if fields["alpha"] else None, **fields,
     )  # fmt: skip
     EvaluationItem.objects.bulk_create(
         EvaluationItem(
             evaluation=evaluation,
-            prompt=make_prompt(candidate.project),
+            prompt=prompt,
             baseline_text=f"baseline {n}",
             candidate_text=f"candidate {n} <script>bad()</script>",
             baseline_score=1.0,
             candidate_score=float(n),
-            verdict=(0.0, 0.5, 1.0)[n % 3],
+            verdict=verdict,
         )
-        for n in range(items)
+        for n, (prompt, verdict) in enumerate(zip(prompts, verdicts, strict=True))
     )
     return evaluation
 

@@ -1,4 +1,7 @@
+import random
+
 import pytest
+from django.db import IntegrityError
 from django.utils import timezone
 
 from finetune.engines.sampled_text import read_prompts
@@ -12,6 +15,7 @@ from tests.finetune.factory import (
     laid_out,
     make_adapter,
     make_base,
+    make_evaluation,
     make_reward_model,
     make_run,
     make_snapshot,
@@ -55,6 +59,12 @@ def run_of(candidate, **changes):
     return run, laid_out(run)
 
 
+def registered_run_of(candidate, **changes):
+    run, run_dir = run_of(candidate, **changes)
+    runs.prepare(run, run_dir)
+    return run, run_dir
+
+
 def ids(snapshot, split):
     return {g.group_id for g in read_groups(snapshot.file) if g.split == split}
 
@@ -88,7 +98,7 @@ def test_an_evaluation_without_held_out_prompts_is_refused(candidate):
 
 def test_verdicts_win_rate_and_lengths_become_rows(candidate):
     prompts = [make_prompt(candidate.project) for _ in range(3)]
-    run, run_dir = run_of(candidate)
+    run, run_dir = registered_run_of(candidate)
     pairs = [("short", "much longer"), ("same", "size"), ("longest of all", "x")]
     publish_answers(
         run_dir,
@@ -110,7 +120,7 @@ def test_a_reward_model_judges_by_the_scores_of_the_recipe(candidate, snapshot):
     judge = make_reward_model(snapshot)
     inputs = inputs_of(candidate, judge=f"reward_model:{judge.pk}")
     assert runs.from_inputs(inputs)["reward_model"] == judge.path
-    run, run_dir = run_of(candidate, judge=f"reward_model:{judge.pk}")
+    run, run_dir = registered_run_of(candidate, judge=f"reward_model:{judge.pk}")
     first, second = make_prompt(candidate.project), make_prompt(candidate.project)
     scored = {"baseline": "b", "candidate": "c", "baseline_score": 0.5}
     publish_answers(
@@ -125,20 +135,21 @@ def test_a_reward_model_judges_by_the_scores_of_the_recipe(candidate, snapshot):
     assert Evaluation.objects.get().reward_model == judge
 
 
-def test_when_the_judge_can_score_nothing_no_evaluation_is_made(candidate, snapshot):
+def test_when_the_judge_can_score_nothing_there_is_no_attempt(candidate, snapshot):
     judge = make_reward_model(snapshot)
-    run, run_dir = run_of(candidate, judge=f"reward_model:{judge.pk}")
+    run, run_dir = registered_run_of(candidate, judge=f"reward_model:{judge.pk}")
     publish_answers(
         run_dir, [{"of": make_prompt(candidate.project), "baseline": "b", "candidate": "c"}]
     )
     with pytest.raises(CannotRun, match="could score none"):
         runs.finish(run, run_dir)
-    assert not Evaluation.objects.exists()
+    evaluation = Evaluation.objects.get()
+    assert (evaluation.attempt, evaluation.report) == (None, {})
 
 
 def test_people_judge_blindly_and_their_verdicts_are_stored(candidate):
     prompts = [make_prompt(candidate.project) for _ in range(2)]
-    run, run_dir = run_of(candidate, comparisons=True)
+    run, run_dir = registered_run_of(candidate, comparisons=True)
     publish_answers(
         run_dir,
         [
@@ -151,7 +162,7 @@ def test_people_judge_blindly_and_their_verdicts_are_stored(candidate):
     evaluation = Evaluation.objects.get()
     item = evaluation.items.get(prompt=prompts[0])
     assert item.task.kind == Task.Kind.COMPARISON
-    assert runs.peoples_verdicts(evaluation) is None
+    assert runs.peoples_verdicts(evaluation.blind_verdicts()) is None
     ours = item.candidate_response_id
     (theirs,) = item.task.responses.exclude(pk=ours).values_list("pk", flat=True)
     for tiers in ([[ours], [theirs]], [[ours, theirs]], [[theirs], [ours]], [[ours], [theirs]]):
@@ -159,7 +170,7 @@ def test_people_judge_blindly_and_their_verdicts_are_stored(candidate):
     Ranking.objects.create(
         task=item.task, reviewer=make_user(), tiers=[[theirs], [ours]], superseded_at=timezone.now()
     )
-    people = runs.peoples_verdicts(evaluation)
+    people = runs.peoples_verdicts(evaluation.blind_verdicts())
     assert (people["wins"], people["ties"], people["losses"]) == (2, 1, 1)
 
 
@@ -168,7 +179,7 @@ def test_neither_ids_nor_positions_reveal_the_candidates_answer(candidate):
         {"of": make_prompt(candidate.project), "baseline": f"theirs {n}", "candidate": f"ours {n}"}
         for n in range(40)
     ]
-    run, run_dir = run_of(candidate, comparisons=True)
+    run, run_dir = registered_run_of(candidate, comparisons=True)
     publish_answers(run_dir, rows)
     runs.finish(run, run_dir)
     stored_first, placed_first = [], []
@@ -223,8 +234,188 @@ def test_prompts_of_evaluation_items_cannot_be_deleted(candidate):
     from django.db.models import ProtectedError
 
     prompt = make_prompt(candidate.project)
-    run, run_dir = run_of(candidate)
+    run, run_dir = registered_run_of(candidate)
     publish_answers(run_dir, [{"of": prompt, "baseline": "a", "candidate": "bc"}])
     runs.finish(run, run_dir)
     with pytest.raises(ProtectedError):
         Prompt.objects.get(pk=prompt.pk).delete()
+
+
+# --- registration --------------------------------------------------------------------------------
+
+
+def finished(candidate, pairs=(("b", "longer"),), **changes):
+    """Return the evaluation of a run with these (baseline, candidate) answers to new prompts."""
+    run, run_dir = registered_run_of(candidate, **changes)
+    rows = [{"of": make_prompt(candidate.project), "baseline": b, "candidate": c} for b, c in pairs]
+    publish_answers(run_dir, rows)
+    return Evaluation.objects.get(pk=runs.finish(run, run_dir)["evaluation"])
+
+
+def test_an_evaluation_is_registered_with_a_random_sample_before_it_starts(candidate, snapshot):
+    run, run_dir = registered_run_of(
+        candidate, limit=5, alpha=0.02, margin=0.03, verdicts_per_prompt=1
+    )
+    evaluation = Evaluation.objects.get(run=run)
+    held_out = {int(pk) for pk in ids(snapshot, "test")}
+    assert len(evaluation.prompts) == 5 and held_out > set(evaluation.prompts)
+    assert (evaluation.alpha, evaluation.margin, evaluation.verdicts_per_prompt) == (0.02, 0.03, 1)
+    assert (evaluation.attempt, evaluation.report) == (None, {})
+    written = [int(p.prompt_id) for p in read_prompts(run_dir.data / "prompts.parquet")]
+    assert written == evaluation.prompts
+    samples = {
+        tuple(runs.register(make_run("evaluate", inputs=run.inputs), runs.parts_of(run.inputs),
+                            runs.held_out_prompts(runs.parts_of(run.inputs))[0]).prompts)
+        for _ in range(8)
+    }  # fmt: skip
+    assert len(samples) > 1
+
+
+def test_the_recorded_seed_gives_the_sample_again(candidate, snapshot):
+    run, _ = registered_run_of(candidate, limit=5)
+    evaluation = Evaluation.objects.get(run=run)
+    held_out = sorted(int(pk) for pk in ids(snapshot, "test"))
+    assert random.Random(evaluation.sample_seed).sample(held_out, 5) == evaluation.prompts
+
+
+def test_a_second_preparation_keeps_the_registration(candidate):
+    run, run_dir = registered_run_of(candidate, limit=3)
+    before = Evaluation.objects.get(run=run)
+    runs.prepare(run, run_dir)
+    after = Evaluation.objects.get(run=run)
+    assert (after.pk, after.prompts, after.sample_seed) == (
+        before.pk, before.prompts, before.sample_seed,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("alpha", 0.01), ("margin", 0.1), ("prompts", []), ("attempt", 2), ("judge", "other"),
+     ("verdicts_per_prompt", 3), ("sample_seed", 7)],
+)  # fmt: skip
+def test_a_registration_cannot_change_once_there_is_a_verdict(candidate, field, value):
+    run, run_dir = registered_run_of(candidate)
+    row = Evaluation.objects.filter(run=run)
+    if field != "attempt":
+        before = row.values_list(field, flat=True).get()
+        row.update(**{field: value})
+        row.update(**{field: before})
+    publish_answers(
+        run_dir, [{"of": make_prompt(candidate.project), "baseline": "a", "candidate": "bc"}]
+    )
+    runs.finish(run, run_dir)
+    with pytest.raises(IntegrityError, match="its registration cannot be changed"):
+        row.update(**{field: value})
+
+
+def test_a_stored_verdict_cannot_change(candidate):
+    evaluation = finished(candidate)
+    evaluation.items.update(candidate_text="erased")
+    with pytest.raises(IntegrityError, match="cannot be changed"):
+        evaluation.items.update(verdict=0.0)
+
+
+def test_repeated_evaluations_share_the_error_rate_of_the_first(candidate):
+    first, second = finished(candidate, alpha=0.04), finished(candidate, alpha=0.1)
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert (first.alpha, second.alpha) == (0.04, 0.04)
+    assert (first.own_alpha, second.own_alpha) == pytest.approx((0.032, 0.0064))
+
+
+def test_a_failed_run_spends_no_error_rate(candidate):
+    registered_run_of(candidate)
+    assert finished(candidate).attempt == 1
+
+
+def test_an_evaluation_before_registrations_counts_as_an_attempt(candidate):
+    make_evaluation(candidate, alpha=None, margin=None, verdicts_per_prompt=None)
+    assert finished(candidate).attempt == 2
+
+
+def test_a_run_without_a_registration_is_refused(candidate):
+    run, run_dir = run_of(candidate)
+    publish_answers(
+        run_dir, [{"of": make_prompt(candidate.project), "baseline": "a", "candidate": "bc"}]
+    )
+    with pytest.raises(CannotRun, match="was not registered before it started"):
+        runs.finish(run, run_dir)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"alpha": 0.2}, "error rate must be from"), ({"margin": 0.5}, "margin must be from"),
+     ({"verdicts_per_prompt": 0}, "number of verdicts per prompt must be from 1 to 9")],
+)  # fmt: skip
+def test_a_registration_outside_its_limits_is_refused(candidate, change, sentence):
+    with pytest.raises(CannotRun, match=sentence):
+        runs.from_inputs(inputs_of(candidate, **change))
+
+
+# --- evidence ------------------------------------------------------------------------------------
+
+
+def test_the_judges_verdicts_are_units_in_the_registered_order(candidate):
+    evaluation = make_evaluation(candidate, verdicts=[1.0] * 11 + [0.0])
+    assert evaluation.judged().conclusion == "better"
+    assert evaluation.judged().decided_after == 11
+    reverse = make_evaluation(candidate, verdicts=[1.0] * 11 + [0.0], baseline=candidate.parent)
+    assert reverse.judged().conclusion == "undecided"  # the second attempt has a fifth of the rest
+
+
+def compared(candidate, prompts, **fields):
+    """Return an evaluation with blind comparisons, and a function that adds a verdict on one."""
+    changes = {"comparisons": True, **fields}
+    pairs = [(f"theirs {n}", f"ours {n}") for n in range(prompts)]
+    evaluation = finished(candidate, pairs, **changes)
+    items = list(evaluation.items.order_by("id"))
+
+    def add(number, value, reviewer=None, **more):
+        item = items[number]
+        ours = item.candidate_response_id
+        (theirs,) = item.task.responses.exclude(pk=ours).values_list("pk", flat=True)
+        tiers = {1.0: [[ours], [theirs]], 0.5: [[ours, theirs]], 0.0: [[theirs], [ours]]}[value]
+        return Ranking.objects.create(
+            task=item.task, reviewer=reviewer or make_user(), tiers=tiers, **more
+        )
+
+    return evaluation, add
+
+
+def test_a_prompt_counts_once_it_has_the_registered_number_of_verdicts(candidate):
+    evaluation, add = compared(candidate, 3, verdicts_per_prompt=2)
+    assert {item.task.rankings_wanted for item in evaluation.items.all()} == {2}
+    add(0, 1.0)
+    assert evaluation.people() is None
+    add(1, 1.0)
+    add(1, 0.5)
+    assert evaluation.people().units.tolist() == [0.75]
+    add(0, 0.0)
+    add(0, 0.0)  # a third verdict does not count
+    assert evaluation.people().units.tolist() == [0.75, 0.5]
+
+
+def test_a_revised_verdict_counts_at_the_place_of_the_first(candidate):
+    evaluation, add = compared(candidate, 2, verdicts_per_prompt=1)
+    reviewer = make_user()
+    first = add(0, 1.0, reviewer)
+    add(1, 0.5)
+    Ranking.objects.filter(pk=first.pk).update(superseded_at=timezone.now())
+    add(0, 0.0, reviewer, supersedes=first)
+    assert evaluation.people().units.tolist() == [0.0, 0.5]
+
+
+def test_verdicts_of_programs_count_only_in_a_simulated_project(candidate):
+    evaluation, add = compared(candidate, 2, verdicts_per_prompt=1)
+    add(0, 1.0, source=Ranking.Source.SIMULATION)
+    assert evaluation.people() is None
+    assert runs.peoples_verdicts(evaluation.blind_verdicts())["simulated"] == 1
+    evaluation.project.simulated = True
+    assert evaluation.people().units.tolist() == [1.0]
+
+
+def test_equal_answers_are_ties_and_prove_nothing_about_a_better_model(candidate):
+    evaluation = finished(candidate, [("same", "same")] * 30, comparisons=True)
+    assert not evaluation.items.exclude(task=None).exists()
+    assert evaluation.people() is None
+    assert evaluation.judged().conclusion == "undecided"
+    assert set(evaluation.judged().units) == {0.5}

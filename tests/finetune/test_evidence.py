@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from finetune.evaluation.evidence import (
+from finetune.evidence import (
     Conclusion,
     evidence_of,
     forecast,

@@ -3,7 +3,7 @@ from django.urls import reverse
 
 from finetune.evaluation import judges
 from finetune.forms import EvaluateInputs, FinetuneInputs, GenerateInputs, RewardedInputs
-from finetune.models import Model
+from finetune.models import Evaluation, Model
 from finetune.settings import GenerateConfig
 from runs import kinds, storage
 from runs.forms import ConfigForm
@@ -109,6 +109,41 @@ def test_an_evaluation_shows_both_answers_inert_and_by_verdict(client, people, a
     assert len(client.get(address, {"verdict": "odd"}).context["answers"]) == 6
 
 
+def test_an_evaluation_shows_its_conclusion_and_registration(client, people, adapter):
+    evaluation = make_evaluation(adapter, verdicts=[1.0] * 11 + [0.5])
+    client.force_login(people["lead"])
+    page = client.get(reverse("evaluation", args=[evaluation.pk])).text
+    assert f"{adapter} is better than {adapter.parent}, proven after 11 of 12 prompts." in page
+    assert "96.0% confidence sequence" in page and page.count("<polyline") == 3
+    assert "12, drawn at random with seed 1" in page
+    assert "5.0% for all evaluations of the two models; this is number 1 and has 4.0%" in page
+    assert "Win rate 58%: half of evaluations like this one prove it after 291 prompts" in page
+
+
+def test_an_evaluation_without_verdicts_shows_its_registration(client, people, adapter):
+    evaluation = make_evaluation(adapter, items=0)
+    Evaluation.objects.filter(pk=evaluation.pk).update(report={})
+    client.force_login(people["lead"])
+    page = client.get(reverse("evaluation", args=[evaluation.pk]))
+    assert page.status_code == 200 and "There are no verdicts before" in page.text
+    assert client.get(reverse("model", args=[adapter.pk])).status_code == 200
+
+
+def test_an_unregistered_evaluation_says_that_it_proves_nothing(client, people, adapter):
+    old = {"alpha": None, "margin": None, "sample_seed": None, "verdicts_per_prompt": None}
+    evaluation = make_evaluation(adapter, verdicts=[1.0] * 12, **old)
+    client.force_login(people["lead"])
+    page = client.get(reverse("evaluation", args=[evaluation.pk])).text
+    assert "was not registered before it started, so it proves nothing" in page
+    assert "<polyline" not in page
+
+
+def test_the_launch_form_forecasts_the_number_of_prompts(client, people, adapter):
+    client.force_login(people["trainer"])
+    page = client.get(reverse("run-launch", args=["evaluate"])).text
+    assert "764 for 5 points, 291 for 8 points, 139 for 12 points" in page
+
+
 def test_an_evaluation_shows_how_many_answers_are_identical(client, people, adapter):
     evaluation = make_evaluation(adapter, items=6)
     client.force_login(people["lead"])
@@ -151,8 +186,8 @@ def test_the_number_of_queries_of_an_evaluation_is_constant(
     client.force_login(people["trainer"])
     for items in (3, 9):
         evaluation = make_evaluation(adapter, items=items)
-        # session, user; evaluation, counts, blind comparisons, count, page
-        with django_assert_num_queries(7):
+        # session, user; evaluation, counts, blind comparisons, judge's verdicts, count, page
+        with django_assert_num_queries(8):
             client.get(reverse("evaluation", args=[evaluation.pk]))
 
 

@@ -4,6 +4,7 @@ from django.core.management import CommandError, CommandParser
 
 from finetune.forms import judge_choices
 from finetune.management.models_named import model_named
+from finetune.models import ALPHA, MARGIN
 from reward.management.run_command import RunCommand
 
 
@@ -21,7 +22,10 @@ out. --judge help lists the judges that fit the candidate's project."""
         parser.add_argument("candidate", type=int, help="number of the adapter or merged model")
         parser.add_argument("--judge", required=True, help="name of the judge, or help")
         parser.add_argument(
-            "--baseline", type=int, metavar="NUMBER", help="default: the model it was made from"
+            "--baseline",
+            type=int,
+            metavar="NUMBER",
+            help="default: the promoted model, or the model it was made from",
         )
         parser.add_argument(
             "--snapshot", type=int, metavar="NUMBER", help="default: the candidate's own"
@@ -29,7 +33,27 @@ out. --judge help lists the judges that fit the candidate's project."""
         parser.add_argument(
             "--comparisons", action="store_true", help="also queue blind comparisons for people"
         )
-        parser.add_argument("--limit", type=int, help="maximum number of prompts")
+        parser.add_argument(
+            "--limit", type=int, help="maximum number of prompts, a random sample (default: all)"
+        )
+        parser.add_argument(
+            "--verdicts-per-prompt",
+            type=int,
+            metavar="NUMBER",
+            help="people's verdicts that count per prompt (default: the project's rankings per task)",
+        )
+        parser.add_argument(
+            "--margin",
+            type=float,
+            default=MARGIN,
+            help="largest loss of win rate that still counts as not worse (default %(default)s)",
+        )
+        parser.add_argument(
+            "--alpha",
+            type=float,
+            default=ALPHA,
+            help="error rate shared by all evaluations of the two models (default %(default)s)",
+        )
         super().add_arguments(parser)
 
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -39,8 +63,8 @@ out. --judge help lists the judges that fit the candidate's project."""
             lines = "\n".join(f"  {name}  {title}" for name, title in judges)
             none = f"{candidate.project} has no judge yet. Train a reward model first."
             raise CommandError(f"The judges are:\n{lines}" if judges else none)
-        origin = candidate.origin()
-        sources = {"baseline": origin and origin.pk, "snapshot": candidate.snapshot_id}
+        baseline = candidate.default_baseline()
+        sources = {"baseline": baseline and baseline.pk, "snapshot": candidate.snapshot_id}
         for name, default in sources.items():
             if options[name] is not None:
                 sources[name] = options[name]
@@ -54,5 +78,5 @@ out. --judge help lists the judges that fit the candidate's project."""
             **sources,
             "judge": options["judge"],
             "comparisons": options["comparisons"],
-            "limit": options["limit"],
+            **{name: options[name] for name in ("limit", "verdicts_per_prompt", "margin", "alpha")},
         }

@@ -147,8 +147,8 @@ def test_an_evaluation_shows_no_answers_to_withdrawn_prompts_and_counts_no_verdi
             task=compared,
             candidate_response_id=response_ids(compared)[0],
         )
-    assert runs.peoples_verdicts(evaluation)["value"] == 1.0
+    assert runs.peoples_verdicts(evaluation.blind_verdicts())["value"] == 1.0
     withdrawing.withdraw(content=other.prompt, by=None)
-    assert runs.peoples_verdicts(evaluation) is None
+    assert runs.peoples_verdicts(evaluation.blind_verdicts()) is None
     shown = answers_of(evaluation, "")
     assert [item.prompt for item in shown.items] == [task.prompt] and shown.counts[0][2] == 1

@@ -19,9 +19,10 @@ Source: Waudby-Smith and Ramdas, Estimating means of bounded random variables by
 arXiv 2010.09686, with their diversified Kelly bets. Each evaluation of the same pair of models has its
 own share of α (`share_of_alpha`), so all of them together have an error of at most α.
 
-Three assumptions. The prompts are a random sample. The number of verdicts on a prompt is fixed before
+Four assumptions. The prompts are a random sample. The number of verdicts on a prompt is fixed before
 the first one, because a prompt whose verdicts are added one by one could be counted while it is ahead.
-The sides are shown in random order.
+The order in which prompts are completed does not depend on their verdicts. The answers of the two models
+are shown in random order.
 
 Legend: N units, C stakes.
 """
@@ -30,9 +31,11 @@ import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
+
+from formatting.numbers import percent
 
 GAINS = np.array([0.03, 0.05, 0.08, 0.12, 0.20, 0.30, 0.425])
 """Gains above a win rate of ½ for which the stakes are the best ones, if there are no ties."""
@@ -41,12 +44,14 @@ WEIGHTS = np.array([1, 2, 3, 2, 1.5, 1, 0.5]) / 11
 """Chosen before any evaluation for gains of 5 to 12 points; `benchmarks/gate.py` has the cost."""
 FIRST_SHARE = 0.8
 """Part of α for the first evaluation of a pair of models. The next has the same part of the rest."""
+EXPECTED_GAINS = (0.05, 0.08, 0.12)
+"""Gains for which pages show a forecast."""
 MOST_FORECAST = 20_000
 PRECISION = 1e-6
 
 
 class Conclusion(StrEnum):
-    """What the verdicts say about the candidate's win rate."""
+    """The conclusion of an evaluation about the candidate's win rate."""
 
     BETTER = "better"
     NOT_WORSE = "not worse"
@@ -92,19 +97,26 @@ def log_capital(units: np.ndarray, m: float) -> np.ndarray:
 class Evidence:
     """The confidence sequence of a win rate and the evidence against three hypotheses, after each unit.
 
-    `low` and `high` are running bounds, so they only come closer. `log_better`, `log_not_worse` and
-    `log_worse` are log W against "at most ½", "at most ½ - margin" and "at least ½". A claim is proven
-    once its value has reached `threshold`. All arrays are (N,).
+    `log_better`, `log_not_worse` and `log_worse` are log W against "at most ½", "at most ½ - margin" and
+    "at least ½". A claim is proven once its value has reached `threshold`. All arrays are (N,).
     """
 
     units: np.ndarray
     alpha: float
     margin: float
-    low: np.ndarray
-    high: np.ndarray
     log_better: np.ndarray
     log_not_worse: np.ndarray
     log_worse: np.ndarray
+
+    @cached_property
+    def low(self) -> np.ndarray:
+        """Return the lower bound after each unit, which never falls; (N,). Takes about 0.1 s."""
+        return _running_bound(self.units, self.threshold)
+
+    @cached_property
+    def high(self) -> np.ndarray:
+        """Return the upper bound after each unit, which never rises; (N,). Takes about 0.1 s."""
+        return 1 - _running_bound(1 - self.units, self.threshold)
 
     @property
     def threshold(self) -> float:
@@ -158,14 +170,10 @@ def evidence_of(units: np.ndarray, *, alpha: float, margin: float) -> Evidence:
         raise ValueError(f"The error rate is between 0 and 1; this is {alpha}.")
     if not 0 < margin < 0.5:
         raise ValueError(f"The margin is between 0 and 0.5; this is {margin}.")
-    low = _running_bound(units, math.log(2 / alpha))
-    high = 1 - _running_bound(1 - units, math.log(2 / alpha))
     return Evidence(
         units=units,
         alpha=alpha,
         margin=margin,
-        low=low,
-        high=high,
         log_better=log_capital(units, 0.5),
         log_not_worse=log_capital(units, 0.5 - margin),
         log_worse=log_capital(1 - units, 0.5),
@@ -217,6 +225,11 @@ class Forecast:
     median: int | None
     p90: int | None
 
+    @property
+    def rate(self) -> str:
+        """Return the win rate as a percentage, for pages."""
+        return percent(0.5 + self.gain, 0)
+
 
 @cache
 def forecast(gain: float, alpha: float, most: int = MOST_FORECAST) -> Forecast:
@@ -227,10 +240,12 @@ def forecast(gain: float, alpha: float, most: int = MOST_FORECAST) -> Forecast:
     """
     rate, threshold = 0.5 + gain, math.log(2 / alpha)
     running, ended, median = np.array([1.0]), 0.0, None  # running: probability of 0 … n wins
+    values, first = np.array([0.0, 1.0]), 1  # first: the smallest number of wins that proves it
     for n in range(1, most + 1):
         lost, won = np.append(running, 0.0) * (1 - rate), np.append(0.0, running) * rate
         running = lost + won
-        first = _fewest_wins(n, threshold)
+        if _log_capital_of(values, np.array([n - first, first]), 0.5) < threshold:
+            first += 1  # a loss needs at most one more win, because a win never lowers the capital
         ended += float(running[first:].sum())
         running[first:] = 0.0
         if median is None and ended >= 0.5:
@@ -238,16 +253,3 @@ def forecast(gain: float, alpha: float, most: int = MOST_FORECAST) -> Forecast:
         if ended >= 0.9:
             return Forecast(gain, median, n)
     return Forecast(gain, median, None)
-
-
-def _fewest_wins(n: int, threshold: float) -> int:
-    """Return the smallest number of wins of n that proves "better", or n + 1."""
-    low, high = 0, n + 1
-    values = np.array([0.0, 1.0])
-    while low < high:
-        wins = (low + high) // 2
-        if _log_capital_of(values, np.array([n - wins, wins]), 0.5) >= threshold:
-            high = wins
-        else:
-            low = wins + 1
-    return low
