@@ -71,11 +71,10 @@ from reward.training.score import Scorer
 MEASURED = (
     "benchmarks/taste.py", "benchmarks/support/taste_world.py", "finetune", "recipes", "reward",
 )  # fmt: skip
-BASE_STEPS = 400
-PROMPTS, K, HELD_OUT, EACH = 384, 4, 200, 2
-"""Ranked prompts, responses per ranking, held-out prompts, and answers to each of them."""
-STEPS, STEP_TOKENS = 96, 340
-"""Optimizer steps, and tokens per step: those of 8 whole rankings."""
+K, EACH = 4, 2
+"""Responses per ranking, and answers to each held-out prompt."""
+STEP_TOKENS = 340
+"""Tokens per optimizer step: those of 8 whole rankings."""
 ANSWER_SEED = 1_000_000
 """Added to the seed for the random numbers of the answers to held-out prompts."""
 FEW_TIES, MANY_TIES = 0.3, 3.0
@@ -166,43 +165,58 @@ def pair_of(group: Group, better: int, worse: int) -> Group:
 
 @dataclass(frozen=True)
 class Arm:
-    """A method with its data and settings. `learning_rate` was chosen with `--tune`.
+    """A method with its data and settings.
 
     `counted_as` is the method whose tokens per prompt a method that samples forwards.
     """
 
     name: str
     method: str
-    learning_rate: float
     data: Data = whole
     tie_width: float = FEW_TIES
     counted_as: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def tied(name: str, learning_rate: float, data: Data = whole, **settings: Any) -> Arm:
-    return Arm(name, "dpo", learning_rate, data, MANY_TIES, settings=settings)
+def tied(name: str, data: Data = whole, **settings: Any) -> Arm:
+    return Arm(name, "dpo", data, MANY_TIES, settings=settings)
 
 
-def sampled(name: str, method: str, learning_rate: float, counted_as: str, **settings: Any) -> Arm:
-    return Arm(name, method, learning_rate, counted_as=counted_as, settings=settings)
+def sampled(name: str, method: str, counted_as: str, **settings: Any) -> Arm:
+    return Arm(name, method, counted_as=counted_as, settings=settings)
 
 
 ARMS = [
-    Arm("dpo", "dpo", 3e-3),
-    Arm("best_worst", "dpo", 3e-3, best_against_worst),
-    Arm("pairs", "dpo", 3e-3, all_pairs),
-    tied("ties_davidson", 3e-3, ties="davidson"),
-    tied("ties_half", 3e-3, ties="half"),
-    tied("ties_dropped", 3e-3, without_ties),
-    Arm("sft", "sft", 3e-3),
-    Arm("kto", "kto", 3e-3),
-    sampled("best_of_n", "best_of_n", 3e-3, "sft", samples_per_prompt=8, prompts_per_round=192),
-    sampled("online", "online", 3e-3, "dpo", rounds=4, prompts_per_round=96),
-    sampled("one_round", "online", 3e-3, "dpo", rounds=1),
-    sampled("grpo", "grpo", 1e-3, "dpo", samples_per_prompt=4, steps=SAMPLED_STEPS),
-    sampled("rloo", "rloo", 1e-3, "dpo", samples_per_prompt=4, steps=SAMPLED_STEPS),
+    Arm("dpo", "dpo"),
+    Arm("best_worst", "dpo", best_against_worst),
+    Arm("pairs", "dpo", all_pairs),
+    tied("ties_davidson", ties="davidson"),
+    tied("ties_half", ties="half"),
+    tied("ties_dropped", without_ties),
+    Arm("sft", "sft"),
+    Arm("kto", "kto"),
+    sampled("best_of_n", "best_of_n", "sft", samples_per_prompt=8, prompts_per_round=192),
+    sampled("online", "online", "dpo", rounds=4, prompts_per_round=96),
+    sampled("one_round", "online", "dpo", rounds=1),
+    sampled("grpo", "grpo", "dpo", samples_per_prompt=4, steps=SAMPLED_STEPS),
+    sampled("rloo", "rloo", "dpo", samples_per_prompt=4, steps=SAMPLED_STEPS),
 ]
+LEARNING_RATES = {
+    "dpo": 1e-3,
+    "best_worst": 1e-3,
+    "pairs": 1e-3,
+    "ties_davidson": 1e-3,
+    "ties_half": 1e-3,
+    "ties_dropped": 1e-3,
+    "sft": 3e-3,
+    "kto": 1e-3,
+    "best_of_n": 3e-3,
+    "online": 1e-3,
+    "one_round": 1e-3,
+    "grpo": 1e-3,
+    "rloo": 1e-3,
+}
+"""Chosen with `--tune`."""
 COMPARISONS = [
     ("a", "dpo", "best_worst"),
     ("a", "dpo", "pairs"),
@@ -216,6 +230,19 @@ COMPARISONS = [
 # --- one seed -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Size:
+    """The steps of the base model, ranked and held-out prompts, and optimizer steps of an arm."""
+
+    base_steps: int
+    prompts: int
+    held_out: int
+    steps: int
+
+
+FULL, QUICK = Size(400, 384, 200, 96), Size(100, 64, 40, 8)
+
+
 @dataclass
 class Trial:
     """The taste, prompts, rankings and reward model of one seed. Parts are made when needed."""
@@ -223,6 +250,7 @@ class Trial:
     base: Path
     folder: Path
     seed: int
+    size: Size = FULL
 
     @cached_property
     def taste(self) -> Taste:
@@ -230,11 +258,11 @@ class Trial:
 
     @cached_property
     def questions(self) -> list[Question]:
-        return make_questions(self.rng("questions"), PROMPTS, "train")
+        return make_questions(self.rng("questions"), self.size.prompts, "train")
 
     @cached_property
     def held_out(self) -> list[Question]:
-        return make_questions(self.rng("held out"), HELD_OUT, "test")
+        return make_questions(self.rng("held out"), self.size.held_out, "test")
 
     @cached_property
     def policy(self) -> Policy:
@@ -343,7 +371,7 @@ def run_of(trial: Trial, arm: Arm, learning_rate: float, path: Path) -> tuple[Ru
     prompts, tokens = size_of(trial, method_named(arm.counted_as or arm.method), groups)
     batch = round(STEP_TOKENS * prompts / tokens)
     rows = config.get("prompts_per_round", prompts)
-    steps = config.get("steps", STEPS)
+    steps = config.get("steps", trial.size.steps)
     of_round = steps / config.get("rounds", 1) - 0.5  # the trainer rounds up
     config |= {
         "batch_size": batch,
@@ -461,6 +489,48 @@ def t_quantile(freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
+# --- the drawing ----------------------------------------------------------------------------------
+
+WIDE, ROW, LEFT, RIGHT = 640, 22, 130, 20
+
+
+def svg(cases: Sequence[dict[str, Any]]) -> str:
+    """Return a drawing of the win rates against the base model, with their intervals, by arm."""
+    arms = [case for case in cases if "arm" in case]
+    ends = [end for case in arms for end in case["interval"] or [case["win_rate"]]]
+    low, high = min(0.48, *ends), max(0.52, *ends)
+    bottom = ROW * (len(arms) + 1)
+
+    def x(rate: float) -> str:
+        return f"{LEFT + (WIDE - LEFT - RIGHT) * (rate - low) / (high - low):.1f}"
+
+    def row(number: int, case: dict[str, Any]) -> str:
+        y = ROW * (number + 1)
+        left, right = case["interval"] or [case["win_rate"]] * 2
+        return (
+            f'<text x="4" y="{y + 4}">{case["arm"]}</text>\n'
+            f'<line x1="{x(left)}" x2="{x(right)}" y1="{y}" y2="{y}" stroke="#2563eb" '
+            'stroke-width="2"/>\n'
+            f'<circle cx="{x(case["win_rate"])}" cy="{y}" r="4" fill="#2563eb"/>\n'
+        )
+
+    ticks = [tick / 100 for tick in range(0, 101, 5) if low <= tick / 100 <= high]
+    axis = "".join(
+        f'<line x1="{x(t)}" x2="{x(t)}" y1="8" y2="{bottom}" stroke="{"#888" if t == 0.5 else "#ddd"}"/>\n'
+        f'<text x="{x(t)}" y="{bottom + 14}" text-anchor="middle">{t:.0%}</text>\n'
+        for t in ticks
+    )
+    rows = "".join(row(number, case) for number, case in enumerate(arms))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {bottom + 40}" '
+        'font-family="system-ui, sans-serif" font-size="11" fill="#555">\n'
+        f'<rect width="100%" height="100%" fill="#fff"/>\n{axis}{rows}'
+        f'<text x="{LEFT}" y="{bottom + 32}">win rate against the base model by the true scores · '
+        f"mean of {max(case['seeds'] for case in arms)} seeds with 95% intervals</text>\n"
+        "</svg>\n"
+    )
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -472,7 +542,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.restart:
         shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True, exist_ok=True)
-    base = make_base(options.folder / "base", BASE_STEPS)
+    base = make_base(options.folder / "base", options.size.base_steps)
     rows = list(all_rows(base, options, measured))
     cases = tuning_cases(rows) if options.tune else cases_of(rows)
     result = {
@@ -483,7 +553,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "versions": versions(),
         "cases": cases,
     }
-    if options.svg and not options.tune:
+    if options.svg:
         options.svg.write_text(svg(cases))
     print(json.dumps(result, allow_nan=False))
     return 0
@@ -503,13 +573,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--folder",
         type=Path,
-        default=ROOT / "var" / "taste",
-        help="base model, reward models and results (default var/taste)",
+        help="base model, reward models and results (default var/taste, or var/taste_quick)",
     )
     options = parser.parse_args(argv)
+    options.size = QUICK if options.quick else FULL
     if options.quick:
         options.seeds, options.arms = 2, options.arms or ["dpo", "best_worst"]
     options.arms = options.arms or names
+    options.folder = options.folder or ROOT / "var" / ("taste_quick" if options.quick else "taste")
     return options
 
 
@@ -521,9 +592,9 @@ def all_rows(
     lines = file.read_text().splitlines() if file.exists() else []
     stored = {key_of(row): row for row in map(json.loads, lines)}
     for seed in TUNING if options.tune else range(options.seeds):
-        trial = Trial(base, options.folder, seed)
+        trial = Trial(base, options.folder, seed, options.size)
         for arm in (arm for arm in ARMS if arm.name in options.arms):
-            for rate in GRIDS[arm.method] if options.tune else [arm.learning_rate]:
+            for rate in GRIDS[arm.method] if options.tune else [LEARNING_RATES[arm.name]]:
                 key = {"arm": arm.name, "seed": seed, "learning_rate": rate}
                 row = stored.get(key_of(key))
                 if row is None:
