@@ -1,7 +1,7 @@
 """The effect of fine-tuning methods on answers, by a simulated taste with known true scores.
 
 A base model of 500,000 weights answers prompts with invented words, and a rule gives each answer its
-true score (benchmarks/support/taste_world.py). For each seed a new taste, prompts, answers of the base
+true score (benchmarks/support/taste). For each seed a new taste, prompts, answers of the base
 model and noisy rankings are drawn. Each arm trains a LoRA adapter with the recipe of the product. Then
 the tuned and the base model answer the same held-out prompts with the same random numbers, and the
 true scores decide which answer wins.
@@ -32,20 +32,21 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
-from math import ceil, sqrt
+from math import ceil
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.support.accelerator import ROOT, commit, cpu_name
-from benchmarks.support.taste_world import (
+from benchmarks.support.taste.data import Data, all_pairs, best_against_worst, whole, without_ties
+from benchmarks.support.taste.figures import arm_case, cases_of, svg, wins
+from benchmarks.support.taste.world import (
     LONGEST,
     Policy,
     Question,
@@ -55,12 +56,10 @@ from benchmarks.support.taste_world import (
     make_taste,
     ranked,
 )
-from finetune.evaluation.win_rate import outcome
 from finetune.methods.method import Method, method_named
 from finetune.training import online, policy_gradient, train
 from finetune.training.sampling.batches import Sampled
-from labeling.statistics.intervals import Z95
-from recipes.preferences.groups import Group, Judgment, keep_responses, write_groups
+from recipes.preferences.groups import Group, write_groups
 from recipes.preferences.tokens import prepare
 from recipes.rundir import RunDir, versions
 from recipes.runner import quiet_libraries
@@ -69,7 +68,7 @@ from reward.training import train as reward_train
 from reward.training.score import Scorer
 
 MEASURED = (
-    "benchmarks/taste.py", "benchmarks/support/taste_world.py", "finetune", "recipes", "reward",
+    "benchmarks/taste.py", "benchmarks/support/taste", "finetune", "recipes", "reward",
 )  # fmt: skip
 K, EACH = 4, 2
 """Responses per ranking, and answers to each held-out prompt."""
@@ -99,65 +98,6 @@ PROGRAMS = {
     "finetune.training.policy_gradient": policy_gradient.policy_gradient,
 }
 """The function of each program that a method names."""
-
-Data = Callable[[Sequence[Group], np.random.Generator], list[Group]]
-
-
-# --- the rankings as an arm uses them -------------------------------------------------------------
-
-
-def whole(groups: Sequence[Group], rng: np.random.Generator) -> list[Group]:
-    return list(groups)
-
-
-def best_against_worst(groups: Sequence[Group], rng: np.random.Generator) -> list[Group]:
-    """Return a pair for each ranking: a random response of the first tier and one of the last."""
-    pairs = []
-    for group in groups:
-        tiers = group.rankings[0].tiers
-        if len(tiers) > 1:
-            best, worst = (int(rng.choice(tier)) for tier in (tiers[0], tiers[-1]))
-            pairs.append(pair_of(group, best, worst))
-    return pairs
-
-
-def all_pairs(groups: Sequence[Group], rng: np.random.Generator) -> list[Group]:
-    """Return a pair for each two responses in different tiers of a ranking."""
-    return [pair_of(group, better, worse) for group in groups for better, worse in strict(group)]
-
-
-def without_ties(groups: Sequence[Group], rng: np.random.Generator) -> list[Group]:
-    """Return the whole rankings without their ties: a judgment for each strict pair."""
-    return [
-        Group(
-            group.group_id,
-            group.prompt,
-            group.response_ids,
-            group.responses,
-            [Judgment("reviewer", [[better], [worse]]) for better, worse in strict(group)],
-            meta=group.meta,
-        )
-        for group in groups
-        if len(group.rankings[0].tiers) > 1
-    ]
-
-
-def strict(group: Group) -> Iterator[tuple[int, int]]:
-    """Yield (better, worse) for each two responses in different tiers."""
-    for above, below in combinations(group.rankings[0].tiers, 2):
-        yield from ((better, worse) for better in above for worse in below)
-
-
-def pair_of(group: Group, better: int, worse: int) -> Group:
-    pair = keep_responses(group, [better, worse])
-    return Group(
-        f"{group.group_id}-{better}-{worse}",
-        pair.prompt,
-        pair.response_ids,
-        pair.responses,
-        [Judgment("reviewer", [[better], [worse]])],
-        meta=pair.meta,
-    )
 
 
 # --- arms -----------------------------------------------------------------------------------------
@@ -393,144 +333,6 @@ def size_of(trial: Trial, method: type[Method], groups: Sequence[Group]) -> tupl
     return len(rows), sum(row.size() for row in rows)
 
 
-# --- figures --------------------------------------------------------------------------------------
-
-
-def cases_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a case for each arm, against the base model, and for each comparison of two arms."""
-    arms = {arm: {row["seed"]: row for row in rows if row["arm"] == arm} for arm in names_in(rows)}
-    cases = [arm_case(name, list(by_seed.values())) for name, by_seed in arms.items()]
-    return cases + [
-        comparison(part, first, second, arms[first], arms[second])
-        for part, first, second in COMPARISONS
-        if first in arms and second in arms
-    ]
-
-
-def names_in(rows: Sequence[dict[str, Any]]) -> list[str]:
-    present = {row["arm"] for row in rows}
-    return [arm.name for arm in ARMS if arm.name in present]
-
-
-def arm_case(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    rates = [wins(row["scores"], row["base_scores"]) for row in rows]
-    gains = [mean(row["scores"]) - mean(row["base_scores"]) for row in rows]
-    return {
-        "arm": name,
-        "learning_rate": rows[0]["learning_rate"],
-        "seeds": len(rows),
-        "win_rate": round(mean(rates), 4),
-        "interval": interval(rates),
-        "win_rates": [round(rate, 4) for rate in rates],
-        "score_gain": round(mean(gains), 3),
-        "score_gain_interval": interval(gains),
-        **{
-            figure: round(mean(row[figure] for row in rows), 3)
-            for figure in (
-                "kl",
-                "words",
-                "truncated",
-                "distinct",
-                "steps",
-                "tokens",
-                "train_seconds",
-            )
-        },
-        "reward_order": rows[0]["reward_order"] and round(mean(r["reward_order"] for r in rows), 3),
-    }
-
-
-def comparison(
-    part: str, first: str, second: str, ours: dict[int, Any], theirs: dict[int, Any]
-) -> dict[str, Any]:
-    """Return the win rate of the first arm's answers against the second's, and differences."""
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-    rates = [wins(one["scores"], other["scores"]) for one, other in pairs]
-    gaps = [
-        wins(one["scores"], one["base_scores"]) - wins(other["scores"], other["base_scores"])
-        for one, other in pairs
-    ]
-    scores = [mean(one["scores"]) - mean(other["scores"]) for one, other in pairs]
-    return {
-        "part": part,
-        "arms": [first, second],
-        "seeds": len(pairs),
-        "win_rate": round(mean(rates), 4),
-        "interval": interval(rates),
-        "win_rate_difference": round(mean(gaps), 4),
-        "win_rate_difference_interval": interval(gaps),
-        "score_difference": round(mean(scores), 3),
-        "score_difference_interval": interval(scores),
-    }
-
-
-def wins(scores: Sequence[float], others: Sequence[float]) -> float:
-    """Return the share of answers that beat the other answer with the same number; ties count half."""
-    return mean(outcome(score, other) for score, other in zip(scores, others, strict=True))
-
-
-def interval(values: Sequence[float]) -> list[float] | None:
-    """Return the 95% t-interval of the mean, or None for a single value."""
-    if len(values) < 2:
-        return None
-    half = t_quantile(len(values) - 1) * stdev(values) / sqrt(len(values))
-    return [round(mean(values) + side * half, 4) for side in (-1, 1)]
-
-
-def t_quantile(freedom: int) -> float:
-    """Return the 97.5% quantile of Student's t by its expansion, right to 0.001 from 9 degrees on.
-
-    Abramowitz & Stegun, Handbook of Mathematical Functions, 26.7.5. Too small below 4 degrees.
-    """
-    z = Z95
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
-
-
-# --- the drawing ----------------------------------------------------------------------------------
-
-WIDE, ROW, LEFT, RIGHT = 640, 22, 130, 20
-
-
-def svg(cases: Sequence[dict[str, Any]]) -> str:
-    """Return a drawing of the win rates against the base model, with their intervals, by arm."""
-    arms = [case for case in cases if "arm" in case]
-    ends = [end for case in arms for end in case["interval"] or [case["win_rate"]]]
-    low, high = min(0.48, *ends), max(0.52, *ends)
-    bottom = ROW * (len(arms) + 1)
-
-    def x(rate: float) -> str:
-        return f"{LEFT + (WIDE - LEFT - RIGHT) * (rate - low) / (high - low):.1f}"
-
-    def row(number: int, case: dict[str, Any]) -> str:
-        y = ROW * (number + 1)
-        left, right = case["interval"] or [case["win_rate"]] * 2
-        return (
-            f'<text x="4" y="{y + 4}">{case["arm"]}</text>\n'
-            f'<line x1="{x(left)}" x2="{x(right)}" y1="{y}" y2="{y}" stroke="#2563eb" '
-            'stroke-width="2"/>\n'
-            f'<circle cx="{x(case["win_rate"])}" cy="{y}" r="4" fill="#2563eb"/>\n'
-        )
-
-    ticks = [tick / 100 for tick in range(0, 101, 5) if low <= tick / 100 <= high]
-    axis = "".join(
-        f'<line x1="{x(t)}" x2="{x(t)}" y1="8" y2="{bottom}" stroke="{"#888" if t == 0.5 else "#ddd"}"/>\n'
-        f'<text x="{x(t)}" y="{bottom + 14}" text-anchor="middle">{t:.0%}</text>\n'
-        for t in ticks
-    )
-    rows = "".join(row(number, case) for number, case in enumerate(arms))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {bottom + 40}" '
-        'font-family="system-ui, sans-serif" font-size="11" fill="#555">\n'
-        f'<rect width="100%" height="100%" fill="#fff"/>\n{axis}{rows}'
-        f'<text x="{LEFT}" y="{bottom + 32}">win rate against the base model by the true scores · '
-        f"mean of {max(case['seeds'] for case in arms)} seeds with 95% intervals</text>\n"
-        "</svg>\n"
-    )
-
-
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -544,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     base = make_base(options.folder / "base", options.size.base_steps)
     rows = list(all_rows(base, options, measured))
-    cases = tuning_cases(rows) if options.tune else cases_of(rows)
+    cases = tuning_cases(rows) if options.tune else cases_of(rows, COMPARISONS)
     result = {
         "name": "taste",
         "commit": measured,

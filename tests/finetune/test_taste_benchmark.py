@@ -6,21 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from benchmarks.support.taste_world import ASKERS, WORDS, Question, Taste, rank
-from benchmarks.taste import (
-    ARMS,
-    COMPARISONS,
-    GRIDS,
-    LEARNING_RATES,
-    all_pairs,
-    best_against_worst,
-    cases_of,
-    interval,
-    main,
-    svg,
-    t_quantile,
-    without_ties,
-)
+from benchmarks.support.taste.data import all_pairs, best_against_worst, without_ties
+from benchmarks.support.taste.figures import cases_of, interval, svg, t_quantile
+from benchmarks.support.taste.world import ASKERS, WORDS, Question, Taste, rank
+from benchmarks.taste import ARMS, COMPARISONS, GRIDS, LEARNING_RATES, main
 from finetune.methods.method import all_methods
 from recipes.preferences.groups import strict_wins, wins
 from tests.finetune.training.training_runs import ranked_group
@@ -123,13 +112,13 @@ def test_arms_are_compared_with_the_base_and_with_each_other_on_the_same_seeds()
         row("dpo", 0, [1.0, 2.0]), row("dpo", 1, [1.0, 1.0]),
         row("best_worst", 0, [1.0, 0.0]), row("best_worst", 1, [0.0, 0.0]),
     ]  # fmt: skip
-    dpo, _, compared = cases_of(rows)
+    dpo, _, compared = cases_of(rows, COMPARISONS)
     assert dpo["win_rates"] == [1.0, 0.75] and dpo["score_gain"] == pytest.approx(0.75)
     assert compared["arms"] == ["dpo", "best_worst"]
     assert compared["win_rate"] == pytest.approx((0.75 + 1.0) / 2)
     assert compared["win_rate_difference"] == pytest.approx((0.5 + 0.5) / 2)
     assert compared["score_difference"] == pytest.approx((1.0 + 1.0) / 2)
-    assert svg(cases_of(rows)).count("<circle") == 2
+    assert svg(cases_of(rows, COMPARISONS)).count("<circle") == 2
 
 
 @pytest.mark.slow

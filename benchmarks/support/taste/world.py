@@ -1,4 +1,4 @@
-"""A world of invented words: prompts, a taste with known true scores, noisy rankings and a base model.
+"""A world of invented words: prompts, a taste with distinct true scores, noisy rankings and a base model.
 
 A prompt asks for words for an asker, with two topics. The base model answers with random words. The
 true score of an answer is a rule on its words and depends on the asker and on the topics, so a model
@@ -61,14 +61,14 @@ class Taste:
     def score(self, question: Question, answer: str) -> float:
         """Return the true score: the values of the different words, plus and minus the other points.
 
-        An unknown word counts like a repetition.
+        An undistinct word counts like a repetition.
         """
         words = answer.split()
-        known = {word for word in words if word in WORDS}
-        value = sum(self.values[question.asker, WORDS.index(word)] for word in sorted(known))
-        topics = len(known & set(question.topics))
+        distinct = {word for word in words if word in WORDS}
+        value = sum(self.values[question.asker, WORDS.index(word)] for word in sorted(distinct))
+        topics = len(distinct & set(question.topics))
         surplus = max(0, len(words) - LENGTH)
-        points = TOPIC * topics - REPEATED * (len(words) - len(known)) - LONG * surplus
+        points = TOPIC * topics - REPEATED * (len(words) - len(distinct)) - LONG * surplus
         return float(value + points)
 
 
@@ -99,16 +99,18 @@ def rank(
 ) -> tuple[list[list[int]], int]:
     """Return a ranking as tiers of indices, best first, and the number of tiers above the line.
 
-    The tiers are drawn one by one from what is left. A tier S has a probability proportional to
+    The tiers are drawn one by one from the responses that have none. A tier S has a probability proportional to
     ν^(|S| - 1) · exp(mean score of S): the Davidson-Luce model (Firth, Kosmidis & Turner 2019,
     arXiv:1902.07317). For two responses, this is Davidson's model with the width ν, and without ties
     it is the Plackett-Luce model. The line is an item with a score of its own that ties with nothing.
     """
-    left, tiers, cut = [*range(len(scores)), -1], [], None  # -1 is the line
+    candidates, tiers, cut = [*range(len(scores)), -1], [], None  # -1 is the line
     values = [*scores, line]
-    while left:
-        sizes = range(1, len(left) + 1 if tie_width else 2)
-        sets = [s for size in sizes for s in combinations(left, size) if -1 not in s or size == 1]
+    while candidates:
+        sizes = range(1, len(candidates) + 1 if tie_width else 2)
+        sets = [
+            s for size in sizes for s in combinations(candidates, size) if -1 not in s or size == 1
+        ]
         logits = np.array(
             [np.mean([values[i] for i in s]) + (len(s) - 1) * np.log(tie_width or 1) for s in sets]
         )
@@ -118,7 +120,7 @@ def rank(
             cut = len(tiers)
         else:
             tiers.append(list(tier))
-        left = [i for i in left if i not in tier]
+        candidates = [i for i in candidates if i not in tier]
     return tiers, len(tiers) if cut is None else cut
 
 
