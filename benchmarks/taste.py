@@ -13,8 +13,8 @@ true scores decide which answer wins.
     d. online (four rounds) against one_round, with the same samples per prompt, prompts and steps
 
 Arms have the same number of optimizer steps. Each step forwards about the same number of tokens with
-gradients, so steps of pairs have more prompts. The learning rate of each arm is the best of GRIDS on the
-seeds TUNING, which are not among the measured ones. All other settings are the defaults of the product,
+gradients, so steps of pairs have more prompts. Learning rates are the best of GRIDS on the seeds
+TUNING, which are not among the measured ones; some arms share one (CHOSEN_WITH). All other settings are the defaults of the product,
 except the size of the adapter.
 
     python -m benchmarks.taste                    10 seeds, about 25 minutes of one core
@@ -84,7 +84,7 @@ GRIDS = {
     "best_of_n": (3e-3, 1e-2), "grpo": (1e-3, 3e-3), "rloo": (1e-3, 3e-3),
 }  # fmt: skip
 """Learning rates that are tried for each method, on the seeds TUNING."""
-SAMPLED_STEPS = 32
+SAMPLED_STEPS = 24
 """Optimizer steps of methods that sample in each step, which takes most of their time."""
 COMMON = {"lora_r": 8, "lora_alpha": 16, "evaluations": 0, "checkpoint_steps": 1_000_000}
 REWARD = {
@@ -135,8 +135,8 @@ ARMS = [
     tied("ties_dropped", without_ties),
     Arm("sft", "sft"),
     Arm("kto", "kto"),
-    sampled("best_of_n", "best_of_n", "sft", samples_per_prompt=8, prompts_per_round=192),
-    sampled("online", "online", "dpo", rounds=4, prompts_per_round=96),
+    sampled("best_of_n", "best_of_n", "sft", samples_per_prompt=8, prompts_per_round=128),
+    sampled("online", "online", "dpo", rounds=4, prompts_per_round=64),
     sampled("one_round", "online", "dpo", rounds=1),
     sampled("grpo", "grpo", "dpo", samples_per_prompt=4, steps=SAMPLED_STEPS),
     sampled("rloo", "rloo", "dpo", samples_per_prompt=4, steps=SAMPLED_STEPS),
@@ -145,18 +145,17 @@ LEARNING_RATES = {
     "dpo": 1e-3,
     "best_worst": 1e-3,
     "pairs": 1e-3,
-    "ties_davidson": 1e-3,
-    "ties_half": 1e-3,
-    "ties_dropped": 1e-3,
     "sft": 3e-3,
     "kto": 1e-3,
-    "best_of_n": 3e-3,
     "online": 1e-3,
-    "one_round": 1e-3,
     "grpo": 1e-3,
-    "rloo": 1e-3,
 }
 """Chosen with `--tune`."""
+CHOSEN_WITH = {
+    "ties_davidson": "dpo", "ties_half": "dpo", "ties_dropped": "dpo", "best_of_n": "sft",
+    "one_round": "online", "rloo": "grpo",
+}  # fmt: skip
+"""Arms that have the learning rate of another arm."""
 COMPARISONS = [
     ("a", "dpo", "best_worst"),
     ("a", "dpo", "pairs"),
@@ -165,6 +164,10 @@ COMPARISONS = [
     ("d", "online", "one_round"),
 ]
 """Part of the study, and the two arms whose answers are compared."""
+
+
+def learning_rate_of(arm: str) -> float:
+    return LEARNING_RATES[CHOSEN_WITH.get(arm, arm)]
 
 
 # --- one seed -------------------------------------------------------------------------------------
@@ -180,7 +183,7 @@ class Size:
     steps: int
 
 
-FULL, QUICK = Size(400, 384, 200, 96), Size(100, 64, 40, 8)
+FULL, QUICK = Size(400, 256, 200, 64), Size(100, 64, 40, 8)
 
 
 @dataclass
@@ -396,7 +399,9 @@ def all_rows(
     for seed in TUNING if options.tune else range(options.seeds):
         trial = Trial(base, options.folder, seed, options.size)
         for arm in (arm for arm in ARMS if arm.name in options.arms):
-            for rate in GRIDS[arm.method] if options.tune else [LEARNING_RATES[arm.name]]:
+            if options.tune and arm.name in CHOSEN_WITH:
+                continue
+            for rate in GRIDS[arm.method] if options.tune else [learning_rate_of(arm.name)]:
                 key = {"arm": arm.name, "seed": seed, "learning_rate": rate}
                 row = stored.get(key_of(key))
                 if row is None:

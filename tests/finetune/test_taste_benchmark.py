@@ -9,7 +9,7 @@ import pytest
 from benchmarks.support.taste.data import all_pairs, best_against_worst, without_ties
 from benchmarks.support.taste.figures import cases_of, interval, svg, t_quantile
 from benchmarks.support.taste.world import ASKERS, WORDS, Question, Taste, rank
-from benchmarks.taste import ARMS, COMPARISONS, GRIDS, LEARNING_RATES, main
+from benchmarks.taste import ARMS, COMPARISONS, GRIDS, learning_rate_of, main
 from finetune.methods.method import all_methods
 from recipes.preferences.groups import strict_wins, wins
 from tests.finetune.training.training_runs import ranked_group
@@ -84,7 +84,7 @@ def test_every_method_has_an_arm_and_every_arm_of_a_comparison_exists():
     names = [arm.name for arm in ARMS]
     assert {arm.method for arm in ARMS} == {method.name for method in all_methods()}
     assert all(first in names and second in names for _, first, second in COMPARISONS)
-    assert all(LEARNING_RATES[arm.name] in GRIDS[arm.method] for arm in ARMS)
+    assert all(learning_rate_of(arm.name) in GRIDS[arm.method] for arm in ARMS)
 
 
 # --- figures ----------------------------------------------------------------------------------------
