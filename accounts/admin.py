@@ -78,7 +78,7 @@ class UserAdmin(admin.ModelAdmin):
         return user.get_full_name()
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Save the account, set its access to the admin according to its role, and write an audit entry."""
+        """Save the account, set its access to the admin by its role, and write an audit entry."""
         if "role" in form.changed_data or "is_superuser" in form.changed_data:
             obj.is_staff = obj.is_superuser or obj.role != "reviewer"
         super().save_model(request, obj, form, change)

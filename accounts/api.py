@@ -1,7 +1,7 @@
 """Authentication and errors of the API.
 
-A request must have a token in `Authorization: Bearer KEY`. Sessions are not accepted, so that pages on other
-sites cannot act on behalf of a signed-in user. Errors are application/problem+json (RFC 9457).
+A request must have a token in `Authorization: Bearer KEY`. Sessions are not accepted, so that pages on
+other sites cannot act on behalf of a signed-in user. Errors are application/problem+json (RFC 9457).
 """
 
 from http import HTTPStatus

@@ -95,7 +95,8 @@ class Token(models.Model):
     def of_key(cls, key: str) -> "Token | None":
         """Return the token with this key and its user, or None if there is no such token.
 
-        The token of an inactive user is treated as missing. Costs one query, and once a minute a second one.
+        The token of an inactive user is treated as missing. Costs one query, and once a minute a second
+        one.
         """
         token = cls.objects.select_related("user").filter(digest=cls.digest_of(key)).first()
         if token is None or not token.user.is_active:
@@ -125,7 +126,8 @@ class Token(models.Model):
     def turn(self, *, seconds: float) -> Iterator[bool]:
         """Reserve the token for one request at a time; yield False if another request has it.
 
-        The reservation lasts at most `seconds`, so that it ends even if the process dies. Costs two queries.
+        The reservation lasts at most `seconds`, so that it ends even if the process dies. Costs two
+        queries.
         """
         until = timezone.now() + timedelta(seconds=seconds)
         free = models.Q(busy_until=None) | models.Q(busy_until__lt=timezone.now())
@@ -173,8 +175,8 @@ class AuditEntry(models.Model):
 def audit(user: User | None, action: str, subject: object, **details: Any) -> AuditEntry:
     """Write an entry to the audit trail, in the caller's transaction. All entries are written here.
 
-    `user` is None for commands and anonymous visitors. `subject` is a model instance, or a text if there is
-    no row. Never pass a password or a key.
+    `user` is None for commands and anonymous visitors. `subject` is a model instance, or a text if
+    there is no row. Never pass a password or a key.
     """
     text = subject if isinstance(subject, str) else f"{subject.__class__.__name__} {subject}"
     return AuditEntry.objects.create(user=user, action=action, subject=text[:200], details=details)

@@ -6,8 +6,8 @@ from django.utils.http import url_has_allowed_host_and_scheme
 def number(text: str, *, digits: int = 18) -> int | None:
     """Return a whole number of up to `digits` digits, such as a row's id, or None for other text.
 
-    Numbers with 18 digits fit into PostgreSQL's bigint. `str.isdigit` alone is not enough, because it accepts
-    characters such as ² that int() refuses, and very long numbers.
+    Numbers with 18 digits fit into PostgreSQL's bigint. `str.isdigit` alone is not enough, because it
+    accepts characters such as ² that int() refuses, and very long numbers.
     """
     return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else None
 

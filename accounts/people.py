@@ -1,8 +1,8 @@
 """Create accounts, and issue one-time links with which people set their own password.
 
-A link is signed by Django's password reset token generator and can be used once. It expires when the password
-changes, when the user signs in, when a newer link is issued, when the account is deactivated, and after
-TIEBREAK_LINK_HOURS.
+A link is signed by Django's password reset token generator and can be used once. It expires when the
+password changes, when the user signs in, when a newer link is issued, when the account is deactivated,
+and after TIEBREAK_LINK_HOURS.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ class PersonForm(forms.ModelForm):
 
 
 class ReviewerForm(PersonForm):
-    """A form with which leads create reviewers. It has no field for the role, so leads cannot grant one."""
+    """A form with which leads create reviewers. It has no field with which they could grant a role."""
 
     class Meta(PersonForm.Meta):
         fields = ("username", "first_name", "last_name")

@@ -1,8 +1,9 @@
 """The permissions that each role has in the admin. docs/people.md describes the roles.
 
-labeling.admin.big_tables limits the rows that a lead sees. Outside the admin, the first line of each view decides
-access: leads, trainers and administrators may create projects, which they then lead; a membership makes a user a
-lead or reviewer of one project; trainers lead every project; only administrators manage accounts.
+labeling.admin.big_tables limits the rows that a lead sees. Outside the admin, the first line of each
+view decides access: leads, trainers and administrators may create projects, which they then lead; a
+membership makes a user a lead or reviewer of one project; trainers lead every project; only
+administrators manage accounts.
 """
 
 from typing import Any

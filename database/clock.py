@@ -1,7 +1,7 @@
 """The database's clock, for times that several machines compare, such as leases and undo windows.
 
-The clocks of web servers may be minutes off. The difference is measured once a minute, so that most calls of `now`
-cost no query.
+The clocks of web servers may be minutes off. The difference is measured once a minute, so that most
+calls of `now` cost no query.
 """
 
 import threading

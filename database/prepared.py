@@ -26,8 +26,9 @@ _PLACEHOLDERS: dict[type, Callable[[int], Any]] = {
 class Prepared(Generic[M]):
     """A query whose SQL is built at the first use and reused with other parameters.
 
-    `build` returns the queryset. It is called once, with a placeholder for each parameter in `kinds`, which gives
-    their types (int or str). If the SQL lacks one of the placeholders, the first use raises TypeError.
+    `build` returns the queryset. It is called once, with a placeholder for each parameter in `kinds`,
+    which gives their types (int or str). If the SQL lacks one of the placeholders, the first use raises
+    TypeError.
     """
 
     def __init__(self, build: Callable[..., QuerySet[M]], **kinds: type):
@@ -68,7 +69,7 @@ class _Plan:
     converters: dict[int, Any]
 
     def instance(self, row: tuple[Any, ...]) -> Any:
-        """Return the instance for a row, built like in django.db.models.query.ModelIterable of Django 5.2."""
+        """Return the instance for a row, as django.db.models.query.ModelIterable does in Django 5.2."""
         select, info = self.compiler.select, self.compiler.klass_info
         fields = info["select_fields"]
         start, end = fields[0], fields[-1] + 1

@@ -1,7 +1,7 @@
-"""Prepared statements, for queries that every request or ranking runs. PostgreSQL plans them once per connection.
+"""Prepared statements for the queries of every request or ranking, planned once per connection.
 
-Planning the claim of a slot takes five times as long as running it. All other queries use the ORM, which binds
-parameters in the client and prepares nothing.
+Planning the claim of a slot takes five times as long as running it. All other queries use the ORM,
+which binds parameters in the client and prepares nothing.
 """
 
 import json

@@ -57,8 +57,8 @@ class Steps:
     def _time_left(self, now: float) -> str:
         """Return the estimated time left, based on the average pace since the first progress.
 
-        Time before the first progress, such as loading, is not included in the pace. Between two reports of
-        progress, the time left counts down.
+        Time before the first progress, such as loading, is not included in the pace. Between two
+        reports of progress, the time left counts down.
         """
         if self.first is None or self.last == self.first:
             return f"{duration(now - self.began_at)} so far"

@@ -1,8 +1,8 @@
 """Simulated reviewers, who follow the guideline with a known noise.
 
-A reviewer perceives each reply's score under the rule with a normally distributed error. Two replies with a small
-perceived difference are tied. The line below which replies are unacceptable depends on the reviewer's leniency.
-Every page marks these rankings as simulated.
+A reviewer perceives each reply's score under the rule with a normally distributed error. Two replies
+with a small perceived difference are tied. The line below which replies are unacceptable depends on the
+reviewer's leniency. Every page marks these rankings as simulated.
 """
 
 import random
@@ -66,8 +66,8 @@ def rank(
 def noise_ceiling(groups: Iterable[Group]) -> float:
     """Return the share of the reviewers' pairs without ties that the rule orders in the same way.
 
-    No model can expect a higher accuracy, because the rest is the reviewers' noise. Pairs that the rule ties count
-    half. Raises ValueError if every pair is tied.
+    No model can expect a higher accuracy, because the rest is the reviewers' noise. Pairs that the rule
+    ties count half. Raises ValueError if every pair is tied.
     """
     tallies = [
         order_tally(group, np.array([rule.score(group.prompt, text) for text in group.responses]))
@@ -80,7 +80,7 @@ def noise_ceiling(groups: Iterable[Group]) -> float:
 
 
 def _tiers(scores: Sequence[float], reviewer: Reviewer) -> tuple[list[list[int]], int | None]:
-    """Return the tiers and the cut for perceived scores. Replies on both sides of the line are never tied."""
+    """Return the tiers and the cut for perceived scores. A tie never crosses the line."""
     line = rule.LINE - reviewer.leniency
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     tiers: list[list[int]] = []

@@ -1,8 +1,8 @@
 """A score for replies that follows `guideline.md` and is computed only from the text.
 
-This rule is the ground truth of the demo project. The reward model never sees it, so the demo's evaluation does not
-depend on the reward model. The rule accepts any text. It looks for signs of quality in each sentence, so that a
-list of good words has a score of 0.
+This rule is the ground truth of the demo project. The reward model never sees it, so the demo's
+evaluation does not depend on the reward model. The rule accepts any text. It looks for signs of quality
+in each sentence, so that a list of good words has a score of 0.
 """
 
 import math
@@ -222,14 +222,14 @@ def _length(words: int) -> float:
 
 
 def _variety(words: Sequence[str]) -> float:
-    """Return a factor from 1 down to 0.1, which is lower the more trigrams are repeated."""
+    """Return a factor from 0.1 to 1, lower the more trigrams are repeated."""
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     share = len(set(trigrams)) / len(trigrams) if trigrams else 1.0
     return min(1.0, max(0.1, (share - 0.5) / 0.35))
 
 
 def _spelling(words: Sequence[str]) -> float:
-    """Return a factor from 1 down to 0.1, which is below 1 if more than a quarter of the words are unknown."""
+    """Return a factor from 0.1 to 1, below 1 if more than a quarter of the words are unknown."""
     unknown = sum(word not in _lexicon() for word in words) / max(1, len(words))
     return 1.0 if unknown <= 0.25 else max(0.1, 1.0 - 2 * (unknown - 0.25))
 

@@ -63,7 +63,7 @@ FRIENDLY = any_of(
 
 @dataclass(frozen=True)
 class Matter:
-    """A subject of letters. A letter about it matches `asks`; a good reply matches `touches` and `helps`."""
+    """A subject of letters. Its letters match `asks`, and good replies match `touches` and `helps`."""
 
     mood: str
     asks: re.Pattern[str]

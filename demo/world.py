@@ -1,8 +1,8 @@
 """Letters to Moth & Daughter and replies to them, generated from a seed.
 
-A seed gives the same texts on every machine, because only `random.Random` is used. One eighth of the letters,
-selected by their hash, is reserved for ranking and evaluation. The tiny model was trained on the other letters, so
-it has never seen a letter of the demo project.
+A seed gives the same texts on every machine, because only `random.Random` is used. One eighth of the
+letters, selected by their hash, is reserved for ranking and evaluation. The tiny model was trained on
+the other letters, so it has never seen a letter of the demo project.
 """
 
 import random
@@ -90,7 +90,8 @@ def write_letter(rng: random.Random, situation: Situation) -> Letter:
 def write_reply(rng: random.Random, letter: Letter) -> str:
     """Return a reply whose quality is between excellent and unacceptable.
 
-    Its parts are drawn independently of each other, with probabilities that depend on a common level of care.
+    Its parts are drawn independently of each other, with probabilities that depend on a common level of
+    care.
     """
     care = rng.random()
     facts = letter.facts | {"soon": rng.choice(shop.DAYS), "month": rng.choice(shop.MONTHS)}

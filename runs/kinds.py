@@ -2,15 +2,17 @@
 
 To add a run kind:
 
-1. Write the recipe, a module that runs as `python -m MODULE RUN_DIR` and imports neither Django nor a database
-   driver. Its entry point is in `recipes/runner.py`; `finetune/training/generate.py` is a short example.
-2. Declare its settings as a `RecipeConfig` (recipes/settings.py). The launch form, `--set` and run.json are derived
-   from it.
-3. Write `prepare`, which copies rows into the run directory, and `finish`, which creates rows from its output.
+1. Write the recipe, a module that runs as `python -m MODULE RUN_DIR` and imports neither Django nor a
+   database driver. Its entry point is in `recipes/runner.py`; `finetune/training/generate.py` is a
+   short example.
+2. Declare its settings as a `RecipeConfig` (recipes/settings.py). The launch form, `--set` and run.json
+   are derived from it.
+3. Write `prepare`, which copies rows into the run directory, and `finish`, which creates rows from its
+   output.
 4. Create a `RunKind` with a form for the inputs, and register it in the app's `kinds.py`, as in
    `finetune/kinds.py`.
-5. Add a management command, as in `finetune/management/commands/generate.py`, and describe the kind and the command
-   in docs/commands.md.
+5. Add a management command, as in `finetune/management/commands/generate.py`, and describe the kind and
+   the command in docs/commands.md.
 
 Supervision, cancelling, resuming, progress, curves and downloads then work without further code.
 """

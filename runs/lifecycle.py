@@ -14,8 +14,9 @@
 
 If cancelling was requested, `fail`, `requeue` and `reap` end the run as cancelled instead.
 
-A worker has a Lease, and all its writes check the lease's fencing token. A worker that wakes up after the reaper has
-requeued its run therefore changes nothing. All times come from the database, because the clocks of machines differ.
+A worker has a Lease, and all its writes check the lease's fencing token. A worker that wakes up after
+the reaper has requeued its run therefore changes nothing. All times come from the database, because the
+clocks of machines differ.
 """
 
 import logging
@@ -115,9 +116,9 @@ def heartbeat(lease: Lease) -> None:
 def regain(lease: Lease, owner: str) -> Lease | None:
     """Claim a run again after the reaper has taken it from this worker.
 
-    This is for a worker whose recipe finished while the database was unavailable, so that the lease expired
-    although the results are valid. The attempt number does not change. Return None if another worker has claimed
-    the run in the meantime.
+    This is for a worker whose recipe finished while the database was unavailable, so that the lease
+    expired although the results are valid. The attempt number does not change. Return None if another
+    worker has claimed the run in the meantime.
     """
     reaped = Q(state=State.QUEUED) | Q(state=State.FAILED, error=_lost_too_often())
     with transaction.atomic():
@@ -243,10 +244,10 @@ def restart(run: Run, by: User | None) -> bool:
 
 
 def reap() -> list[int]:
-    """Take runs away from workers that have not renewed their lease in time; return the requeued ones' ids.
+    """Requeue runs whose worker has not renewed its lease in time, and return their ids.
 
-    A run is requeued, unless cancelling was requested or it was lost too often; it then ends as cancelled or
-    failed. Runs that their worker is ending at this moment are skipped.
+    If cancelling was requested or the run was lost too often, it ends as cancelled or failed instead.
+    Runs that their worker is ending at this moment are skipped.
     """
     with transaction.atomic():
         silent = list(

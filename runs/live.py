@@ -83,8 +83,8 @@ def seconds_left(
 ) -> float | None:
     """Estimate the seconds left from the last progress events, newest first.
 
-    Each event has its time, data and age. Times are from the clock of the machine that trains, and ages from the
-    database's clock. This machine's clock is not used, because it may differ from both.
+    Each event has its time, data and age. Times are from the clock of the machine that trains, and ages
+    from the database's clock. This machine's clock is not used, because it may differ from both.
     """
     steps = [
         (at, float(data["step"]))
@@ -160,7 +160,7 @@ def kind_of(run: Run) -> RunKind | None:
 
 
 def shares_of(run: Run) -> frozenset[str]:
-    """Return the names of those of the run's metrics and results that are shares."""
+    """Return which of the run's metrics and results are shares."""
     kind = kind_of(run)
     return kind.shares if kind else frozenset()
 

@@ -26,8 +26,8 @@ class RunQuerySet(models.QuerySet["Run"]):
     def visible_to(self, user: User) -> "RunQuerySet":
         """Return the runs that the user may see.
 
-        Trainers see all runs, and leads the runs of their projects. Runs without a project, such as those of a
-        deleted project, are visible only to trainers.
+        Trainers see all runs, and leads the runs of their projects. Runs without a project, such as
+        those of a deleted project, are visible only to trainers.
         """
         if user.can_train:
             return self
@@ -58,8 +58,8 @@ def projects_led_by(user: User) -> Any:
 class Run(models.Model):
     """One background run. The row is the source of truth; a message only carries its id.
 
-    `state` changes only through the functions in `runs.lifecycle`, by conditional updates. The worker that executes
-    the run knows the current `fencing_token`; writes with an older token change nothing.
+    `state` changes only through the functions in `runs.lifecycle`, by conditional updates. The worker
+    that executes the run knows the current `fencing_token`; writes with an older token change nothing.
     """
 
     kind = models.CharField(max_length=40)

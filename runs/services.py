@@ -49,8 +49,8 @@ def start(
 ) -> Run:
     """Queue a run, and notify a worker after the commit. The same request id returns the same run.
 
-    If the broker is down, the run waits until the reaper notifies a worker. Pass `send=False` to call `run_now`
-    afterwards. Raises InvalidConfig if the settings or inputs are invalid.
+    If the broker is down, the run waits until the reaper notifies a worker. Pass `send=False` to call
+    `run_now` afterwards. Raises InvalidConfig if the settings or inputs are invalid.
     """
     request_id = request_id or uuid4()
     fields = {"kind": kind, "config": checked(kind, config, inputs), "inputs": inputs}
@@ -165,8 +165,8 @@ def restart_label(run: Run) -> str:
 def execute(run_id: int) -> None:
     """Execute the oldest queued run if this machine has a free slot.
 
-    A worker calls this for each message. The oldest run may be another one than the run in the message, `run_id`.
-    If runs are still queued when it ends, a worker is notified.
+    A worker calls this for each message. The oldest run may be another one than the run in the message,
+    `run_id`. If runs are still queued when it ends, a worker is notified.
     """
     with slots.acquire() as slot:
         if slot is None or supervisor.SHUTTING_DOWN.is_set():

@@ -1,8 +1,8 @@
-"""The locations of stored files. Rows name them relative to a storage root, and only this module resolves them.
+"""The locations of stored files, which rows name relative to a storage root. Only this module resolves them.
 
-A stored path has the form `ROOT:PATH`, such as `runs:12/output` or `checkout:demo/tiny_model`, so that `var/` and the
-checkout can be moved. The roots are folders in the settings. Names of models on Hugging Face, and absolute paths of
-folders that a user has entered, are stored unchanged.
+A stored path has the form `ROOT:PATH`, such as `runs:12/output` or `checkout:demo/tiny_model`, so that
+`var/` and the checkout can be moved. The roots are folders in the settings. Names of models on Hugging
+Face, and absolute paths of folders that a user has entered, are stored unchanged.
 """
 
 import hashlib
@@ -45,8 +45,8 @@ def stored(path: str | Path) -> str:
 def portable(path: str) -> str:
     """Return the stored form of an absolute path that an earlier version wrote. Only migrations use this.
 
-    The installation may have been moved since then. If an output of a run, or a folder in the checkout, is missing
-    at the old path, it is looked up in the current root.
+    The installation may have been moved since then. If an output of a run, or a folder in the checkout,
+    is missing at the old path, it is looked up in the current root.
     """
     if not path.startswith("/") or (form := stored(path)) != path or Path(path).exists():
         return stored(path) if path.startswith("/") else path
@@ -77,8 +77,8 @@ def is_folder(value: str) -> bool:
 def check(value: str, *, digests: bool = False) -> None:
     """Raise MissingFiles unless the folder exists and contains the files that its run published.
 
-    With `digests`, the SHA-256 digests are compared too, which reads every byte. Names of models on Hugging Face
-    are not checked.
+    With `digests`, the SHA-256 digests are compared too, which reads every byte. Names of models on
+    Hugging Face are not checked.
     """
     if not is_folder(value):
         return

@@ -12,7 +12,7 @@ from accounts.models import User, audit
 from accounts.sign_in.throttle import client_address
 
 MAX_NAME_LENGTH = 3
-"""Maximum number of characters stored of an unknown username, because it may be a password by mistake."""
+"""Only this many characters of an unknown username are stored, as it may be a password by mistake."""
 
 
 def connect() -> None:

@@ -19,7 +19,7 @@ from database.prepared import Prepared
 
 SIGNED_IN_AT = "signed_in_at"
 SLACK = timedelta(minutes=5)
-"""Precision of the stored end of a session. It is updated only this often, so that few requests write it."""
+"""Precision of a session's stored end. It is updated only this often, so that few requests write it."""
 
 _BY_KEY = Prepared(lambda key: Session.objects.filter(session_key=key), key=str)
 
@@ -87,7 +87,7 @@ def extend_active_sessions(
 def _is_polling(request: HttpRequest) -> bool:
     """Return whether a script made the request without any action of the user.
 
-    Scripts that act for the user send a POST. Browsers send Sec-Fetch-Dest only over HTTPS and to localhost;
-    without this header, every request counts as the user's activity.
+    Scripts that act for the user send a POST. Browsers send Sec-Fetch-Dest only over HTTPS and to
+    localhost; without this header, every request counts as the user's activity.
     """
     return request.method == "GET" and request.headers.get("Sec-Fetch-Dest") == "empty"

@@ -1,8 +1,8 @@
 """Limits on password guessing: attempts per account and per address, and concurrent password hashes.
 
-One statement counts each attempt in PostgreSQL before the password is checked, so that concurrent attempts in
-several processes are all counted. The count, the message and the time taken do not reveal whether the account
-exists. A successful sign-in resets the account's count.
+One statement counts each attempt in PostgreSQL before the password is checked, so that concurrent
+attempts in several processes are all counted. The count, the message and the time taken do not reveal
+whether the account exists. A successful sign-in resets the account's count.
 """
 
 import hashlib
@@ -63,8 +63,8 @@ class Attempt:
 def attempt(request: HttpRequest | None, account: str) -> Iterator[Attempt]:
     """Count an attempt, and let at most MAX_CONCURRENT_HASHES of these `with` blocks run at a time.
 
-    The caller must call `succeed()` on the result if the password is right. Raises Throttled after too many
-    attempts. Costs two queries, and two more after a success.
+    The caller must call `succeed()` on the result if the password is right. Raises Throttled after too
+    many attempts. Costs two queries, and two more after a success.
     """
     keys = {_key("account", account.strip().casefold()): settings.SIGN_IN_FAILURES}
     if address := network_of(client_address(request)):
@@ -134,8 +134,8 @@ def _key(kind: str, value: str) -> str:
 def client_address(request: HttpRequest | None) -> str:
     """Return the address from which the request came.
 
-    Each proxy appends its client's address to X-Forwarded-For. Only the last TIEBREAK_PROXIES entries come from
-    the operator's proxies; a client can forge the others.
+    Each proxy appends its client's address to X-Forwarded-For. Only the last TIEBREAK_PROXIES entries
+    come from the operator's proxies; a client can forge the others.
     """
     if request is None:
         return ""

@@ -15,7 +15,8 @@ register = template.Library()
 def moment(value: datetime | None, style: str = "minute") -> SafeString | str:
     """Return a <time> element in the user's time zone, or in the server's with the zone's name.
 
-    `style` is day, minute, long (with the year), clock or second. static/js/moments.js has the same styles.
+    `style` is day, minute, long (with the year), clock or second. static/js/moments.js has the same
+    styles.
     """
     if not value:
         return ""

@@ -1,7 +1,7 @@
 """Permissions that close the data folder to other accounts.
 
-PostgreSQL refuses to run as root. If Tiebreak runs as root, PostgreSQL therefore runs under an account of its
-own, which may search the data folder but cannot read other files in it.
+PostgreSQL refuses to run as root. If Tiebreak runs as root, PostgreSQL therefore runs under an account
+of its own, which may search the data folder but cannot read other files in it.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ def _close(path: Path) -> None:
 
 
 def socket_folder(var: Path) -> Path:
-    """Return a private folder for sockets, in `var` or, if its path is too long, in the temporary folder."""
+    """Return a private folder for sockets in `var` or, if the path is too long, in the temporary folder."""
     folder = var / "sockets"
     if len(str(folder / LONGEST_SOCKET).encode()) > MAX_SOCKET_PATH_BYTES:
         digest = hashlib.sha256(str(var).encode()).hexdigest()[:12]

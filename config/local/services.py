@@ -1,9 +1,9 @@
 """A local PostgreSQL and Redis, for installations without DATABASE_URL or REDIS_URL.
 
-Each process that needs them holds a shared lock on `var/local/users.lock` until it exits. One keeper process
-(`python -m config.local.keeper`) runs both servers. It exits once it can take that lock exclusively, which means
-that nobody uses the servers. The operating system releases the locks of a process that crashes, so a crash leaves
-no server running and no file locked.
+Each process that needs them holds a shared lock on `var/local/users.lock` until it exits. One keeper
+process (`python -m config.local.keeper`) runs both servers. It exits once it can take that lock
+exclusively, which means that nobody uses the servers. The operating system releases the locks of a
+process that crashes, so a crash leaves no server running and no file locked.
 """
 
 import fcntl
@@ -50,8 +50,8 @@ def provide_for_command(argv: list[str]) -> None:
 def provide() -> None:
     """Start the local servers if necessary, and set DATABASE_URL and REDIS_URL to them if unset.
 
-    This takes milliseconds if the local servers are already running, and about two seconds otherwise. Raises
-    LocalServicesError.
+    This takes milliseconds if the local servers are already running, and about two seconds otherwise.
+    Raises LocalServicesError.
     """
     if os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL"):
         return

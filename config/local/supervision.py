@@ -11,9 +11,9 @@ MAX_PAUSE_SECONDS = 60
 class Restarts:
     """The pauses between the restarts of a process.
 
-    A process that ran for a while is restarted immediately. After three quick failures in a row, there is a pause
-    of one second, which doubles with each failure up to a minute. A process that cannot start therefore does not
-    use the whole CPU.
+    A process that ran for a while is restarted immediately. After three quick failures in a row, there
+    is a pause of one second, which doubles with each failure up to a minute. A process that cannot
+    start therefore does not use the whole CPU.
     """
 
     def __init__(self) -> None:

@@ -11,8 +11,8 @@ register = template.Library()
 class MainNode(template.Node):
     """The body of a page, which is rendered in English unless the page is translated.
 
-    The block "language" in base.html marks a page as English, and translated pages override it with an empty
-    block. On an English page, dates, numbers and form errors must also be in English.
+    The block "language" in base.html marks a page as English, and translated pages override it with an
+    empty block. On an English page, dates, numbers and form errors must also be in English.
     """
 
     def __init__(self, nodes: template.NodeList):

@@ -1,7 +1,7 @@
 """Limits on requests, and rules for caching responses.
 
-The size limit for a body depends on the path, and is checked before the body is read: first by the web server, and
-then by middleware, which works with any server and knows who is signed in.
+The size limit for a body depends on the path, and is checked before the body is read: first by the web
+server, and then by middleware, which works with any server and knows who is signed in.
 """
 
 import re
@@ -29,8 +29,8 @@ SMALL = 3 << 20
 UPLOAD = MAX_UPLOAD_BYTES + (1 << 20)
 UPLOAD_PATH = re.compile(r"/p/[-\w]+/data/import/")
 UPLOAD_COOKIE = "tiebreak_upload"
-"""A signed cookie that the import page sets. With it, the web server, which has no database, can refuse uploads
-by anonymous visitors before reading them."""
+"""A signed cookie that the import page sets. With it, the web server, which has no database, can refuse
+uploads by anonymous visitors before reading them."""
 _SALT = "config.web.limits.upload"
 
 
@@ -89,7 +89,7 @@ def _allow_upload(request: HttpRequest, response: HttpResponseBase) -> None:
 
 
 def too_large(path: str, limit: int = SMALL) -> str:
-    """Return the reason for a refusal, in the current language. `limit` is the limit for forms in bytes."""
+    """Return the reason for a refusal in the current language. `limit` is the limit for forms in bytes."""
     if UPLOAD_PATH.fullmatch(path):
         return _(
             "The file is larger than %(size)d MB, or the import page was not opened first. Open "
@@ -142,7 +142,7 @@ def refuse_null_characters(
 def explain_wrong_method(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Make middleware that shows browsers a page for a wrong method, for which Django's response is empty."""
+    """Make middleware that shows browsers a page for a wrong method. Django's own response is empty."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)

@@ -1,8 +1,8 @@
 """Quick 503 responses while the database is unavailable.
 
-A web request waits at most about two seconds for a database that does not answer. After one request has timed out,
-later requests probe the server first. A probe takes milliseconds if the server refuses the connection, and half a
-second if it hangs.
+A web request waits at most about two seconds for a database that does not answer. After one request has
+timed out, later requests probe the server first. A probe takes milliseconds if the server refuses the
+connection, and half a second if it hangs.
 """
 
 import logging

@@ -2,15 +2,15 @@
 
     gunicorn config.wsgi:application --worker-class config.web.server.BufferingWorker --threads 4
 
-An event loop receives each request completely before a thread handles it, and sends the response afterwards. A slow
-client therefore occupies a connection but no thread. (gunicorn's own threads read from sockets, so four half-sent
-requests would block four threads.) This module adds to waitress:
+An event loop receives each request completely before a thread handles it, and sends the response
+afterwards. A slow client therefore occupies a connection but no thread. (gunicorn's own threads read
+from sockets, so four half-sent requests would block four threads.) This module adds to waitress:
 
 - a time limit for the header of a request, and a minimum rate for its body;
 - a size limit for the body, which depends on the path (config.web.limits);
 - a minimum rate at which a client must read a response;
-- one separate thread for all requests that hash a password, with a pause after each failure, so that password
-  guessing does not slow down other requests.
+- one separate thread for all requests that hash a password, with a pause after each failure, so that
+  password guessing does not slow down other requests.
 """
 
 import logging
@@ -62,7 +62,7 @@ class BufferingWorker(Worker):
         wasyncore.loop(timeout=seconds, use_poll=True, map=self.map, count=1)
 
     def _stop(self) -> None:
-        """Stop accepting connections, and finish the current requests within gunicorn's graceful timeout."""
+        """Stop accepting connections, and finish current requests within gunicorn's graceful timeout."""
         for server in self.servers:
             server.accepting = False
             self.map.pop(server._fileno, None)

@@ -92,7 +92,8 @@ admin.FieldListFilter.register(
 class OwnChoicesMixin:
     """A mixin whose foreign keys accept only rows that the user may see in the admin.
 
-    Without it, a form would accept every row in the field's queryset, even if its search does not offer it.
+    Without it, a form would accept every row in the field's queryset, even if its search does not offer
+    it.
     """
 
     admin_site: admin.AdminSite
@@ -107,8 +108,8 @@ class OwnChoicesMixin:
 class OwnProjectsAdmin(OwnChoicesMixin, admin.ModelAdmin):
     """An admin in which leads see and change the rows of their own projects, and trainers all rows.
 
-    `project_path` is the lookup from a row to its project. Lists, searches, actions and the pages of a row all
-    use `get_queryset`. Changes are written to the audit trail.
+    `project_path` is the lookup from a row to its project. Lists, searches, actions and the pages of a
+    row all use `get_queryset`. Changes are written to the audit trail.
     """
 
     project_path = "project"

@@ -24,7 +24,7 @@ class Figure(Protocol):
 
 @dataclass(frozen=True)
 class Track:
-    """An interval on a horizontal axis. Positions are percentages; `mark` is that of the expected value."""
+    """An interval on a horizontal axis, in percent. `mark` is the position of the expected value."""
 
     at: str
     low: str

@@ -382,7 +382,7 @@ class _Letter:
         return Kind.DOUBT if _is_name(last) or _is_name(following) else None
 
     def _article(self) -> Kind:
-        """Distinguish “A good answer” from “A is good”. This matters only at the start of a sentence."""
+        """Distinguish “A good answer” from “A is good” at the start of a sentence."""
         following = _first_word(self.after).lower()
         starts = SENTENCE_START.search(self.before)
         if self.german or self.possessive or not following or not starts:
@@ -410,7 +410,7 @@ class _Letter:
 
 
 def _previous(before: str) -> str:
-    """Return the last word of the text if only spaces and brackets follow it, otherwise an empty string."""
+    """Return the last word of the text if only spaces and brackets follow it, otherwise ""."""
     match = re.search(r"([^\W\d_][\w'’]*)[\s(\[\"“„]+$", before)
     return match[1] if match else ""
 

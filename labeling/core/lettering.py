@@ -44,7 +44,7 @@ class LetteredText:
     """The text as written if `parts` contain translated letters, otherwise empty."""
 
     legend: Sequence[tuple[str, str]] = ()
-    """Pairs of the author's letter and this page's letter, which is empty if the page lacks the response."""
+    """Pairs of the author's letter and this page's letter, which is "" if the page lacks the response."""
 
     unknown: bool = False
     """Whether the text seems to refer to responses although the order that its author saw is unknown."""

@@ -27,7 +27,7 @@ _sources: list[Source] = []
 
 
 def register(source: Source) -> None:
-    """Register a source of scores, called in `AppConfig.ready`. Sources registered earlier have priority."""
+    """Register a source of scores in `AppConfig.ready`. Sources registered earlier have priority."""
     if source not in _sources:
         _sources.append(source)
 

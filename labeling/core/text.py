@@ -71,8 +71,8 @@ def storable(text: str) -> str:
 def visible(text: str) -> str:
     """Return the text with invisible and direction-changing characters written out, as in ⟦U+202E⟧.
 
-    Joiners between non-ASCII letters are kept, because emoji and several scripts need them. A letter keeps
-    at most six accents, because more would cover the lines above.
+    Joiners between non-ASCII letters are kept, because emoji and several scripts need them. A letter
+    keeps at most six accents, because more would cover the lines above.
     """
     text_with_codes = text
     if SUSPECT.search(text):
@@ -99,8 +99,8 @@ def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
     """Return Markdown as safe HTML without scripts, images, styles or relative links.
 
     Headings start at h3. A newline becomes a line break, which suits text from models; pass
-    `line_breaks=False` for hand-wrapped text. If Markdown would hide a character of the text, or the text is
-    longer than MARKDOWN_LIMIT, it is shown verbatim.
+    `line_breaks=False` for hand-wrapped text. If Markdown would hide a character of the text, or the
+    text is longer than MARKDOWN_LIMIT, it is shown verbatim.
     """
     if not markdown.strip():
         return _clean(f"<p><em>{escape(_('(empty)'))}</em></p>")

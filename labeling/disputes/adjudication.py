@@ -1,7 +1,7 @@
 """Disputed tasks and leads' decisions about them.
 
-A decision consists of an outcome, which is an order like any ranking, and the cause of the disagreement. A later
-decision replaces an earlier one; the audit trail keeps both.
+A decision consists of an outcome, which is an order like any ranking, and the cause of the
+disagreement. A later decision replaces an earlier one; the audit trail keeps both.
 """
 
 from collections import Counter
@@ -79,9 +79,9 @@ def decide(
 ) -> Adjudication:
     """Store the outcome and the cause, and stop requesting rankings of the task.
 
-    `shown_order` is the order of the responses on the lead's page, to which the letters in the note refer.
-    `seen_mark` is the `mark` of the decision that the lead saw, or empty if there was none. Raises
-    CannotDecide, for example if someone else has decided in the meantime.
+    `shown_order` is the order of the responses on the lead's page, to which the letters in the note
+    refer. `seen_mark` is the `mark` of the decision that the lead saw, or empty if there was none.
+    Raises CannotDecide, for example if someone else has decided in the meantime.
     """
     lock_slots(task)
     before = Adjudication.objects.filter(task=task).select_related("by").first()

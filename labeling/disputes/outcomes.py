@@ -14,7 +14,8 @@ from labeling.statistics.agreement import Tiers
 class OutcomeForm(forms.Form):
     """A form with a rank for each response, so that it works without a script. Equal ranks are a tie.
 
-    `letters` maps response ids, in the order shown, to letters. `names` maps them to their names in fields.
+    `letters` maps response ids, in the order shown, to letters. `names` maps them to their names in
+    fields.
     """
 
     cut = forms.ChoiceField(required=False, label="The line: responses below it are unacceptable")

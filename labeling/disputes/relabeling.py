@@ -1,8 +1,8 @@
 """Have a sample of tasks ranked again after a guideline change, and compare both versions.
 
-The tasks are copied, so that reviewers rank the copies under the current guideline like any other task. The
-copies have a kind of their own, because they only measure the change. A snapshot includes their rankings only
-on request.
+The tasks are copied, so that reviewers rank the copies under the current guideline like any other task.
+The copies have a kind of their own, because they only measure the change. A snapshot includes their
+rankings only on request.
 """
 
 import random
@@ -46,8 +46,8 @@ def versions_to_compare(
 ) -> tuple[GuidelineVersion, GuidelineVersion]:
     """Return the versions with these numbers, by default the previous and the current version.
 
-    New rankings are made under the current version, so `after` can only be its number. Raises CannotRelabel
-    if there is no such version.
+    New rankings are made under the current version, so `after` can only be its number. Raises
+    CannotRelabel if there is no such version.
     """
     current = project.current_version
     if current is None:
@@ -71,8 +71,8 @@ def versions_to_compare(
 def candidates(project: Project, before: GuidelineVersion) -> dict[int, int]:
     """Return the tasks with two or more current rankings under a version, with the number of rankings.
 
-    Tasks that have already been copied are left out. Costs two queries over the newest 200,000 rankings under
-    the version.
+    Tasks that have already been copied are left out. Costs two queries over the newest 200,000 rankings
+    under the version.
     """
     newest = Ranking.objects.filter(
         guideline_version=before,
@@ -170,7 +170,7 @@ class Comparison:
     gain: Interval
     """The change in pairwise agreement from before to after, averaged over tasks, from −1 to 1."""
     consensus_shift: Interval
-    """The distance between the consensus before and after, from 0 for the same to 1 for the reverse order."""
+    """The distance of the consensus before and after, from 0 for the same to 1 for the reverse order."""
     distance_before: Interval
     """The distance between two reviewers' rankings before, to compare with the consensus shift."""
     self_consistency: Interval

@@ -4,8 +4,9 @@
     {"kind": "tie_allowed", "a": 1, "b": 2}  both responses may also be tied
     {"kind": "unacceptable", "a": 3}         response 3 is below the line
 
-A gold task is a copy of the task from which it was made, with the kind "gold". Its slots are created when it is
-given to a reviewer (labeling.reviewing.assignment). Its rankings measure reviewers and are not training data.
+A gold task is a copy of the task from which it was made, with the kind "gold". Its slots are created
+when it is given to a reviewer (labeling.reviewing.assignment). Its rankings measure reviewers and are
+not training data.
 """
 
 from collections.abc import Collection, Mapping, Sequence

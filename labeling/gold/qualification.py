@@ -1,8 +1,8 @@
 """Qualification: tasks with known answers that reviewers must pass before they do real work.
 
-An attempt is made under one guideline version. It ends when every qualification task is answered or skipped, and
-is passed if enough answers are right. A later version with `requalify` makes earlier qualifications invalid. After
-a failed attempt, a lead can allow another one.
+An attempt is made under one guideline version. It ends when every qualification task is answered or
+skipped, and is passed if enough answers are right. A later version with `requalify` makes earlier
+qualifications invalid. After a failed attempt, a lead can allow another one.
 """
 
 from typing import Any

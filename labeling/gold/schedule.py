@@ -1,9 +1,9 @@
 """The schedule that places gold among a reviewer's real tasks, as often as the project's setting says.
 
-The gap between two gold tasks is drawn uniformly from 0.5 to 1.5 times its mean, so that reviewers cannot predict
-it. If gold is frequent, the range is narrower, so that two gold tasks never follow each other. The gap is derived
-from a hash of the reviewer and the previous gold task. It is therefore reproducible, and the number of
-remaining tasks can be computed exactly.
+The gap between two gold tasks is drawn uniformly from 0.5 to 1.5 times its mean, so that reviewers
+cannot predict it. If gold is frequent, the range is narrower, so that two gold tasks never follow each
+other. The gap is derived from a hash of the reviewer and the previous gold task. It is therefore
+reproducible, and the number of remaining tasks can be computed exactly.
 """
 
 import hashlib
@@ -43,8 +43,8 @@ class Progress:
     since: int
 
 
-# Reads at most the reviewer's last MAX_LOOKBACK rankings, newest first, from the index ranking_history. Leased
-# tasks count as newer than all rankings, and the lease ahead as newer than the current lease.
+# Reads at most the reviewer's last MAX_LOOKBACK rankings, newest first, from the index ranking_history.
+# Leased tasks count as newer than all rankings, and the lease ahead as newer than the current lease.
 _SINCE = """
 SELECT recent.task_id, recent.purpose FROM (
     (SELECT slot.task_id, gold.purpose, slot.ahead, NULL::bigint AS ranking
@@ -65,8 +65,8 @@ WHERE recent.purpose IS NULL OR recent.purpose = 'check'
 ORDER BY recent.ahead DESC, recent.ranking DESC NULLS FIRST
 """
 
-# These are scalar subqueries, as in labeling.queue.claims, so that the planner does not read the reviewer's
-# whole history.
+# These are scalar subqueries, as in labeling.queue.claims, so that the planner does not read the
+# reviewer's whole history.
 _REMAINING = """
 SELECT gold.task_id FROM labeling_gold gold
 JOIN labeling_task task ON task.id = gold.task_id
@@ -110,8 +110,8 @@ def progress(project: Project, reviewer: User) -> Progress:
 def remaining(project: Project, reviewer: User) -> list[int]:
     """Return the gold tasks that the reviewer can still get, in an order that depends on the reviewer.
 
-    Tasks whose prompt is known to the reviewer from a ranked, skipped or leased task are left out. Costs one
-    query, whose time depends only on the number of gold tasks in the project.
+    Tasks whose prompt is known to the reviewer from a ranked, skipped or leased task are left out.
+    Costs one query, whose time depends only on the number of gold tasks in the project.
     """
     with connection.cursor() as cursor:
         cursor.execute(_REMAINING, {"project": project.pk, "reviewer": reviewer.pk})

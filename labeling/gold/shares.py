@@ -58,8 +58,8 @@ class Shares:
 def shares(project: Project) -> Shares:
     """Return the shares over the newest MAX_ANSWERS current answers to gold. Costs four queries.
 
-    Reviewers' shares only include active checks: retired gold may have been wrong, and reviewers are still
-    learning in training and qualification.
+    Reviewers' shares only include active checks: retired gold may have been wrong, and reviewers are
+    still learning in training and qualification.
     """
     gold_by_task = {gold.task_id: gold for gold in Gold.objects.filter(project=project)}
     result = Shares(skips=_skips(gold_by_task.values()))

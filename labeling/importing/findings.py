@@ -167,7 +167,8 @@ class DropResult:
 def drop(*, project: Project, response_id: int, by: User) -> DropResult:
     """Replace every held task that contains the response with a task without it.
 
-    The response itself is kept. The new task is also held if another of its responses has an open finding.
+    The response itself is kept. The new task is also held if another of its responses has an open
+    finding.
     """
     if not _close(project, response_id, by, dropped=True):
         return DropResult(0, 0)

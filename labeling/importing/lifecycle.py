@@ -1,9 +1,9 @@
 """The life cycle of an uploaded file: received, checked, previewed, imported or cancelled.
 
 The web only receives the file and updates the row. A worker reads the file in a separate process
-(labeling.importing.process) with limited memory and processor time, so that no file can harm the worker or
-the site. The row is the source of truth; the Celery message only carries its id. If a worker dies, the row's
-heartbeat stops, and `reap` gives the row to another worker.
+(labeling.importing.process) with limited memory and processor time, so that no file can harm the worker
+or the site. The row is the source of truth; the Celery message only carries its id. If a worker dies,
+the row's heartbeat stops, and `reap` gives the row to another worker.
 """
 
 import json

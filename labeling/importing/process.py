@@ -2,8 +2,8 @@
 
     python -m labeling.importing.process ID TOKEN
 
-It prints JSON lines: {"prompts": N} for progress, and {"problem": "…"} if the file is refused. The report is
-written to the file's row, in the same transaction as the import.
+It prints JSON lines: {"prompts": N} for progress, and {"problem": "…"} if the file is refused. The
+report is written to the file's row, in the same transaction as the import.
 """
 
 import json

@@ -137,8 +137,8 @@ def import_file(
     """Import the whole file or nothing. Importing it again adds no duplicates.
 
     `mapping` contains the user's column meanings. `file_import` is the id of the import's row, which is
-    needed to undo the import. Raises BadInput, and UnclearColumns if the user must choose the meaning of a
-    column.
+    needed to undo the import. Raises BadInput, and UnclearColumns if the user must choose the meaning
+    of a column.
     """
     if mapping and format is None:
         format = FORMATS["columns"]

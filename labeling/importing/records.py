@@ -1,4 +1,4 @@
-"""The records into which every format is read. Format modules yield records, and the writer stores them."""
+"""The records into which every format is read. Format modules yield them; the writer stores them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ class BadInput(ValueError):  # noqa: N818 - reads better without Error
         super().__init__(f"{word} {line}: {sentence}" if line else sentence)
 
 
-# No code changes a record, but the dataclasses are not frozen: creating a frozen one with five fields takes
-# 2.3 µs instead of 0.6 µs, which made reading pairs 20 % slower.
+# No code changes a record, but the dataclasses are not frozen: creating a frozen one with five fields
+# takes 2.3 µs instead of 0.6 µs, which made reading pairs 20 % slower.
 
 
 @dataclass(unsafe_hash=True)
@@ -35,8 +35,9 @@ class ResponseRecord:
 class RankingRecord:
     """A ranking in a file.
 
-    `tiers`, `shown_order` and the keys of `ratings` and `flags` contain indexes of the prompt's responses.
-    With `own_scales`, ratings for criteria that the guideline does not have are left out instead of refused.
+    `tiers`, `shown_order` and the keys of `ratings` and `flags` contain indexes of the prompt's
+    responses. With `own_scales`, ratings for criteria that the guideline does not have are left out
+    instead of refused.
     """
 
     reviewer: str
@@ -68,8 +69,8 @@ class GoldRecord:
 class TaskRecord:
     """A task in a file. `responses` contains indexes of the prompt's responses.
 
-    If `rankings_wanted` is None, the task needs as many rankings as it has in the file or, if it has none,
-    as many as the project's setting says.
+    If `rankings_wanted` is None, the task needs as many rankings as it has in the file or, if it has
+    none, as many as the project's setting says.
     """
 
     line: int
@@ -102,8 +103,8 @@ NESTED = "nested"
 Meaning = Mapping[str, Any]
 """The meaning of each key of an object: a word, or another Meaning for a nested object.
 
-In a nested Meaning, the key "" gives the meaning of a value that is not an object, and "*" gives the meaning
-of all other keys.
+In a nested Meaning, the key "" gives the meaning of a value that is not an object, and "*" gives the
+meaning of all other keys.
 """
 
 

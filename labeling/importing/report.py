@@ -94,7 +94,7 @@ def report(imported: ImportResult) -> Report:
 
 
 def columns(proposal: Proposal, rows: list[dict[str, Any]]) -> Report:
-    """Return the columns of the first rows with their proposed meanings, and the questions for the lead."""
+    """Return the columns with their proposed meanings, and the questions for the lead."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     meaning = proposal.mapping.of(names).meaning
     account: Report = {

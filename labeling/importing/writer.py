@@ -69,11 +69,11 @@ class WrittenRows:
 class Writer:
     """Stores prompts with their responses, tasks and rankings.
 
-    If `reviewers` is "new", reviewers in the file become inactive users, and the name of an active user is
-    refused. If it is "existing", rankings are credited to the users with these names. With `any_criteria`,
-    ratings from 1 to 10 for criteria that the guideline does not have are stored. After each batch,
-    `progress` is called with the number of prompts read so far. `file_import` is the id of the import's row,
-    which is stored with each new row so that the import can be undone.
+    If `reviewers` is "new", reviewers in the file become inactive users, and the name of an active user
+    is refused. If it is "existing", rankings are credited to the users with these names. With
+    `any_criteria`, ratings from 1 to 10 for criteria that the guideline does not have are stored. After
+    each batch, `progress` is called with the number of prompts read so far. `file_import` is the id of
+    the import's row, which is stored with each new row so that the import can be undone.
     """
 
     def __init__(
@@ -170,8 +170,8 @@ class Writer:
     def _existing_record(self, record: PromptRecord, external_id: str, meta: Any) -> PromptRecord:
         """Return the record of a prompt that already exists.
 
-        If its id differs from the stored one, its tasks get the id. Ids that no task can get, and metadata
-        that differs from the stored metadata, are counted as left out.
+        If its id differs from the stored one, its tasks get the id. Ids that no task can get, and
+        metadata that differs from the stored metadata, are counted as left out.
         """
         self.tally.left_out[OTHER_META] += bool(record.meta) and record.meta != meta
         if record.external_id in ("", external_id):

@@ -39,7 +39,7 @@ class Adjudication(models.Model):
 
 
 class RelabelSample(models.Model):
-    """A sample of tasks that were ranked under one guideline version and are ranked again under another."""
+    """A sample of tasks ranked under one guideline version that are ranked again under another."""
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="relabel_samples")
     before = models.ForeignKey(GuidelineVersion, on_delete=models.PROTECT, related_name="+")

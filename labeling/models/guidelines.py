@@ -16,7 +16,7 @@ class Guideline(models.Model):
 
 
 class GuidelineVersion(models.Model):
-    """A version of a guideline. Drafts can be edited; the database refuses changes to published versions."""
+    """A version of a guideline. A published version cannot be changed; the database refuses it."""
 
     class State(models.TextChoices):
         DRAFT = "draft", "Draft"

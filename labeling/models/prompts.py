@@ -10,7 +10,10 @@ from labeling.models.projects import Project, Withdrawable, digest
 
 
 class Prompt(Withdrawable):
-    """A chat for a model to answer. `messages` is [{"role", "content"}, …], the last one not the assistant's."""
+    """A chat for a model to answer.
+
+    `messages` is [{"role", "content"}, …]. The last message is not the assistant's.
+    """
 
     project = models.ForeignKey(
         Project, on_delete=models.CASCADE, related_name="prompts", db_index=False

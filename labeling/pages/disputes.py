@@ -134,8 +134,8 @@ def _save_decision(request: HttpRequest, case: "_Case") -> HttpResponse:
 class _Case:
     """The content of a dispute's page.
 
-    Responses and rankings are shuffled, so that positions do not reveal models or reviewers. The order is the
-    same each time the page is loaded.
+    Responses and rankings are shuffled, so that positions do not reveal models or reviewers. The order
+    is the same each time the page is loaded.
     """
 
     def __init__(self, request: HttpRequest, project: Project, task: Task):

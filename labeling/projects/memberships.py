@@ -13,7 +13,7 @@ LEAD = Membership.Role.LEAD
 
 
 class MembershipError(ValueError):
-    """Raised if a change of members is refused, before anything is written. The message is for the lead."""
+    """Raised if a change is refused, before anything is written. The message is for the lead."""
 
 
 def problem(*, person: User, role: str) -> str:
@@ -79,9 +79,9 @@ def remove(*, membership: Membership, by: User | None) -> None:
 def linkable(by: User, persons: Iterable[User]) -> set[int]:
     """Return the ids of those people for whom a user may create a one-time sign-in link.
 
-    Administrators may create links for everyone. A lead could use a link to sign in as that person, so leads
-    may create them only for reviewers whose account has never been used and who are in no project of another
-    lead. Costs at most one query.
+    Administrators may create links for everyone. A lead could use a link to sign in as that person, so
+    leads may create them only for reviewers whose account has never been used and who are in no project
+    of another lead. Costs at most one query.
     """
     active = [person for person in persons if person.is_active and not person.simulated]
     if by.is_superuser or not by.can_lead:

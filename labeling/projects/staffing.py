@@ -36,7 +36,8 @@ class Shortage:
     open_tasks: int
 
 
-# Compares the number of a task's open slots with the number of people who have neither ranked nor skipped it.
+# Compares the number of a task's open slots with the number of people who have neither ranked nor
+# skipped it.
 _SHORTAGE = """
 WITH open_tasks AS (
     SELECT task_id, count(*) AS slots FROM labeling_slot
@@ -84,7 +85,7 @@ class NothingLeft:
     """Why a reviewer gets no task, as numbers of tasks, each at most MAX_COUNT."""
 
     reserved: int
-    """Tasks that the reviewer could rank if their open slots were not all leased to others."""
+    """Tasks that the reviewer could rank but that are leased to others."""
     for_others: int
     """Tasks with a free slot that the reviewer has already ranked or skipped."""
     held: int

@@ -73,7 +73,7 @@ def cached_result(
 
 @dataclass(frozen=True)
 class CachedResult(Generic[Result]):
-    """A result in the cache. It is valid for the state `mark`, and for any state until `at` + `seconds`."""
+    """A result in the cache, valid for the state `mark`, and for any state until `at` + `seconds`."""
 
     result: Result
     mark: window.Mark

@@ -66,8 +66,8 @@ class Bytes(Func):
 class Window:
     """All rankings of the most recently ranked tasks, in the order in which they were made.
 
-    `capped` is whether older tasks were left out. Gold tasks are excluded, because their answers are known
-    and far more reviewers rank them.
+    `capped` is whether older tasks were left out. Gold tasks are excluded, because their answers are
+    known and far more reviewers rank them.
     """
 
     rows: Sequence[Row]

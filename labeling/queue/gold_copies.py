@@ -18,11 +18,11 @@ WHERE gold.retired_at IS NULL
     = ARRAY(SELECT place.response_id FROM labeling_taskresponse place
             WHERE place.task_id = original.id ORDER BY place.response_id)
 """
-"""A subquery for pairs of ids: a task, and the active gold task that was made from it."""
+"""A subquery for the ids of tasks (task_id) and of the active gold made from them (gold_id)."""
 
 
 def copies_of(tasks: Collection[int]) -> dict[int, int]:
-    """Return the id of the active gold task that was made from each task, keyed by the task's id."""
+    """Return the ids of the active gold that was made from these tasks, keyed by task id."""
     if not tasks:
         return {}
     with connection.cursor() as cursor:

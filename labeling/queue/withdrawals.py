@@ -52,9 +52,9 @@ WHERE state.id = task.id AND task.inactive <> state.inactive
 RETURNING task.id
 """
 
-# This also frees leases, like slots.free_leases. One statement does both, because it may run for thousands
-# of tasks. A restored task's free slots go to the back of their priority, because cursors may have passed
-# their old positions.
+# This also frees leases, like slots.free_leases. One statement does both, because it may run for
+# thousands of tasks. A restored task's free slots go to the back of their priority, because cursors may
+# have passed their old positions.
 _SLOTS = f"""
 UPDATE labeling_slot slot SET
     priority = slot.priority + CASE WHEN task.inactive THEN {PARKED} ELSE -{PARKED} END,

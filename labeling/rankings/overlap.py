@@ -37,7 +37,7 @@ def sides_of_pairs(
     response_ids: Collection[int],
     reliabilities: Reliabilities = PRIOR_RELIABILITIES,
 ) -> Sides:
-    """Return the probability of each side of each pair. Pairs are `combinations` of the sorted ids.
+    """Return the probabilities of each pair's sides. Pairs are `combinations` of the sorted ids.
 
     Uses the model of Dawid and Skene (1979), as in labeling.statistics.reliability, with one confusion
     matrix for all reviewers, `reliabilities.typical`: P(side | rankings) ∝ P(side) Π P(judgment | side).
@@ -117,8 +117,8 @@ def after_ranking(task: Task) -> Slot | None:
     """Add a slot to an unclear task and return it, or remove unused slots from a clear task.
 
     Call this in the transaction that wrote the ranking and locked the task's slots; the locks serialise
-    the task's rankings. Costs no query with fixed overlap. Otherwise it costs one, and a few more when all
-    slots are filled.
+    the task's rankings. Costs no query with fixed overlap. Otherwise it costs one, and a few more when
+    all slots are filled.
     """
     project = task.project
     if not is_adaptive(task):
@@ -167,9 +167,9 @@ def _is_clear(task: Task, project: Project) -> bool:
 
 
 def _unused(task: Task, slots: Sequence[Slot]) -> list[int]:
-    """Return the ids of slots that nobody has started and that sequential overlap does not need.
+    """Return the ids of slots that nobody has started, up to the number that sequential overlap added.
 
-    As many are returned as sequential overlap has added. Added slots have a higher priority than the task.
+    Added slots have a higher priority than the task.
     """
     added = sum(slot.priority > task.priority for slot in slots)
     free = [slot.pk for slot in slots if slot.reviewer_id is None and slot.draft_by_id is None]

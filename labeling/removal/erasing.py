@@ -1,7 +1,8 @@
 """Erase prompts, responses and people from the tables of labeling.
 
-The text is erased, but the rows are kept, because rankings refer to them. Do not call this module directly:
-finetune.removal.erasing also erases the copies in snapshots, runs and evaluations, and writes the audit entry.
+The text is erased, but the rows are kept, because rankings refer to them. Do not call this module
+directly: finetune.removal.erasing also erases the copies in snapshots, runs and evaluations, and writes
+the audit entry.
 """
 
 import re
@@ -109,8 +110,8 @@ def _erase_notes(entries: QuerySet[AuditEntry]) -> None:
 def erase_person(*, user: User) -> str:
     """Erase a person's identity and everything they wrote. Return the account's new username.
 
-    The account is kept under a neutral name, without a way to sign in, because rankings belong to it. Orders,
-    ratings and flags are kept, because they are labels. In snapshots they have a pseudonym.
+    The account is kept under a neutral name, without a way to sign in, because rankings belong to it.
+    Orders, ratings and flags are kept, because they are labels. In snapshots they have a pseudonym.
     """
     name = f"erased-{user.pk}"
     with unfrozen():

@@ -1,9 +1,9 @@
 """Withdraw prompts, responses and tasks, and restore them.
 
-Nothing is deleted. Withdrawn content is removed from the queue, disputes, gold, statistics, exports and later
-snapshots, and its rankings are kept and marked. A reviewer who has the task open loses the lease, but a ranking
-that they still send is also kept. labeling.queue.withdrawals updates tasks and slots. To remove content
-permanently, use labeling.removal.erasing.
+Nothing is deleted. Withdrawn content is removed from the queue, disputes, gold, statistics, exports and
+later snapshots, and its rankings are kept and marked. A reviewer who has the task open loses the lease,
+but a ranking that they still send is also kept. labeling.queue.withdrawals updates tasks and slots. To
+remove content permanently, use labeling.removal.erasing.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Effect:
     smaller: int
     """Number of tasks that would continue without the response."""
     rankings: int
-    """Number of current rankings of all affected tasks. They are kept."""
+    """Number of current rankings that the affected tasks have. They are kept."""
     reservations: int
 
 

@@ -1,8 +1,8 @@
 """The choice of a reviewer's next task.
 
-Training comes first, and then qualification. After that, the next task is gold if gold is due, and otherwise
-comes from the queue. In a project without training, gold and qualification, this costs one query more than the
-queue alone.
+Training comes first, and then qualification. After that, the next task is gold if gold is due, and
+otherwise comes from the queue. In a project without training, gold and qualification, this costs one
+query more than the queue alone.
 """
 
 from dataclasses import dataclass
@@ -82,8 +82,8 @@ def stage_of(slot: Slot) -> Stage | None:
 def current(*, project: Project, reviewer: User) -> Slot | None:
     """Return the slot of the reviewer's current task, leased to them, or None if there is no task.
 
-    A task that the reviewer has open stays theirs, even if a qualification ends in the meantime, so that no
-    work is lost.
+    A task that the reviewer has open stays theirs, even if a qualification ends in the meantime, so
+    that no work is lost.
     """
     if project.current_version_id is None:
         return None
@@ -101,8 +101,8 @@ def current(*, project: Project, reviewer: User) -> Slot | None:
 def ahead(*, project: Project, reviewer: User) -> Slot | None:
     """Return the slot that is leased ahead of the current one, or None if there is none.
 
-    In training and qualification no slot is leased ahead, because the next task depends on the answer to the
-    current one.
+    In training and qualification no slot is leased ahead, because the next task depends on the answer
+    to the current one.
     """
     if project.current_version_id is None:
         return None
@@ -122,8 +122,8 @@ def advance(
 ) -> tuple[Slot | None, Slot | None]:
     """Return the current slot and the slot ahead for a page that now shows the slot `shown_slot`.
 
-    That slot is marked as shown if it is the current one; see slots.advance. Costs two queries in a project
-    without training, gold and qualification.
+    That slot is marked as shown if it is the current one; see slots.advance. Costs two queries in a
+    project without training, gold and qualification.
     """
     if project.current_version_id is not None and not _has_gold_or_training(project):
         return slots.advance(project=project, reviewer=reviewer, shown_slot=shown_slot)

@@ -21,8 +21,8 @@ from labeling.queue.slots import OFF_QUEUE
 
 MAX_COUNT = 1000
 
-# Reads a limited number of free slots per priority, starting at the reviewer's cursors. The subqueries are
-# scalar for the reason given in labeling.queue.claims.
+# Reads a limited number of free slots per priority, starting at the reviewer's cursors. The subqueries
+# are scalar for the reason given in labeling.queue.claims.
 _WAITING = """
 SELECT count(DISTINCT open.task_id) FILTER (WHERE
         (SELECT 1 FROM labeling_ranking ranking WHERE ranking.task_id = open.task_id
@@ -101,8 +101,8 @@ def _key(project: Project, reviewer: User) -> Key:
 def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> ReviewerProgress:
     """Return the reviewer's progress after this ranking, based on a count at most CACHE_SECONDS old.
 
-    Costs one short query, or five if there is no such count. Changes by other reviewers, and undone rankings
-    in other processes, are included only in the next full count.
+    Costs one short query, or five if there is no such count. Changes by other reviewers, and undone
+    rankings in other processes, are included only in the next full count.
     """
     key = _key(project, reviewer)
     with _lock:
@@ -129,8 +129,8 @@ def forget(project: Project, reviewer: User) -> None:
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
     """Return the number of rankings made today and of tasks waiting. Costs four queries.
 
-    Gold checks are counted like real tasks, because the numbers would otherwise reveal them. This costs two
-    more queries.
+    Gold checks are counted like real tasks, because the numbers would otherwise reveal them. This costs
+    two more queries.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -209,8 +209,8 @@ def _slots(progress: ProjectProgress) -> int:
 def of_project(project: Project) -> ProjectProgress:
     """Return the progress of the whole project, without gold.
 
-    The numbers of a large project may be some minutes old; see labeling.core.counts. Counting 100,000 tasks
-    takes tens of milliseconds.
+    The numbers of a large project may be some minutes old; see labeling.core.counts. Counting 100,000
+    tasks takes tens of milliseconds.
     """
     slots = Slot.objects.filter(project=project, priority__lt=OFF_QUEUE).aggregate(
         all=Count("pk"),

@@ -1,4 +1,4 @@
-"""The content of the ranking page: the prompt, the responses in the order shown, and the entered values."""
+"""The content of the ranking page: the prompt, the responses and the values that were entered."""
 
 import uuid
 from collections.abc import Sequence

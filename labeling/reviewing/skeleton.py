@@ -1,11 +1,11 @@
 """Fast rendering of ranking sheets, by caching what the sheets of a project have in common.
 
-For each combination of project, guideline version, number of responses, message roles, language and so on, the
-template is rendered once with placeholders instead of the task's own values. A sheet is then made by putting
-these values in place of the placeholders, so the template remains the only definition of the page. This costs
-one query and the rendering of the task's Markdown, a tenth of the time that the template takes. Without this
-module, `benchmarks.queue --http` stored 66 rankings/s instead of 151 (two runs each, side by side on 2 cores);
-the goal is 200.
+For each combination of project, guideline version, number of responses, message roles, language and so
+on, the template is rendered once with placeholders instead of the task's own values. A sheet is then
+made by putting these values in place of the placeholders, so the template remains the only definition
+of the page. This costs one query and the rendering of the task's Markdown, a tenth of the time that the
+template takes. Without this module, `benchmarks.queue --http` stored 66 rankings/s instead of 151 (two
+runs each, side by side on 2 cores); the goal is 200.
 """
 
 import json
@@ -93,8 +93,8 @@ def sheet_html(
 ) -> str | None:
     """Return the HTML of reviewing/sheet.html for a slot, or None if the template itself must be rendered.
 
-    The template is needed for a slot with a draft, for training and qualification, and if the project shows
-    reviewers model names, scores or others' rankings.
+    The template is needed for a slot with a draft, for training and qualification, and if the project
+    shows reviewers model names, scores or others' rankings.
     """
     policies = (project.sees_models, project.sees_others, project.sees_suggestions)
     shown_to_all = Project.Sees.ALWAYS in policies

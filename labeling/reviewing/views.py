@@ -1,7 +1,7 @@
 """The review page. This module only reads requests and renders pages; other modules decide.
 
-The page works with plain forms. With JavaScript, it fetches the next sheet while the reviewer reads the current
-one, shows it immediately after submission, and receives the server's answers as JSON.
+The page works with plain forms. With JavaScript, it fetches the next sheet while the reviewer reads the
+current one, shows it immediately after submission, and receives the server's answers as JSON.
 """
 
 from collections.abc import Callable, Sequence
@@ -317,8 +317,8 @@ def _success_response(
 ) -> HttpResponse:
     """Return the result of a submission as JSON, with the next sheet that the page does not have yet.
 
-    `shown_slot` is the id of the slot that the page shows now, or empty. In the result, `go` is the URL of a
-    page to show before the next sheet.
+    `shown_slot` is the id of the slot that the page shows now, or empty. In the result, `go` is the URL
+    of a page to show before the next sheet.
     """
     if go := _page_to_read(project, submission.ranking):
         return JsonResponse({"go": go, "csrf": get_token(request)})
@@ -354,7 +354,7 @@ def _slot_for_next_sheet(project: Project, reviewer: User, shown_slot: int | Non
 def _progress_context(
     request: HttpRequest, project: Project, newest: Ranking | None = None
 ) -> Context:
-    """Return the parts of the page that change with every ranking: the progress line and the CSRF token."""
+    """Return what changes on the page with every ranking: the progress line and the CSRF token."""
     bar = _bar(project, user_of(request), newest)
     return {
         "csrf": get_token(request),

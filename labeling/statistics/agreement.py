@@ -1,8 +1,8 @@
 """Agreement between reviewers, with intervals. Does not import Django, because recipes use it too.
 
-A ranking judges the first response of each pair as better, worse or tied. Two rankings of a task are compared
-on the pairs that both contain. The judgments on one task are dependent, so intervals resample whole tasks
-(or the given `clusters`), never single pairs.
+A ranking judges the first response of each pair as better, worse or tied. Two rankings of a task are
+compared on the pairs that both contain. The judgments on one task are dependent, so intervals resample
+whole tasks (or the given `clusters`), never single pairs.
 
 There are four measures:
 
@@ -11,8 +11,8 @@ There are four measures:
   (setup S2 of Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", NeurIPS 2023).
 - `exact`, which includes ties: the share of pairs on which both judgments are equal (setup S1).
 - `tau`: the mean of Kendall's tau-b over every two rankings of the same task.
-- `alpha`: Krippendorff's alpha, which measures agreement beyond chance. A unit is a pair of responses, and
-  the values are −1, 0 and +1.
+- `alpha`: Krippendorff's alpha, which measures agreement beyond chance. A unit is a pair of responses,
+  and the values are −1, 0 and +1.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -48,8 +48,9 @@ ONE_RATING = "All ratings are equal. With a single value, agreement beyond chanc
 class Agreement:
     """A measure of agreement with its 95% interval. If `value` is None, `reason` says why.
 
-    `pairs` is the number of compared items. These are usually pairs of responses, counted once for every two
-    reviewers. For tau they are pairs of rankings, and for the alpha of a criterion they are ratings.
+    `pairs` is the number of compared items. These are usually pairs of responses, counted once for
+    every two reviewers. For tau they are pairs of rankings, and for the alpha of a criterion they are
+    ratings.
     """
 
     value: float | None
@@ -156,9 +157,9 @@ def exact_agreement(
 ) -> Agreement:
     """Return the share of compared pairs on which two reviewers agree exactly, ties included.
 
-    Each item of `groups` contains the rankings of one task by different reviewers. `clusters` has a key for
-    each group; groups with equal keys, such as tasks with the same prompt, are resampled together. Without
-    `clusters`, each group is a cluster.
+    Each item of `groups` contains the rankings of one task by different reviewers. `clusters` has a key
+    for each group; groups with equal keys, such as tasks with the same prompt, are resampled together.
+    Without `clusters`, each group is a cluster.
     """
     return _of_groups(groups, clusters, resamples, seed).exact()
 
@@ -327,7 +328,7 @@ def rating_agreement(
 ) -> Agreement:
     """Return Krippendorff's ordinal alpha of the ratings on one criterion.
 
-    In the result, `pairs` is the number of ratings of responses that have two ratings or more.
+    In the result, `pairs` counts the ratings of those responses that have at least two.
     """
     all_ratings = list(ratings)
     unit, units = number_keys(rating.unit for rating in all_ratings)

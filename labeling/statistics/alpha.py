@@ -1,7 +1,8 @@
 """Krippendorff's alpha: 1 is perfect agreement, 0 is chance, below 0 is worse than chance.
 
-See Krippendorff, "Computing Krippendorff's Alpha-Reliability" (University of Pennsylvania, 2011). There may
-be any number of observers, and values may be missing. Values are numbered 0 … V−1 in ascending order.
+See Krippendorff, "Computing Krippendorff's Alpha-Reliability" (University of Pennsylvania, 2011). There
+may be any number of observers, and values may be missing. Values are numbered 0 … V−1 in ascending
+order.
 """
 
 from collections.abc import Sequence

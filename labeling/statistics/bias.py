@@ -1,7 +1,7 @@
 """Reviewers' biases, with intervals: position on the page, response length and speed.
 
-A bias is a difference between shares of pairs won, so 0.05 means five percentage points. A tie is half a win
-for each response.
+A bias is a difference between shares of pairs won, so 0.05 means five percentage points. A tie is half
+a win for each response.
 """
 
 from collections.abc import Sequence
@@ -53,8 +53,8 @@ NO_PEER = "Nobody else's time was measured."
 class PairBiases:
     """Position and length biases, computed from pairs.
 
-    `shown_orders[n]` is the order in which the responses of ranking n were shown, empty if unknown. `lengths`
-    maps a response to its length. `cluster[t]` is the number of task t's cluster.
+    `shown_orders[n]` is the order in which the responses of ranking n were shown, empty if unknown.
+    `lengths` maps a response to its length. `cluster[t]` is the number of task t's cluster.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class PairBiases:
         return self._mean(self._longer_won(rows) - 0.5, rows, NO_LENGTH)
 
     def length_of(self, reviewer: int) -> Meter:
-        """Return the share of pairs that the longer response wins with this reviewer, minus that with others.
+        """Return the longer response's share of wins with this reviewer, minus that with the others.
 
         Both shares are over the same pairs, so that differences in quality cancel out.
         """
@@ -156,7 +156,7 @@ def _places(pairs: Pairs, shown_orders: Sequence[Sequence[int]]) -> tuple[np.nda
 
 
 def _longer(pairs: Pairs, lengths: dict[int, int]) -> np.ndarray:
-    """Return +1 if the first response of a pair is longer, −1 if the second is, otherwise 0.  → (P,)"""
+    """Return +1 if a pair's first response is longer, −1 if the second is, otherwise 0.  → (P,)"""
     signs = [
         np.sign(lengths[i] - lengths[j]) if i in lengths and j in lengths else 0
         for i, j in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
@@ -193,8 +193,8 @@ def speeds(seconds: dict[Any, list[float]], lengths: dict[Any, list[float]]) -> 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
     """Return the 95% interval of the median of sorted values, whatever their distribution.
 
-    The bounds are order statistics (Conover, "Practical Nonparametric Statistics", 1999, section 3.2). With
-    fewer than six values, return 0 and infinity.
+    The bounds are order statistics (Conover, "Practical Nonparametric Statistics", 1999, section 3.2).
+    With fewer than six values, return 0 and infinity.
     """
     count = len(values)
     if count < 6:

@@ -1,7 +1,7 @@
 """Bootstrap intervals that resample whole clusters, so that dependent rows are drawn together.
 
-This is Efron's percentile bootstrap, applied to clusters as in Davison and Hinkley, "Bootstrap Methods and
-their Application" (1997), section 3.8.
+This is Efron's percentile bootstrap, applied to clusters as in Davison and Hinkley, "Bootstrap Methods
+and their Application" (1997), section 3.8.
 """
 
 from collections.abc import Callable, Hashable, Iterable

@@ -5,9 +5,9 @@ See Davidson, "On Extending the Bradley-Terry Model to Accommodate Ties in Paire
 
     P(i beats j) ∝ e^θi     P(j beats i) ∝ e^θj     P(tie) ∝ ν · e^((θi + θj)/2)
 
-The model is an exponential family in θ and log ν, so Newton's method converges to the only maximum. A normal
-prior with standard deviation 10 on θ keeps the estimate finite for a model that never lost; otherwise its
-effect is negligible. Intervals are bootstrapped over whole clusters, which are prompts.
+The model is an exponential family in θ and log ν, so Newton's method converges to the only maximum. A
+normal prior with standard deviation 10 on θ keeps the estimate finite for a model that never lost;
+otherwise its effect is negligible. Intervals are bootstrapped over whole clusters, which are prompts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,8 +32,8 @@ MIDDLE = 1000.0
 class Standing:
     """A model's position on the leaderboard.
 
-    `rating` is on the Elo scale: the mean of a group is 1000, and a difference of 400 points means odds of ten
-    to one. `score` is the share of comparisons won; a tie counts half.
+    `rating` is on the Elo scale: the mean of a group is 1000, and a difference of 400 points means odds
+    of ten to one. `score` is the share of comparisons won; a tie counts half.
     """
 
     name: str
@@ -84,8 +84,9 @@ def leaderboard(
 ) -> Leaderboard:
     """Return the leaderboard for N comparisons of two models.
 
-    `outcome` is +1 if the first model won, 0 for a tie, and −1 if it lost. `cluster` is the number of each
-    comparison's prompt, counted from 0. Only the MAX_MODELS models with the most comparisons are rated.
+    `outcome` is +1 if the first model won, 0 for a tie, and −1 if it lost. `cluster` is the number of
+    each comparison's prompt, counted from 0. Only the MAX_MODELS models with the most comparisons are
+    rated.
     """
     different = np.array([a != b for a, b in zip(first, second, strict=True)], dtype=bool)
     names, i, j, left_out = _most_compared(
@@ -149,7 +150,7 @@ def _counts(
 
 
 def fit(counts: np.ndarray, *, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the estimates of θ and log ν for each table of wins and ties.  (B, 2, M, M) → (B, M), (B,)"""
+    """Return θ and log ν for each table of wins and ties.  (B, 2, M, M) → (B, M), (B,)"""
     wins, ties = counts[:, 0], counts[:, 1]
     batch, size = wins.shape[:2]
     compared = wins + wins.transpose(0, 2, 1) + ties

@@ -1,9 +1,9 @@
 """The most probable order of a task's responses, with its probability.
 
-labeling.statistics.reliability gives a posterior for each pair of responses. The weight of an order, which may
-contain ties, is the product of its pairs' posteriors, to the power 2/K. The power is needed because a ranking
-of K responses consists of K−1 decisions, not of K(K−1)/2 independent judgments of pairs. For two responses,
-the result is the posterior of the pair.
+labeling.statistics.reliability gives a posterior for each pair of responses. The weight of an order,
+which may contain ties, is the product of its pairs' posteriors, to the power 2/K. The power is needed
+because a ranking of K responses consists of K−1 decisions, not of K(K−1)/2 independent judgments of
+pairs. For two responses, the result is the posterior of the pair.
 
 The sum over all orders is exact. It is computed by removing the top tier recursively, in 3^K steps. Nine
 responses have 7,087,261 orders, but need only 19,683 steps.
@@ -25,11 +25,11 @@ MAX_BATCH_NUMBERS = 4_000_000
 
 @dataclass(frozen=True)
 class Posterior:
-    """The posterior of the order of a task's responses. Axes are `responses`, the ids in ascending order.
+    """The posterior of a task's order. All axes are `responses`, the ids in ascending order.
 
-    `above[i, j]` is the probability that i is better than j, and `tied[i, j]` that both are equally good, so
-    above[i, j] + tied[i, j] + above[j, i] = 1. `best[i]` is the probability that no response is better than
-    i. `tiers` is the most probable order, and `probability` its probability.
+    `above[i, j]` is the probability that i is better than j, and `tied[i, j]` that both are equally
+    good, so above[i, j] + tied[i, j] + above[j, i] = 1. `best[i]` is the probability that no response
+    is better than i. `tiers` is the most probable order, and `probability` its probability.
     """
 
     responses: tuple[int, ...]
@@ -59,8 +59,8 @@ def posterior_of_pairs(
 ) -> Posterior | None:
     """Return the posterior for one task, or None if no ranking compares two responses.
 
-    `rankings` are (reviewer, tiers). Unknown reviewers are treated as typical. Four responses take less than a
-    millisecond.
+    `rankings` are (reviewer, tiers). Unknown reviewers are treated as typical. Four responses take less
+    than a millisecond.
     """
     judgments = [Judgment(None, reviewer, tiers) for reviewer, tiers in rankings]
     return consensus(judgments, reliabilities).get(None)
@@ -200,8 +200,8 @@ def _orders(
 def _mass(weight: np.ndarray, steps: _Steps, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the share of the total weight in orders that use each step, (n, S), and two sums.
 
-    The sum `top` is the share of orders in which each response is in the top tier, and `log_total` is the log
-    of the total weight.
+    The sum `top` is the share of orders in which each response is in the top tier, and `log_total` is
+    the log of the total weight.
     """
     count, full = len(weight), 2**size - 1
     below = np.ones((count, full + 1))  # weight of all orders of the set

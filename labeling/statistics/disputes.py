@@ -1,25 +1,27 @@
 """Disputed tasks, in which reviewers disagree more than their usual noise explains.
 
-Two statistics are computed for each task from τ = 1 − 2·distance of every two rankings. The distance of two
-rankings is 0 for equal orders and 1 for opposite ones; a pair that only one of them ties counts half.
+Two statistics are computed for each task from τ = 1 − 2·distance of every two rankings. The distance of
+two rankings is 0 for equal orders and 1 for opposite ones; a pair that only one of them ties counts
+half.
 
 - The mean distance detects general disagreement.
-- The gain of reversing detects two groups of reviewers with opposite orders. It is the largest increase of
-  the mean τ that results from reversing the rankings of some reviewers. It needs three rankings. It is 0
-  without disagreement and small for noise; for two opposite groups, it grows with each ranking.
+- The gain of reversing detects two groups of reviewers with opposite orders. It is the largest increase
+  of the mean τ that results from reversing the rankings of some reviewers. It needs three rankings. It
+  is 0 without disagreement and small for noise; for two opposite groups, it grows with each ranking.
 
-The null model is Thurstone's, "A Law of Comparative Judgment" (Psychological Review 34, 1927): each reviewer
-perceives each response's worth with independent normal noise, and ranks the responses by perceived worth. If
-two reviewers' perceptions have the correlation ρ, they order a pair in opposite ways with probability
-arccos(ρ)/π. The ρ of a task therefore follows from the usual rate of disagreement in the project and of its
-reviewers. Both statistics are simulated for this ρ and for the task's numbers of responses and rankings. Since
-the model includes responses of similar worth, these alone do not cause a dispute.
+The null model is Thurstone's, "A Law of Comparative Judgment" (Psychological Review 34, 1927): each
+reviewer perceives each response's worth with independent normal noise, and ranks the responses by
+perceived worth. If two reviewers' perceptions have the correlation ρ, they order a pair in opposite
+ways with probability arccos(ρ)/π. The ρ of a task therefore follows from the usual rate of disagreement
+in the project and of its reviewers. Both statistics are simulated for this ρ and for the task's numbers
+of responses and rankings. Since the model includes responses of similar worth, these alone do not cause
+a dispute.
 
-The p-value of a statistic is the share of simulated tasks in which it is at least as extreme. A task's p-value
-is twice the smaller one (Bonferroni), or the only one for two rankings. If most tasks have a wider
-distribution than the model, all p-values are scaled to them (the empirical null of Efron, "Large-Scale
-Simultaneous Hypothesis Testing", JASA 99, 2004). The procedure of Benjamini and Hochberg (JRSS B 57, 1995)
-then selects the disputed tasks, so that at most 10% of them are expected to be noise.
+The p-value of a statistic is the share of simulated tasks in which it is at least as extreme. A task's
+p-value is twice the smaller one (Bonferroni), or the only one for two rankings. If most tasks have a
+wider distribution than the model, all p-values are scaled to them (the empirical null of Efron,
+"Large-Scale Simultaneous Hypothesis Testing", JASA 99, 2004). The procedure of Benjamini and Hochberg
+(JRSS B 57, 1995) then selects the disputed tasks, so that at most 10% of them are expected to be noise.
 """
 
 from dataclasses import dataclass
@@ -35,15 +37,15 @@ from labeling.statistics.reviewer_pairs import ReviewerPairs
 FALSE_DISCOVERIES = 0.1
 """Maximum expected share of disputed tasks in which the disagreement is only noise."""
 USUAL = 0.27
-"""The rate of disagreement assumed until the project's own rate can be estimated. The labelers of Ouyang et
-al., "Training language models to follow instructions with human feedback" (2022), agreed on 73%."""
+"""The rate of disagreement assumed until the project's own rate can be estimated. The labelers of Ouyang
+et al., "Training language models to follow instructions with human feedback" (2022), agreed on 73%."""
 LEARNED_FROM = 30
 """Minimum number of tasks with two rankings from which a project's own rate is estimated."""
 SHRUNK_BY = 10
 """Weight of the project's rate in the estimate of a reviewer's rate, as a number of tasks."""
 SIMULATED = 20_000
-"""Number of tasks simulated for each combination of responses, rankings and ρ. The smallest possible p-value
-is 1/20,001."""
+"""Number of tasks simulated for each combination of responses, rankings and ρ. The smallest possible
+p-value is 1/20,001."""
 BATCH_SIZE = 4_000
 """Number of tasks simulated at a time, to limit the memory."""
 MAX_RANKINGS = 9
@@ -78,8 +80,8 @@ class Verdicts:
 def verdicts(tasks: list[Any], reviewer_pairs: ReviewerPairs) -> Verdicts:
     """Test each task with two or more rankings. `tasks` maps the task numbers in the pairs to tasks.
 
-    Takes about 0.1 s for 1,000 tasks with four responses, plus 0.1 s for the first task in the process with
-    each combination of responses, rankings and ρ.
+    Takes about 0.1 s for 1,000 tasks with four responses, plus 0.1 s for the first task in the process
+    with each combination of responses, rankings and ρ.
     """
     tested = _tasks(reviewer_pairs)
     usual, learned = USUAL, len(tested) >= LEARNED_FROM
@@ -191,7 +193,7 @@ def gain_of_reversing(taus: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=MAX_RANKINGS)
 def _signs(rankings: int) -> np.ndarray:
-    """Return the sign of each pair of rankings in each split of the rankings into two groups.
+    """Return a sign for each pair of rankings and each way to split the rankings into two groups.
 
     The sign is +1 within a group and −1 across groups, divided by the number of pairs.  → (P, 2^(R − 1))
     """

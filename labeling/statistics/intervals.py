@@ -1,10 +1,10 @@
 """Confidence intervals for shares, shared by pages, commands and recipes. Does not import Django.
 
 `wilson` is the score interval of Wilson, "Probable Inference, the Law of Succession, and Statistical
-Inference" (JASA 22, 1927). `ShareSums` is the same interval for observations in clusters, such as the pairs of
-one prompt. Its number of trials is the effective sample size, which is the number of independent observations
-that would estimate the share with the same precision (Korn and Graubard, "Analysis of Health Surveys", 1999,
-section 3.2; Franco et al., JSSAM 7, 2019, compare such intervals).
+Inference" (JASA 22, 1927). `ShareSums` is the same interval for observations in clusters, such as the
+pairs of one prompt. Its number of trials is the effective sample size, which is the number of
+independent observations that would estimate the share with the same precision (Korn and Graubard,
+"Analysis of Health Surveys", 1999, section 3.2; Franco et al., JSSAM 7, 2019, compare such intervals).
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,7 @@
 """Rankings as judgments of pairs of responses, in flat numpy arrays.
 
-A pair consists of two responses in one task, the smaller id first. Each ranking that contains both of them
-judges the pair: +1 if the first is better, 0 if they are tied, −1 if the second is better.
+A pair consists of two responses in one task, the smaller id first. Each ranking that contains both of
+them judges the pair: +1 if the first is better, 0 if they are tied, −1 if the second is better.
 """
 
 from collections import defaultdict
@@ -46,7 +46,8 @@ class Pairs:
 def expand(judgments: Iterable[Judgment]) -> Pairs:
     """Return the pairs in these rankings, with their judgments. K responses have K(K−1)/2 pairs.
 
-    The time is linear in the number of judgments: 100,000 rankings of four responses take less than two seconds.
+    The time is linear in the number of judgments: 100,000 rankings of four responses take less than two
+    seconds.
     """
     tasks: dict[Any, int] = {}
     reviewers: dict[Any, int] = {}

@@ -1,22 +1,22 @@
 """Reviewers' reliability, estimated from the pairs that several of them judged.
 
-The model is that of Dawid and Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM
-Algorithm" (Applied Statistics 28, 1979), applied to pairs of responses. The true side of a pair is one of two
-orders or a tie. Which response comes first is arbitrary, so a reviewer's 3×3 confusion matrix has only three
-free parameters:
+The model is that of Dawid and Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using the
+EM Algorithm" (Applied Statistics 28, 1979), applied to pairs of responses. The true side of a pair is
+one of two orders or a tie. Which response comes first is arbitrary, so a reviewer's 3×3 confusion
+matrix has only three free parameters:
 
     truly ordered:  right, tie, reversed      (their sum is 1)
     truly tied:     tie_of_tie, and half of 1 − tie_of_tie for each order
 
-`quality` = right + tie/2 is the probability of judging an ordered pair correctly, where a tie counts half: 1
-is always right, 0.5 is chance, and 0 is always reversed. It corresponds to η in Chen et al., "Pairwise Ranking
-Aggregation in a Crowdsourced Setting" (Crowd-BT, WSDM 2013), but does not assume a common scale for all
-responses, because responses to different prompts have none.
+`quality` = right + tie/2 is the probability of judging an ordered pair correctly, where a tie counts
+half: 1 is always right, 0.5 is chance, and 0 is always reversed. It corresponds to η in Chen et al.,
+"Pairwise Ranking Aggregation in a Crowdsourced Setting" (Crowd-BT, WSDM 2013), but does not assume a
+common scale for all responses, because responses to different prompts have none.
 
 The estimates maximise the posterior under weak Dirichlet priors, by EM. The pairs of one ranking are
-dependent, so the standard errors are those of a composite likelihood: the sandwich estimator of Varin, Reid
-and Firth, "An Overview of Composite Likelihood Methods" (Statistica Sinica 21, 2011), with tasks as units, and
-computed for all reviewers together.
+dependent, so the standard errors are those of a composite likelihood: the sandwich estimator of Varin,
+Reid and Firth, "An Overview of Composite Likelihood Methods" (Statistica Sinica 21, 2011), with tasks
+as units, and computed for all reviewers together.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -166,7 +166,8 @@ def _shared(pairs: Pairs) -> _Judgments:
 def _patterns(shared: _Judgments) -> _Judgments:
     """Merge pairs that have the same judgments by the same reviewers, so that far fewer are left.
 
-    Pairs are compared by hashes: each (reviewer, side) has a random 64-bit number, and a pair has their sum.
+    Pairs are compared by hashes: each (reviewer, side) has a random 64-bit number, and a pair has their
+    sum.
     """
     rng = np.random.default_rng(0)
     code = shared.reviewer * 3 + shared.side
@@ -304,7 +305,8 @@ def _errors(
 ) -> np.ndarray:
     """Return the standard error of each reviewer's quality.  → (reviewers,)
 
-    With more than MAX_JOINT_REVIEWERS reviewers, the error of each one ignores that the others are estimated.
+    With more than MAX_JOINT_REVIEWERS reviewers, the error of each one ignores that the others are
+    estimated.
     """
     scores = _scores(confusion)
     truths = posterior(
@@ -452,7 +454,7 @@ def _diagonal(blocks: Blocks, reviewers: int) -> np.ndarray:
 
 
 def _slope(confusion: np.ndarray) -> np.ndarray:
-    """Return the gradient of the quality with respect to the parameters of `_scores`.  → (reviewers, 3)"""
+    """Return the gradient of the quality by the parameters of `_scores`.  → (reviewers, 3)"""
     right, tie, _, _ = confusion.T
     by_right = right * (1 - right) - right * tie / 2
     by_tie = tie * (1 - tie) / 2 - right * tie

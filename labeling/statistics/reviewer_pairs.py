@@ -1,7 +1,7 @@
 """Pairs of reviewers who ranked the same task, each with a 3×3 table of their judgments.
 
-Every measure of agreement is a sum over these tables, so its value for one reviewer or one week is the sum over
-some of the rows.
+Every measure of agreement is a sum over these tables, so its value for one reviewer or one week is the
+sum over some of the rows.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,9 @@ from labeling.statistics.pairs import Pairs, Tiers, index_pairs
 class ReviewerPairs:
     """M pairs of reviewers. The axes of a table are the judgments −1, 0, +1 by `first` and `second`.
 
-    In `shares`, each pair of responses has the weight 1/(m − 1), where m is the number of reviewers who judged
-    the pair. The sum of `shares` and its transpose is the coincidence matrix of Krippendorff's alpha.
+    In `shares`, each pair of responses has the weight 1/(m − 1), where m is the number of reviewers who
+    judged the pair. The sum of `shares` and its transpose is the coincidence matrix of Krippendorff's
+    alpha.
     """
 
     task: np.ndarray  # (M,) index into the tasks
@@ -102,8 +103,9 @@ def reviewer_pairs(pairs: Pairs) -> ReviewerPairs:
 def mean_distance(rankings: Sequence[Tiers]) -> float:
     """Return the mean distance of every two rankings of a task, from 0 to 1.
 
-    It is the mean of `ReviewerPairs.distance`, weighted by the number of pairs that both rankings contain, or 0
-    if they contain none. This is plain Python, because arrays are ten times slower for so few responses.
+    It is the mean of `ReviewerPairs.distance`, weighted by the number of pairs that both rankings
+    contain, or 0 if they contain none. This is plain Python, because arrays are ten times slower for so
+    few responses.
     """
     rank_maps = [{i: rank for rank, tier in enumerate(tiers) for i in tier} for tiers in rankings]
     differences = compared = 0

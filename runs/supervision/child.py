@@ -34,8 +34,8 @@ def command_for(module: str, run_dir: Path, *, gpus: int) -> list[str]:
 class Child:
     """A command that runs under a watchdog (runs.supervision.watchdog). Its output is appended to `log`.
 
-    The command sees only the GPUs in its lease. It inherits `lock` and the locks of the GPUs, so the caller may
-    close its own copies once this object exists.
+    The command sees only the GPUs in its lease. It inherits `lock` and the locks of the GPUs, so the
+    caller may close its own copies once this object exists.
     """
 
     def __init__(self, command: list[str], *, log: Path, lock: int, gpus: GpuLease | None = None):
@@ -91,8 +91,8 @@ class Child:
 def environment(command: list[str], gpus: Sequence[str] = ()) -> dict[str, str]:
     """Return the recipe's environment: the allowed variables, and the GPUs that it may use.
 
-    The launcher for several processes would kill them 30 seconds after SIGTERM. This limit is raised, so that only
-    the supervisor kills them.
+    The launcher for several processes would kill them 30 seconds after SIGTERM. This limit is raised,
+    so that only the supervisor kills them.
     """
     variables = for_recipe()
     if gpus:

@@ -1,8 +1,8 @@
-"""The environment variables that a recipe's process may see. This is an allow-list, to keep secrets from it.
+"""The environment variables that a recipe's process may see: an allow-list, which keeps out secrets.
 
-A recipe reads models from untrusted sources. It must therefore not see passwords and keys that the web process
-has, such as DATABASE_URL, cloud access keys or CI tokens, whether Tiebreak uses them or not. The only secret passed
-on is HF_TOKEN, without which gated models could not be downloaded.
+A recipe reads models from untrusted sources. It must therefore not see passwords and keys that the web
+process has, such as DATABASE_URL, cloud access keys or CI tokens, whether Tiebreak uses them or not.
+The only secret passed on is HF_TOKEN, without which gated models could not be downloaded.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Leases of GPUs, so that two runs on a machine do not use the same GPU.
 
-A lease is a locked file in TIEBREAK_VAR for each GPU. The recipe's processes inherit the lock, so a GPU becomes free
-when the last of them has ended, even if the supervisor was killed. Other programs do not use these leases, so GPUs
-with more free memory are leased first.
+A lease is a locked file in TIEBREAK_VAR for each GPU. The recipe's processes inherit the lock, so a GPU
+becomes free when the last of them has ended, even if the supervisor was killed. Other programs do not
+use these leases, so GPUs with more free memory are leased first.
 """
 
 import fcntl
@@ -41,8 +41,8 @@ class GpuLease:
 def lease_gpus(kind: "RunKind", waiting: Callable[[], None]) -> Iterator[GpuLease]:
     """Yield the GPUs for a run of this kind, and close this process's locks of them afterwards.
 
-    Up to `share_of` GPUs are leased. While all GPUs are in use, this waits and calls `waiting` about once per
-    second. `waiting` may raise an error to end the wait.
+    Up to `share_of` GPUs are leased. While all GPUs are in use, this waits and calls `waiting` about
+    once per second. `waiting` may raise an error to end the wait.
     """
     gpus_by_name = visible_gpus() if kind.uses_gpu else {}
     lease = GpuLease()

@@ -1,9 +1,9 @@
 """Slots, which limit how many recipes run on a machine at a time, regardless of the number of workers.
 
-A slot is a locked file, so it becomes free when its process dies. A process that is stopped (by SIGSTOP, or because
-the machine is suspended) keeps its lock. Once its run's lease has expired, the next worker kills its recipe and
-creates a new file with the same name. When the stopped process continues, it notices that it has lost the lease
-before it writes anything.
+A slot is a locked file, so it becomes free when its process dies. A process that is stopped (by
+SIGSTOP, or because the machine is suspended) keeps its lock. Once its run's lease has expired, the next
+worker kills its recipe and creates a new file with the same name. When the stopped process continues,
+it notices that it has lost the lease before it writes anything.
 """
 
 import fcntl

@@ -1,8 +1,9 @@
 """Supervise one run from its claim to its end, in a worker's thread or in a command.
 
-The supervisor prepares the run directory and starts the recipe under a watchdog. At every tick it copies events,
-renews the lease, and checks whether the run was cancelled, the lease was lost or the worker is shutting down. It
-never uses CUDA. If the database becomes unavailable, the recipe continues to train.
+The supervisor prepares the run directory and starts the recipe under a watchdog. At every tick it
+copies events, renews the lease, and checks whether the run was cancelled, the lease was lost or the
+worker is shutting down. It never uses CUDA. If the database becomes unavailable, the recipe continues
+to train.
 """
 
 import logging
@@ -43,7 +44,7 @@ LOG_TAIL_BYTES = 4000
 MAX_RETRY_SECONDS = 3600
 
 SHUTTING_DOWN = threading.Event()
-"""Set when this process is asked to end. Its recipes then write a checkpoint, and their runs are requeued."""
+"""Set when this process is asked to end. Recipes then write a checkpoint, and their runs are requeued."""
 
 
 class ShuttingDown(Exception):  # noqa: N818
@@ -125,8 +126,9 @@ def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
 def _store_results(run: Run, kind: kinds.RunKind, process: "RecipeProcess") -> None:
     """Publish the output of a finished recipe. This waits for the database even if the lease expires.
 
-    If the database is unavailable for longer than the lease, the reaper takes the run away, and this worker claims
-    it again. If another worker has claimed it first, that worker finds the finished directory and publishes it.
+    If the database is unavailable for longer than the lease, the reaper takes the run away, and this
+    worker claims it again. If another worker has claimed it first, that worker finds the finished
+    directory and publishes it.
     """
     process.run_dir.stage("Checking and storing the results")
     try:
@@ -346,9 +348,9 @@ class RecipeProcess:
 def forget_connection(error: Exception) -> None:
     """Close a broken connection, so that the next query opens a new one.
 
-    In a transaction, the error is raised again instead. The pool's idle connections are probably broken too, so all
-    of them are checked now. Otherwise psycopg would test them one by one when they are requested, with growing
-    pauses, which could take longer than a lease.
+    In a transaction, the error is raised again instead. The pool's idle connections are probably broken
+    too, so all of them are checked now. Otherwise psycopg would test them one by one when they are
+    requested, with growing pauses, which could take longer than a lease.
     """
     if connection.in_atomic_block:
         raise error
@@ -360,8 +362,8 @@ def forget_connection(error: Exception) -> None:
 def retry_until_available(write: Callable[[], T]) -> T:
     """Retry a write until the database is available, for at most an hour and not after shutdown.
 
-    Then the database's error is raised. Nothing is lost, because the results remain in the run directory and the
-    next attempt publishes them.
+    Then the database's error is raised. Nothing is lost, because the results remain in the run
+    directory and the next attempt publishes them.
     """
     until = time.monotonic() + MAX_RETRY_SECONDS
     while True:

@@ -2,12 +2,12 @@
 
     python -m runs.supervision.watchdog PIPE LOCKS COMMAND…
 
-PIPE is the read end of a pipe, whose write end only the supervisor has. When a byte arrives, SIGTERM is sent to the
-command. When the pipe closes, for example because the supervisor was killed with SIGKILL, the command and all
-processes that it started are killed.
+PIPE is the read end of a pipe, whose write end only the supervisor has. When a byte arrives, SIGTERM is
+sent to the command. When the pipe closes, for example because the supervisor was killed with SIGKILL,
+the command and all processes that it started are killed.
 
-LOCKS are the comma-separated descriptors of the locks of the run directory and the GPUs. The command inherits them,
-so a lock becomes free when the last process that could write or compute has ended.
+LOCKS are the comma-separated descriptors of the locks of the run directory and the GPUs. The command
+inherits them, so a lock becomes free when the last process that could write or compute has ended.
 
 The exit status is that of the command, or 128 plus the number of the signal that ended it.
 """
@@ -55,7 +55,7 @@ def children() -> list[int]:
 
 
 def kill_everything(command: subprocess.Popen[bytes]) -> None:
-    """Kill the command's process group, and then its other processes: torchrun gives each rank a session."""
+    """Kill the command's process group, and then other processes, as torchrun gives each rank a session."""
     deadline = time.monotonic() + KILL_SECONDS
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(command.pid, signal.SIGKILL)

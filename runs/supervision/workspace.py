@@ -46,8 +46,8 @@ def _commit() -> str:
 def prepare(run: Run, kind: RunKind) -> RunDir:
     """Create the run directory, and let the kind fill `data/`. Later attempts use it again.
 
-    After a crash, partial contents are deleted and created again. Raises CannotRun if a file that the run needs is
-    missing or was changed, or if the folder belongs to a run in another database.
+    After a crash, partial contents are deleted and created again. Raises CannotRun if a file that the
+    run needs is missing or was changed, or if the folder belongs to a run in another database.
     """
     run_dir, marker = run_dir_of(run), run.created_at.isoformat()
     prepared = run_dir.path / PREPARED
@@ -192,9 +192,10 @@ def log_tail(path: Path, size: int, *, after: int = 0) -> str:
 def lock_run_dir(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Lock the run directory, and yield the lock's descriptor.
 
-    The lock is held until all processes that inherit it have ended. An earlier holder on this machine is killed,
-    because its lease has expired. While this waits for the lock, it calls `waiting` about once per second, which
-    may raise an error to end the wait. Raises CannotRun if the lock cannot be acquired.
+    The lock is held until all processes that inherit it have ended. An earlier holder on this machine
+    is killed, because its lease has expired. While this waits for the lock, it calls `waiting` about
+    once per second, which may raise an error to end the wait. Raises CannotRun if the lock cannot be
+    acquired.
     """
     folder = run_dir_of(run).path
     folder.mkdir(parents=True, exist_ok=True)

@@ -57,8 +57,8 @@ class Command(BaseCommand):
 def interrupt_on_signals() -> None:
     """Raise KeyboardInterrupt on SIGTERM and SIGINT.
 
-    The handler for SIGINT is set explicitly, because a shell without job control starts background jobs with
-    SIGINT ignored.
+    The handler for SIGINT is set explicitly, because a shell without job control starts background jobs
+    with SIGINT ignored.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)

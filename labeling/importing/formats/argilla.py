@@ -3,10 +3,11 @@
     {"id", "fields": {"prompt": …, "reply-1": …, "reply-2": …},
      "responses": {"ranking": [{"value": [{"value": "reply-2", "rank": 1}, …], "user_id": …}]}}
 
-Argilla 1 writes "responses" as [{"user_id", "status", "values": {"ranking": {"value": …}}}]. Data sets from
-Argilla 1 have a column of [{"user_id", "value", "status"}] for each question. Data sets from Argilla 2 have
-the columns "ranking.responses", "ranking.responses.users" and "ranking.responses.status". Records from
-Argilla's old text classification have "inputs" and an "annotation".
+Argilla 1 writes "responses" as [{"user_id", "status", "values": {"ranking": {"value": …}}}]. Data sets
+from Argilla 1 have a column of [{"user_id", "value", "status"}] for each question. Data sets from
+Argilla 2 have the columns "ranking.responses", "ranking.responses.users" and
+"ranking.responses.status". Records from Argilla's old text classification have "inputs" and an
+"annotation".
 
 Each user's answer to a RankingQuestion is a ranking; equal ranks are a tie. If there is none, a user's
 answers to RatingQuestions, one for each response, are a ranking; equal ratings are a tie. With two
@@ -90,7 +91,7 @@ def _draft(record: Record, line: int, tally: Tally) -> Draft:
 
 
 def _responses(fields: dict[str, Any], prompt: str | None) -> list[str]:
-    """Return the names of the fields that hold responses: those named like responses, or all texts."""
+    """Return the names of the response fields: those named like responses, otherwise all texts."""
     texts = [k for k, v in fields.items() if k != prompt and v and isinstance(v, str | list)]
     answers = [k for k, v in fields.items() if k != prompt and v != "" and ANSWER.search(k)]
     readable = [k for k in answers if k in texts or values.as_text(fields[k]) is not None]

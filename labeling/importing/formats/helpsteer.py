@@ -3,10 +3,10 @@
     {"context": [{"role", "content"}, …], "response1": …, "response2": …, "overall_preference": -2,
      "individual_preference": [{"score": -2, "reasoning": …}, …]}
 
-A score goes from -3 (response 1 is much better) to 3 (response 2 is much better); 0 is a tie. It becomes
-the strength of a ranking. Each individual preference becomes a ranking by the reviewer "helpsteer-1",
-"helpsteer-2", …, with its reasoning as the rationale. In a row without individual preferences, the overall
-preference becomes a ranking by "helpsteer".
+A score goes from -3 (response 1 is much better) to 3 (response 2 is much better); 0 is a tie. It
+becomes the strength of a ranking. Each individual preference becomes a ranking by the reviewer
+"helpsteer-1", "helpsteer-2", …, with its reasoning as the rationale. In a row without individual
+preferences, the overall preference becomes a ranking by "helpsteer".
 """
 
 from collections.abc import Iterator

@@ -1,18 +1,18 @@
 """Label Studio exports: tasks with their annotations as JSON, or one row per annotation.
 
-This reads the results of Ranker (an order, or buckets), Pairwise (left or right) and Choices (left, right
-or a tie). `completed_by` is the reviewer, who is named "labelstudio-" and the user's number. `lead_time` is
-the active time. Texts in an annotation with a ranking are its rationale. Cancelled annotations and other
-results are left out.
+This reads the results of Ranker (an order, or buckets), Pairwise (left or right) and Choices (left,
+right or a tie). `completed_by` is the reviewer, who is named "labelstudio-" and the user's number.
+`lead_time` is the active time. Texts in an annotation with a ranking are its rationale. Cancelled
+annotations and other results are left out.
 
-A Ranker's items are the list in `data` that contains their ids. The sides of a pair are two texts in `data`
-whose names differ only in their ending: 1 and 2, a and b, left and right. Each bucket is a tier, in the
-order of the export; items in the bucket "_" were not ranked. An annotation with both a choice and a pairwise
-answer is read once.
+A Ranker's items are the list in `data` that contains their ids. The sides of a pair are two texts in
+`data` whose names differ only in their ending: 1 and 2, a and b, left and right. Each bucket is a tier,
+in the order of the export; items in the bucket "_" were not ranked. An annotation with both a choice
+and a pairwise answer is read once.
 
-JSON_MIN and CSV have one row per annotation, with the task's data and a column for each result. This module
-reads such a row if it contains a Ranker's items, a result that is an object, or a text that is a choice.
-Other rows are read as tables (labeling.importing.formats.columns).
+JSON_MIN and CSV have one row per annotation, with the task's data and a column for each result. This
+module reads such a row if it contains a Ranker's items, a result that is an object, or a text that is a
+choice. Other rows are read as tables (labeling.importing.formats.columns).
 """
 
 import re
@@ -146,7 +146,7 @@ def _task_of(row: dict[str, Any], tally: Tally) -> dict[str, Any]:
 
 
 def _is_answer(name: str, data: dict[str, Any]) -> bool:
-    """Return whether a column contains a text that chooses one of the two sides of a pair."""
+    """Return whether a column contains a text that chooses one side of a pair."""
     value, sides = data[name], _sides(data)
     return (
         bool(sides)

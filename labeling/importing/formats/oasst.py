@@ -1,11 +1,11 @@
 """Open Assistant conversation trees: one JSON tree per line, as published by the project.
 
-Each prompter message, with its history, is a prompt. Two or more replies with a `rank` (0 is best) are a
-task with one ranking by the reviewer "oasst", because the published rank already combines several people's
-opinions. Equal ranks are a tie. A reply without a rank was not judged. It becomes a response to the prompt
-but not part of the task, so that the ranking covers every response in its task. If more than nine replies
-are ranked, the task has nine of them, evenly spaced from best to worst. Deleted messages, and all replies
-below them, are left out.
+Each prompter message, with its history, is a prompt. Two or more replies with a `rank` (0 is best) are
+a task with one ranking by the reviewer "oasst", because the published rank already combines several
+people's opinions. Equal ranks are a tie. A reply without a rank was not judged. It becomes a response
+to the prompt but not part of the task, so that the ranking covers every response in its task. If more
+than nine replies are ranked, the task has nine of them, evenly spaced from best to worst. Deleted
+messages, and all replies below them, are left out.
 """
 
 from collections.abc import Iterator

@@ -3,10 +3,10 @@
     {"instruction": …, "completions": [{"model", "response", "overall_score": 7.5,
      "annotations": {"helpfulness": {"Rating": "4", "Rationale": …}, …}}, …]}
 
-The overall scores become one ranking by the reviewer "ultrafeedback"; equal scores are a tie. If a score is
-missing, the mean of the completion's ratings is used. A completion without either is stored as a response
-but not ranked. The rating of an aspect is stored if the guideline has a criterion with the same name. Rows
-of the form {"instruction", "generations", "ratings", "model_names"} are read too.
+The overall scores become one ranking by the reviewer "ultrafeedback"; equal scores are a tie. If a
+score is missing, the mean of the completion's ratings is used. A completion without either is stored as
+a response but not ranked. The rating of an aspect is stored if the guideline has a criterion with the
+same name. Rows of the form {"instruction", "generations", "ratings", "model_names"} are read too.
 """
 
 from collections.abc import Iterator

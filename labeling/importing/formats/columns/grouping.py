@@ -42,10 +42,10 @@ def consecutive_groups(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
 class _Hashes:
     """The 64-bit hashes of keys, to detect a key that occurs again.
 
-    A million hashes take 8 MB here, compared with 70 MB in a Python set. They are sorted and compared each
-    time their number has grown by half, which is faster than looking up each of them. The probability that
-    two of a million keys have the same hash is below 1 in 10**7. Such a file would be read with
-    `all_groups`, which gives the same result.
+    A million hashes take 8 MB here, compared with 70 MB in a Python set. They are sorted and compared
+    each time their number has grown by half, which is faster than looking up each of them. The
+    probability that two of a million keys have the same hash is below 1 in 10**7. Such a file would be
+    read with `all_groups`, which gives the same result.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The meaning of the columns of a file.
+"""The meanings of a file's columns.
 
 A mapping lists the columns for each meaning. `*` in a name matches any text, so `response=answer_*`
 selects every column that begins with "answer_".
@@ -133,8 +133,8 @@ class Mapping:
 class ColumnMeanings:
     """A mapping applied to the columns of a row: columns by meaning, and meaning by column.
 
-    The columns of a meaning are in the order of the numbers in their names. `metadata` are the columns that
-    are stored with the prompt.
+    The columns of a meaning are in the order of the numbers in their names. `metadata` are the columns
+    that are stored with the prompt.
     """
 
     by_meaning: dict[str, list[str]]

@@ -74,7 +74,7 @@ def _whole_chats(row: SourceRow, candidates: Sequence[tuple[str, str, Any]]) -> 
     ]
     if len(chats) < 2 or len(chats) < len(candidates):
         raise BadInput(
-            "no column holds the prompt, and the responses are texts. Choose the prompt's column.",
+            "no column contains the prompt, and the responses are texts. Choose the prompt's column.",
             row.line,
         )
     shared = min(same_start(chats[0], other) for other in chats[1:])

@@ -1,7 +1,7 @@
 """Propose the meaning of each column from its name and its values in the first rows.
 
-Where the meaning is unclear, a proposal contains a question, which the user answers with a mapping. Nothing
-is imported while a question is open.
+Where the meaning is unclear, a proposal contains a question, which the user answers with a mapping.
+Nothing is imported while a question is open.
 """
 
 import re
@@ -90,8 +90,8 @@ INDEX = re.compile(r"|Unnamed: \d+|index|__index_level_\d+__")
 class Proposal:
     """The proposed meanings of a file's columns.
 
-    `reviewer` is the reviewer's name to use if no column contains it. `questions` maps a column or meaning
-    to a question that only the user can answer.
+    `reviewer` is the reviewer's name to use if no column contains it. `questions` maps a column or
+    meaning to a question that only the user can answer.
     """
 
     mapping: Mapping
@@ -210,7 +210,7 @@ class _Guess:
         for name in ONE:
             if (column := self.first([name])) and self._lists(column):
                 self.questions[column] = (
-                    f'"{column}" holds lists of responses. Use best_first={column} if they are in '
+                    f'"{column}" contains lists of responses. Use best_first={column} if they are in '
                     f"order, the best first, or response={column} if they are not."
                 )
         self.take("response", *(self.first([name]) for name in (*ONE, *SEVERAL)))
@@ -222,7 +222,7 @@ class _Guess:
         if any(self._chats(name) for name in pair):
             return  # the common beginning of the chats is the prompt
         self.questions["prompt"] = (
-            f'No column holds the prompt of "{pair[0]}" and "{pair[1]}", which are texts. Choose the '
+            f'No column contains the prompt of "{pair[0]}" and "{pair[1]}", which are texts. Choose the '
             "column of the prompt. The common beginning of two texts is not used as the prompt: "
             "that could cut words from the answers."
         )

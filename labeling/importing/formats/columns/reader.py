@@ -1,7 +1,7 @@
 """Read rows according to the meaning of their columns.
 
-Rows with a single response belong to one task if they have the same prompt, wherever they are in the file.
-A row with several responses, or with a preference between them, is a task of its own.
+Rows with a single response belong to one task if they have the same prompt, wherever they are in the
+file. A row with several responses, or with a preference between them, is a task of its own.
 """
 
 from collections.abc import Hashable, Iterator

@@ -122,7 +122,7 @@ def _without_empty(row: SourceRow, answers: list[Answer]) -> list[Answer]:
 
 
 def _one_of(row: SourceRow, part: Any, name: str, path: str) -> Answer:
-    """Return an element of a list of responses. It may contain a model, rank and score."""
+    """Return a response from a list. It may have a model, rank and score."""
     if part is None:
         return Answer("", name)
     if not isinstance(part, dict):

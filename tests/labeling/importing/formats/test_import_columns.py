@@ -257,7 +257,7 @@ def test_a_winner_that_is_not_a_response_is_refused(tmp_path):
 
 def test_no_prompt_is_extracted_from_answers(tmp_path):
     rows = row(chosen="No. Water would get into the switch.", rejected="Sure, lamps love rain.")
-    with pytest.raises(UnclearColumns, match="No column holds the prompt"):
+    with pytest.raises(UnclearColumns, match="No column contains the prompt"):
         read(saved(tmp_path, rows))
     alike = row(chosen="The lamp is tall.", rejected="The lamp is red.", topic="lamps")
     path = saved(tmp_path, alike)
