@@ -14,19 +14,21 @@ from config.local.urls import is_local_database, local_database_url, local_redis
 from config.web.connections import OutageConnection, keep_connecting
 
 DEBUG = variable(
-    "TIEBREAK_DEBUG", "0", "Show errors in the browser. Never on a public server."
+    "TIEBREAK_DEBUG", "0", "1 shows errors in the browser. Never use it on a public server."
 ).flag()
 
 VAR_DIR = Path(
-    variable("TIEBREAK_VAR", str(BASE_DIR / "var"), "Folder for everything Tiebreak writes.").text()
+    variable("TIEBREAK_VAR", str(BASE_DIR / "var"), "Folder to which Tiebreak writes.").text()
 ).absolute()
 
 RUNS_DIR = Path(
-    variable("TIEBREAK_RUNS_DIR", str(VAR_DIR / "runs"), "Folder of the run directories.").text()
+    variable(
+        "TIEBREAK_RUNS_DIR", str(VAR_DIR / "runs"), "Folder that contains run directories."
+    ).text()
 ).absolute()
 
 UPLOADS_DIR = Path(
-    variable("TIEBREAK_UPLOADS_DIR", str(VAR_DIR / "uploads"), "Folder of files to import.").text()
+    variable("TIEBREAK_UPLOADS_DIR", str(VAR_DIR / "uploads"), "Folder for uploaded files.").text()
 )
 
 IMPORT_VALUE_MB = variable(
@@ -46,16 +48,16 @@ IMPORT_MEMORY_MB = variable(
 ).number(minimum=64)
 
 SNAPSHOTS_DIR = Path(
-    variable("TIEBREAK_SNAPSHOTS_DIR", str(VAR_DIR / "snapshots"), "Folder of frozen data.").text()
+    variable("TIEBREAK_SNAPSHOTS_DIR", str(VAR_DIR / "snapshots"), "Folder for snapshots.").text()
 ).absolute()
 
 DATABASE_URL = variable(
     "DATABASE_URL",
     "",
-    "PostgreSQL to use, as a postgresql:// URL. Empty: a local one under var/.",
+    "postgresql:// URL of the database. If empty, a local PostgreSQL under var/ is used.",
 )
 REDIS_URL = variable(
-    "REDIS_URL", "", "Redis to use, as a redis:// URL. Empty: a local one under var/."
+    "REDIS_URL", "", "redis:// URL of the broker. If empty, a local Redis under var/ is used."
 )
 
 
@@ -92,15 +94,17 @@ if (
 SECRET_KEY = _secret_key or _local_secret_key()
 
 ALLOWED_HOSTS = variable(
-    "TIEBREAK_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]", "Host names served, separated by commas."
+    "TIEBREAK_ALLOWED_HOSTS",
+    "localhost,127.0.0.1,[::1]",
+    "Host names to serve, separated by commas.",
 ).words()
 CSRF_TRUSTED_ORIGINS = variable(
     "TIEBREAK_CSRF_TRUSTED_ORIGINS",
     "",
-    "Origins such as https://rank.example.org, separated by commas.",
+    "Origins from which forms are accepted, such as https://rank.example.org, separated by commas.",
 ).words()
 HTTPS = variable(
-    "TIEBREAK_HTTPS", "0", "1 behind a TLS proxy: secure cookies, redirect, HSTS."
+    "TIEBREAK_HTTPS", "0", "Set to 1 behind a TLS proxy, for secure cookies, redirects and HSTS."
 ).flag()
 
 INSTALLED_APPS = [
@@ -155,12 +159,14 @@ HEADER_SECONDS = variable(
     "TIEBREAK_HEADER_SECONDS", "10", "Time limit for receiving a request's header, in seconds."
 ).number(minimum=1)
 BODY_SECONDS = variable(
-    "TIEBREAK_BODY_SECONDS", "20", "Time limit for receiving a body, plus 1 s per 50 kB."
+    "TIEBREAK_BODY_SECONDS",
+    "20",
+    "Time limit for receiving a body, in seconds, plus 1 s per 50 kB.",
 ).number(minimum=1)
 READ_SECONDS = variable(
     "TIEBREAK_READ_SECONDS",
     "20",
-    "A client that reads less than 2 kB/s for this long is disconnected.",
+    "A client that reads less than 2 kB/s for this many seconds is disconnected.",
 ).number(minimum=1)
 WSGI_APPLICATION = "config.wsgi.application"
 
@@ -237,18 +243,20 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 PASSWORD_RESET_TIMEOUT = 3600 * variable(
-    "TIEBREAK_LINK_HOURS", "72", "How long a one-time link to set a password works."
+    "TIEBREAK_LINK_HOURS", "72", "How many hours a one-time link to set a password works."
 ).number(minimum=1)
 SIGN_IN_FAILURES = variable(
-    "TIEBREAK_SIGN_IN_FAILURES", "10", "Wrong passwords for one account before it is blocked."
+    "TIEBREAK_SIGN_IN_FAILURES",
+    "10",
+    "Number of wrong passwords after which an account is blocked.",
 ).number(minimum=1)
 SIGN_IN_FAILURES_BY_ADDRESS = variable(
     "TIEBREAK_SIGN_IN_FAILURES_BY_ADDRESS",
     "50",
-    "Wrong passwords from one address before it is blocked.",
+    "Number of wrong passwords after which an address is blocked.",
 ).number(minimum=1)
 SIGN_IN_MINUTES = variable(
-    "TIEBREAK_SIGN_IN_MINUTES", "15", "How long failed attempts count, in minutes."
+    "TIEBREAK_SIGN_IN_MINUTES", "15", "How many minutes a failed attempt counts."
 ).number(minimum=1)
 PROXIES = variable(
     "TIEBREAK_PROXIES", "0", "Number of your proxies that append to X-Forwarded-For."
@@ -268,7 +276,7 @@ LANGUAGE_COOKIE_SECURE = HTTPS
 TIME_ZONE = variable(
     "TIEBREAK_TIME_ZONE",
     "UTC",
-    "Time zone of statistics, commands and browsers that do not send theirs.",
+    "Time zone for statistics, commands and browsers that do not send their own.",
 ).text()
 USE_TZ = True
 
@@ -289,10 +297,12 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
 SECURE_HSTS_PRELOAD = HTTPS
 SESSION_ENGINE = "accounts.sign_in.sessions"
 SESSION_IDLE_HOURS = variable(
-    "TIEBREAK_SESSION_IDLE_HOURS", "12", "Users are signed out after this time without activity."
+    "TIEBREAK_SESSION_IDLE_HOURS",
+    "12",
+    "Users are signed out after this many hours without activity.",
 ).number(minimum=1)
 SESSION_MAX_HOURS = variable(
-    "TIEBREAK_SESSION_MAX_HOURS", "336", "Users are signed out after this time, active or not."
+    "TIEBREAK_SESSION_MAX_HOURS", "336", "Users are signed out after this many hours in any case."
 ).number(minimum=1)
 SESSION_COOKIE_AGE = SESSION_MAX_HOURS * 3600
 SESSION_COOKIE_SECURE = HTTPS
@@ -341,16 +351,20 @@ CELERY_TASK_ROUTES = {"runs.tasks.execute": {"queue": "gpu"}}
 RUN_LEASE_SECONDS = variable(
     "TIEBREAK_RUN_LEASE_SECONDS",
     "30",
-    "A run returns to the queue when its worker is silent for this long.",
+    "A run returns to the queue if its worker is silent for this many seconds.",
 ).number(minimum=2)
 RUN_MAX_ATTEMPTS = variable(
     "TIEBREAK_RUN_MAX_ATTEMPTS", "3", "Maximum number of times that a run is started."
 ).number(minimum=1)
 RUN_GRACE_SECONDS = variable(
-    "TIEBREAK_RUN_GRACE_SECONDS", "60", "Time to write a checkpoint after a cancellation."
+    "TIEBREAK_RUN_GRACE_SECONDS",
+    "60",
+    "How many seconds a cancelled run may take to write a checkpoint.",
 ).number(minimum=1)
 RUNS_AT_ONCE = variable(
-    "TIEBREAK_RUNS_AT_ONCE", "1", "Concurrent runs per machine, each on its own GPUs."
+    "TIEBREAK_RUNS_AT_ONCE",
+    "1",
+    "Maximum number of concurrent runs per machine, each on its own GPUs.",
 ).number(minimum=1)
 
 SCORER_SOCKET = Path(
@@ -359,25 +373,33 @@ SCORER_SOCKET = Path(
     ).text()
 ).absolute()
 SCORER_SECONDS = variable(
-    "TIEBREAK_SCORER_SECONDS", "30", "How long the API waits for scores before it answers 503."
+    "TIEBREAK_SCORER_SECONDS",
+    "30",
+    "How many seconds the API waits for scores before it answers 503.",
 ).number(minimum=1)
 SCORER_AT_ONCE = variable(
-    "TIEBREAK_SCORER_AT_ONCE", "2", "Requests per web process that may wait for scores."
+    "TIEBREAK_SCORER_AT_ONCE", "2", "Number of requests per web process that may wait for scores."
 ).number(minimum=1)
 SCORER_WAITING = variable(
-    "TIEBREAK_SCORER_WAITING", "16", "Requests that may wait in the scorer's own queue."
+    "TIEBREAK_SCORER_WAITING", "16", "Number of requests that may wait in the scorer's own queue."
 ).number(minimum=1)
 SCORER_IDLE_SECONDS = variable(
-    "TIEBREAK_SCORER_IDLE_SECONDS", "600", "The scorer unloads a model after this idle time."
+    "TIEBREAK_SCORER_IDLE_SECONDS",
+    "600",
+    "The scorer unloads a model that was idle for this many seconds.",
 ).number(minimum=1)
 SCORER_MEMORY_MB = variable(
-    "TIEBREAK_SCORER_MEMORY_MB", "0", "Maximum memory of the scorer. 0: half of the machine's."
+    "TIEBREAK_SCORER_MEMORY_MB",
+    "0",
+    "Maximum memory of the scorer in MB. 0 means half of the machine's.",
 ).number()
 SCORER_MODELS = variable(
-    "TIEBREAK_SCORER_MODELS", "1", "Reward models that the scorer keeps loaded."
+    "TIEBREAK_SCORER_MODELS", "1", "Number of reward models that the scorer keeps loaded."
 ).number(minimum=1)
 API_RESPONSES_A_MINUTE = variable(
-    "TIEBREAK_API_RESPONSES_A_MINUTE", "6000", "Responses that a token may have scored per minute."
+    "TIEBREAK_API_RESPONSES_A_MINUTE",
+    "6000",
+    "Number of responses that a token may have scored per minute.",
 ).number(minimum=1)
 API_CHARACTERS = variable(
     "TIEBREAK_API_CHARACTERS", "500000", "Maximum number of characters in an API request."
