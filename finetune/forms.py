@@ -250,7 +250,7 @@ class EvaluateInputs(SameProject):
         help_text="More prompts with one verdict each give more evidence than fewer prompts with "
         "several. Empty: the project's rankings per task.",
     )
-    margin = forms.FloatField(
+    margin_points = forms.FloatField(
         min_value=100 * MIN_MARGIN,
         max_value=100 * MAX_MARGIN,
         initial=100 * MARGIN,
@@ -258,7 +258,7 @@ class EvaluateInputs(SameProject):
         label="Margin (points)",
         help_text="The largest loss of win rate that still counts as not worse.",
     )
-    alpha = forms.FloatField(
+    alpha_percent = forms.FloatField(
         min_value=0.1,
         max_value=100 * MAX_ALPHA,
         initial=100 * ALPHA,
@@ -268,7 +268,12 @@ class EvaluateInputs(SameProject):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.fields["alpha"].help_text = f"Shared by all evaluations of the two models. {outlook()}"
+        for name, field in (("margin", "margin_points"), ("alpha", "alpha_percent")):
+            if name in self.initial:  # copied from the inputs of another run
+                self.initial[field] = round(100 * self.initial[name], 6)
+        self.fields[
+            "alpha_percent"
+        ].help_text = f"Shared by all evaluations of the two models. {outlook()}"
         offer(self, "candidate", usable_models().exclude(parent=None).order_by("-id"))
         if candidate := self.chosen_anchor():
             self._offer_matching(candidate)
@@ -309,8 +314,8 @@ class EvaluateInputs(SameProject):
             "comparisons": values["comparisons"],
             "limit": values["limit"],
             "verdicts_per_prompt": values["verdicts_per_prompt"],
-            "margin": (values["margin"] or 100 * MARGIN) / 100,
-            "alpha": (values["alpha"] or 100 * ALPHA) / 100,
+            "margin": (values["margin_points"] or 100 * MARGIN) / 100,
+            "alpha": (values["alpha_percent"] or 100 * ALPHA) / 100,
         }
 
 

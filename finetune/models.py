@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from django.db import models
 from django.db.models import Q
 
-from finetune.evidence import Evidence, evidence_of, share_of_alpha, units_of
+from finetune.evidence import Conclusion, Evidence, evidence_of, share_of_alpha, units_of
 from formatting.numbers import percent, percent_range
 from labeling.models import Project, Prompt, Ranking, Response, Task
 from reward.models import RewardModel, Snapshot
@@ -49,22 +49,38 @@ class Model(Promotable):
         return self.name
 
     def doubts(self) -> list[str]:
-        """Return the reasons not to promote the model, each as a sentence.
+        """Return the reasons not to promote it, each as a sentence.
 
-        A merged model that was never evaluated has the doubts of its adapter, which gives the same
-        answers. For such a model this takes three queries, otherwise one.
+        An adapter needs an evaluation against the promoted model that meets the project's policy, or
+        against its origin if no model is promoted. One such evaluation is enough, because all of them
+        share one error rate, unless another proves the opposite. A merged model without evaluations
+        of its own has the doubts of its adapter. Costs two queries, or more for merged models, and
+        three per evaluation.
         """
         if not self.adapter and not self.is_merged:
             return []
-        finished = self.evaluations.exclude(report={}).select_related("baseline")
-        evaluation = finished.order_by("-id").first()
-        if evaluation is None and self.is_merged and self.parent:
+        promoted = self.project.models.filter(state=self.State.PROMOTED).exclude(pk=self.pk).first()
+        if promoted and promoted.gives_the_answers_of(self):
+            return []
+        baseline = promoted or self.origin()
+        finished = self.evaluations.filter(baseline=baseline).exclude(report={})
+        evaluations = list(finished.select_related("project", "baseline").order_by("-id"))
+        if not evaluations and self.is_merged and self.parent:
             return self.parent.doubts()
-        if evaluation is None:
-            return [
-                "It has never been evaluated, so it is unknown whether it is better than its base."
-            ]
-        return evaluation.doubts()
+        if not evaluations:
+            role = "the promoted model" if promoted else "the model that it was made from"
+            return [f"It has never been evaluated against {baseline}, {role}."]
+        opposed = [doubt for evaluation in evaluations for doubt in evaluation.proofs_against()]
+        if opposed:
+            return opposed
+        doubts = [evaluation.doubts() for evaluation in evaluations]
+        return [] if [] in doubts else doubts[0]
+
+    def gives_the_answers_of(self, other: "Model") -> bool:
+        """Return whether one of the two models is the other one, merged into its base."""
+        return (self.is_merged and self.parent_id == other.pk) or (
+            other.is_merged and other.parent_id == self.pk
+        )
 
     @property
     def is_merged(self) -> bool:
@@ -285,17 +301,46 @@ class Evaluation(models.Model):
         rows = [(prompt, value) for prompt in complete for value in by_prompt[prompt]]
         return self.evidence_of(rows) if rows else None
 
+    def proofs_against(self) -> list[str]:
+        """Return a sentence for each source of verdicts that proves the candidate worse.
+
+        The judge counts under each policy. Three queries.
+        """
+        return [
+            f"Evaluation {self.pk} proves it worse than {self.baseline}, by {source}."
+            for source, evidence in (("people", self.people()), ("its judge", self.judged()))
+            if evidence is not None and evidence.conclusion is Conclusion.WORSE
+        ]
+
     def doubts(self) -> list[str]:
-        """Return the reasons not to prefer the candidate, each as a sentence."""
-        low, high = self.interval or (0.0, 1.0)
-        if high < 0.5:
-            return [f"Its last evaluation found it worse than {self.baseline}."]
-        if low <= 0.5:
+        """Return the reasons why it does not meet the project's policy, each as a sentence.
+
+        Three queries.
+        """
+        if not self.is_registered:
             return [
-                f"Its last evaluation is inconclusive: the interval of its win rate against "
-                f"{self.baseline}, {percent(low)} to {percent(high)}, includes 50%."
+                f"Evaluation {self.pk} against {self.baseline} was not registered before it started, "
+                "so it proves nothing. Evaluate the model again."
             ]
-        return []
+        people = self.people()
+        sources = [people]
+        if self.project.promotion_policy == Project.Promotion.JUDGE:
+            sources.append(self.judged())
+        counted = [evidence for evidence in sources if evidence is not None]
+        if any(evidence.conclusion is Conclusion.BETTER for evidence in counted):
+            return []
+        if not counted:
+            return [
+                f"{self.project} needs people's verdicts, and evaluation {self.pk} against "
+                f"{self.baseline} has none. Rank its blind comparisons, or evaluate the model again "
+                "and ask people."
+            ]
+        evidence = counted[0]
+        low_high = percent_range(evidence.interval)
+        return [
+            f"Evaluation {self.pk} does not prove it better than {self.baseline}: after "
+            f"{len(evidence.units)} prompts, its win rate is between {low_high.replace(' to ', ' and ')}."
+        ]
 
     @property
     def interval(self) -> list[float] | None:

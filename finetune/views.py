@@ -92,7 +92,7 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
 def move_model(request: HttpRequest, pk: int) -> HttpResponse:
     """Promote, archive or restore a model. `to` names the action.
 
-    The promotion of a model with doubts needs `allow_doubts`.
+    The promotion of a model with doubts needs a `reason`.
     """
     return change_state(request, model_for(request, pk), back="model")
 

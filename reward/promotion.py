@@ -8,6 +8,9 @@ from django.db.models import Q
 from accounts.models import User, audit
 from labeling.models import Project
 
+MAX_REASON_LENGTH = 1000
+"""Characters of a reason to promote a model with doubts that are recorded."""
+
 
 class CannotMove(Exception):  # noqa: N818
     """A refusal to change the state of a model. The text contains the reason."""
@@ -39,21 +42,21 @@ class Promotable(models.Model):
         raise NotImplementedError
 
     @transaction.atomic
-    def promote(self, *, by: User | None, allow_doubts: bool = False) -> Self | None:
+    def promote(self, *, by: User | None, reason: str = "") -> Self | None:
         """Promote this model and return the one it replaces, which becomes a candidate again.
 
         If this model is already promoted, nothing changes. Raises CannotMove if it is archived, or if
-        it has doubts and `allow_doubts` is false.
+        it has doubts and no `reason` overrides them. The audit trail records the doubts and the reason.
         """
         self._lock_state()
         if self.state == self.State.PROMOTED:
             return None
         if self.state == self.State.ARCHIVED:
             raise CannotMove(f"{self} is archived. Restore it first.")
-        doubts = self.doubts()
-        if doubts and not allow_doubts:
-            raise CannotMove(" ".join(doubts))
-        details: dict[str, Any] = {"doubts": doubts}
+        doubts, reason = self.doubts(), reason.strip()[:MAX_REASON_LENGTH]
+        if doubts and not reason:
+            raise CannotMove(" ".join([*doubts, "To promote it anyway, give a reason."]))
+        details: dict[str, Any] = {"doubts": doubts, "reason": reason} if doubts else {"doubts": []}
         promoted = type(self)._default_manager.filter(state=self.State.PROMOTED)
         previous = promoted.filter(project=self.project_id).first()
         if previous:
@@ -112,10 +115,10 @@ MOVED = {
 """The methods that change a state, and the predicates of the messages about it."""
 
 
-def move(model: Promotable, to: str, *, by: User | None, allow_doubts: bool = False) -> str:
+def move(model: Promotable, to: str, *, by: User | None, reason: str = "") -> str:
     """Call the method `to`, one of MOVED, and return a message. Raises CannotMove."""
     if to == "promote":
-        model.promote(by=by, allow_doubts=allow_doubts)
+        model.promote(by=by, reason=reason)
     elif to == "archive":
         model.archive(by=by)
     else:

@@ -78,6 +78,12 @@ class Project(models.Model):
         AFTER = "after", "Reviewers too, once they have ranked the task"
         ALWAYS = "always", "Everyone, at any time"
 
+    class Promotion(TextChoices):
+        """The verdicts that can prove a fine-tuned model better; see finetune.models."""
+
+        PEOPLE = "people", "People's verdicts"
+        JUDGE = "judge", "People's verdicts, or a judge's"
+
     slug = models.SlugField(unique=True, max_length=60)
     name = models.CharField(max_length=120)
     description = models.TextField(blank=True)
@@ -147,6 +153,12 @@ class Project(models.Model):
         default=30,
         help_text="The number of minutes for which a task is reserved for the reviewer who has it open.",
     )
+    promotion_policy = models.CharField(
+        max_length=16,
+        choices=Promotion,
+        default=Promotion.PEOPLE,
+        help_text="The verdicts that must prove a fine-tuned model better before it is promoted.",
+    )
     simulated = models.BooleanField(
         default=False,
         help_text="Whether the reviewers are programs. Pages that show their rankings say so.",
@@ -175,6 +187,10 @@ class Project(models.Model):
             ),
             models.CheckConstraint(
                 name="project_certainty", condition=Q(certainty__gt=0.5, certainty__lt=1)
+            ),
+            models.CheckConstraint(
+                name="project_promotion_policy",
+                condition=Q(promotion_policy__in=["people", "judge"]),
             ),
             models.CheckConstraint(name="project_gold", condition=Q(gold_percent__lte=50)),
             models.CheckConstraint(

@@ -17,6 +17,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Visibility": ("sees_models", "sees_others", "sees_suggestions"),
     "Gold and qualification": ("gold_percent", "qualification_percent"),
     "Queue": ("lease_minutes",),
+    "Models": ("promotion_policy",),
 }
 FIELDS = tuple(name for names in SECTIONS.values() for name in names)
 FIELDSETS: list[tuple[str, Any]] = [(name, {"fields": names}) for name, names in SECTIONS.items()]
@@ -44,6 +45,7 @@ LABELS = {
     "gold_percent": "Share of gold (percent)",
     "qualification_percent": "Pass mark (%)",
     "lease_minutes": "Reservation (minutes)",
+    "promotion_policy": "Promotion needs",
 }
 MORE_HELP = {
     "name": "The name shown to reviewers. Renaming the project does not change its address.",

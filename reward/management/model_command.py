@@ -33,7 +33,10 @@ class ModelCommand(BaseCommand):
             verb.add_argument("model", type=int, metavar="NUMBER")
             self.add_dry_run(verb)
         self.verbs.choices["promote"].add_argument(
-            "--allow-doubts", action="store_true", help="promote a model with doubts anyway"
+            "--reason",
+            default="",
+            metavar="TEXT",
+            help="promote a model with doubts anyway; the audit trail records the reason",
         )
 
     def add_dry_run(self, verb: CommandParser) -> None:
@@ -76,8 +79,8 @@ class ModelCommand(BaseCommand):
             self._move(model, options)
 
     def _move(self, model: Promotable, options: dict[str, Any]) -> None:
-        allow_doubts = options.get("allow_doubts", False)
-        self.stdout.write(move(model, options["verb"], by=None, allow_doubts=allow_doubts))
+        reason = options.get("reason", "")
+        self.stdout.write(move(model, options["verb"], by=None, reason=reason))
 
     def named(self, number: int) -> Any:
         """Return the model with this number.

@@ -200,18 +200,18 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
 @trainer_required
 @require_POST
 def move_reward_model(request: HttpRequest, pk: int) -> HttpResponse:
-    """Promote, archive or restore a reward model. `allow_doubts` confirms its doubts."""
+    """Promote, archive or restore a reward model. `reason` overrides its doubts."""
     return change_state(request, reward_model_for(request, pk), back="reward-model")
 
 
 def change_state(request: HttpRequest, model: Promotable, *, back: str) -> HttpResponse:
     """Change the state of a model as the form asks, and redirect to the page named `back`."""
-    to, allow_doubts = request.POST.get("to", ""), "allow_doubts" in request.POST
+    to, reason = request.POST.get("to", ""), request.POST.get("reason", "")
     if to not in MOVED:
         sentence = "Choose an action for the model: promote, archive or restore."
         return render(request, "400.html", {"sentence": sentence}, status=400)
     try:
-        done = move(model, to, by=user_of(request), allow_doubts=allow_doubts)
+        done = move(model, to, by=user_of(request), reason=reason)
     except CannotMove as error:
         messages.error(request, str(error))
     else:

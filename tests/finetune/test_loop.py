@@ -85,7 +85,7 @@ def test_the_loop_leads_from_a_base_to_a_promoted_adapter_and_back_to_each_ranki
     assert told_apart.count() == evaluation.report["comparisons"]
     assert all(item.task.kind == Task.Kind.COMPARISON for item in told_apart)
 
-    tuned.promote(by=trainer, allow_doubts=True)
+    tuned.promote(by=trainer, reason="This is a test of the loop.")
     assert default_model(project) == tuned
 
     # and back: adapter → run → snapshot → rankings → reviewers and guideline versions

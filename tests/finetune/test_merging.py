@@ -298,11 +298,22 @@ def test_a_merged_model_can_be_fine_tuned_but_is_not_the_default_base(adapter, s
 
 def test_the_doubts_about_a_merged_model_are_those_of_its_adapter(adapter):
     model = merged(adapter)
+    model.project.promotion_policy = "judge"
+    model.project.save()
     assert "never been evaluated" in model.doubts()[0]
-    make_evaluation(adapter, interval=(0.6, 0.8))
+    make_evaluation(adapter, verdicts=[1.0] * 11)
+    model.refresh_from_db()
     assert model.doubts() == []
-    make_evaluation(model, interval=(0.1, 0.4))
+    make_evaluation(model, verdicts=[0.0] * 11, baseline=adapter.parent)
     assert "worse than" in model.doubts()[0]
+
+
+def test_a_merged_model_can_replace_its_promoted_adapter_and_the_reverse(adapter):
+    model = merged(adapter)
+    adapter.promote(by=None, reason="The first one.")
+    assert model.promote(by=None) == adapter
+    adapter.refresh_from_db()
+    assert adapter.promote(by=None) == model
 
 
 # --- evaluations across a merge ---------------------------------------------------------------------

@@ -3,6 +3,7 @@ import json
 import pytest
 from django.core.management import CommandError, call_command
 
+from accounts.models import AuditEntry
 from finetune.evaluation import judges
 from finetune.models import Model
 from runs.models import Run
@@ -125,12 +126,13 @@ def test_models_are_added_listed_promoted_and_archived(capsys, project, tmp_path
         call_command("models", "add", project.slug, str(tmp_path / "nothing"))
 
 
-def test_a_doubtful_model_is_promoted_only_on_request(adapter):
+def test_a_doubtful_model_is_promoted_only_for_a_reason(adapter):
     with pytest.raises(CommandError, match="never been evaluated"):
         call_command("models", "promote", str(adapter.pk))
-    call_command("models", "promote", str(adapter.pk), "--allow-doubts")
+    call_command("models", "promote", str(adapter.pk), "--reason", "Urgent.")
     call_command("models", "list")
     assert Model.objects.get(pk=adapter.pk).state == "promoted"
+    assert AuditEntry.objects.get(action="promoted").details["reason"] == "Urgent."
 
 
 @pytest.mark.django_db(transaction=True)

@@ -66,7 +66,7 @@ def test_a_model_links_to_its_run_snapshot_rankings_and_base(client, people, ada
     assert "Under no guideline" in page
 
 
-def test_promoting_a_doubtful_model_asks_first(client, people, adapter):
+def test_promoting_a_doubtful_model_asks_for_a_reason(client, people, adapter):
     address = reverse("move-model", args=[adapter.pk])
     client.force_login(people["trainer"])
     assert "It has never been evaluated" in client.get(reverse("model", args=[adapter.pk])).text
@@ -74,7 +74,7 @@ def test_promoting_a_doubtful_model_asks_first(client, people, adapter):
     assert "It has never been evaluated" in refused.text
     adapter.refresh_from_db()
     assert adapter.state == "candidate"
-    client.post(address, {"to": "promote", "allow_doubts": "on"})
+    client.post(address, {"to": "promote", "reason": "Because."})
     adapter.refresh_from_db()
     assert adapter.state == "promoted"
 
@@ -221,6 +221,23 @@ def test_the_promoted_model_is_the_default_for_generating(adapter):
     Model.objects.filter(pk=adapter.pk).update(state="promoted")
     assert GenerateInputs().initial["model"] == adapter.pk
     assert GenerateInputs(initial={"model": 3}).initial["model"] == 3
+
+
+def test_the_registration_is_entered_in_percent_and_copied_from_an_earlier_run(adapter):
+    judge = f"reward_model:{make_reward_model(adapter.snapshot).pk}"
+    values = {"candidate": adapter.pk, "judge": judge}
+    chosen = {"alpha_percent": "2", "margin_points": "7.5", "verdicts_per_prompt": "1"}
+    form = EvaluateInputs({**values, **chosen})
+    assert form.is_valid(), form.errors
+    inputs = form.inputs()
+    assert (inputs["alpha"], inputs["margin"], inputs["verdicts_per_prompt"]) == (0.02, 0.075, 1)
+    copied = EvaluateInputs(initial=inputs)
+    assert (copied["alpha_percent"].value(), copied["margin_points"].value()) == (2.0, 7.5)
+    usual = EvaluateInputs(values)
+    assert usual.is_valid()
+    assert (usual.inputs()["alpha"], usual.inputs()["margin"]) == (0.05, 0.05)
+    for name in ("alpha_percent", "margin_points"):
+        assert name in EvaluateInputs({**values, name: "25"}).errors
 
 
 def test_an_evaluation_takes_baseline_and_snapshot_from_the_candidate(adapter):

@@ -7,9 +7,9 @@ from django.core.management import CommandError, call_command
 from accounts.models import AuditEntry, Role
 from finetune import tuning
 from finetune.forms import AddModelForm
-from finetune.models import Model
+from finetune.models import EvaluationItem, Model
 from finetune.registry import add_base, default_model
-from labeling.models import Project
+from labeling.models import Project, Ranking, Task
 from reward.promotion import CannotMove
 from reward.references import ReferenceProblem, checked_reference, short_name
 from runs.kinds import CannotRun
@@ -24,7 +24,7 @@ from tests.finetune.factory import (
     model_folder,
     publish,
 )
-from tests.reward.factory import make_project, make_user
+from tests.reward.factory import make_project, make_prompt, make_task, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -39,8 +39,32 @@ def adapter(base):
     return make_adapter(base, make_snapshot(base.project, prompts=1))
 
 
+WINS, LOSSES, TIES = [1.0] * 11, [0.0] * 11, [0.5] * 11
+
+
+def let_judges_decide(model):
+    model.project.promotion_policy = "judge"
+    model.project.save(update_fields=["promotion_policy"])
+
+
+def blind(evaluation, verdicts):
+    """Add a blind comparison with one person's verdict for each of the evaluation's first prompts."""
+    evaluation.items.all().delete()
+    for value in verdicts:
+        prompt = make_prompt(evaluation.project)
+        task = make_task(prompt, ("ours", "theirs"), kind=Task.Kind.COMPARISON)
+        ours, theirs = task.responses.values_list("pk", flat=True)
+        EvaluationItem.objects.create(
+            evaluation=evaluation, prompt=prompt, baseline_text="b", candidate_text="c",
+            verdict=0.5, task=task, candidate_response_id=ours,
+        )  # fmt: skip
+        tiers = {1.0: [[ours], [theirs]], 0.5: [[ours, theirs]], 0.0: [[theirs], [ours]]}[value]
+        Ranking.objects.create(task=task, reviewer=make_user(), tiers=tiers)
+
+
 def test_one_model_of_a_project_is_promoted_at_a_time(base, adapter):
-    make_evaluation(adapter)
+    let_judges_decide(base)
+    make_evaluation(adapter, verdicts=WINS)
     assert base.promote(by=None) is None
     assert adapter.promote(by=make_user(Role.TRAINER)) == base
     base.refresh_from_db()
@@ -52,21 +76,82 @@ def test_one_model_of_a_project_is_promoted_at_a_time(base, adapter):
 
 
 @pytest.mark.parametrize(
-    ("interval", "sentence"),
+    ("verdicts", "fields", "sentence"),
     [
-        (None, "never been evaluated"),
-        ((0.1, 0.4), "found it worse than"),
-        ((0.45, 0.6), "is inconclusive"),
+        (None, {}, "never been evaluated against"),
+        (LOSSES, {}, "proves it worse than .*, by its judge"),
+        (TIES, {}, "does not prove it better than"),
+        (WINS[:10], {}, "after 10 prompts, its win rate is between"),
+        (WINS, {"alpha": None, "margin": None}, "was not registered before it started"),
     ],
 )
-def test_a_doubtful_adapter_is_promoted_only_with_confirmation(adapter, interval, sentence):
-    if interval:
-        make_evaluation(adapter, interval=interval)
-    with pytest.raises(CannotMove, match=sentence):
-        adapter.promote(by=None)
+def test_an_adapter_that_is_not_proven_better_is_promoted_only_for_a_reason(
+    adapter, verdicts, fields, sentence
+):
+    let_judges_decide(adapter)
+    if verdicts:
+        make_evaluation(adapter, verdicts=verdicts, **fields)
+    for reason in ("", "  "):
+        with pytest.raises(CannotMove, match=sentence):
+            adapter.promote(by=None, reason=reason)
     assert Model.objects.get(pk=adapter.pk).state == "candidate"
-    adapter.promote(by=None, allow_doubts=True)
-    assert AuditEntry.objects.get(action="promoted").details["doubts"]
+    assert not AuditEntry.objects.filter(action="promoted").exists()
+    adapter.promote(by=None, reason=" The test set is too small. ")
+    details = AuditEntry.objects.get(action="promoted").details
+    assert details["doubts"] and details["reason"] == "The test set is too small."
+
+
+def test_by_default_people_decide_and_not_the_judge(adapter):
+    evaluation = make_evaluation(adapter, verdicts=WINS)
+    with pytest.raises(CannotMove, match="needs people's verdicts"):
+        adapter.promote(by=None)
+    blind(evaluation, WINS[:10])
+    with pytest.raises(CannotMove, match="does not prove it better"):
+        adapter.promote(by=None)
+    blind(evaluation, WINS)
+    adapter.promote(by=None)
+    assert AuditEntry.objects.get(action="promoted").details["doubts"] == []
+
+
+def test_people_or_a_judge_can_prove_a_model_worse_under_each_policy(adapter):
+    let_judges_decide(adapter)
+    make_evaluation(adapter, verdicts=WINS)
+    assert adapter.doubts() == []
+    blind(make_evaluation(adapter, verdicts=[]), [0.0] * 30)
+    with pytest.raises(CannotMove, match=r"proves it worse than .*, by people"):
+        adapter.promote(by=None)
+
+
+def test_evaluations_against_another_model_than_the_promoted_one_do_not_count(base, adapter):
+    let_judges_decide(base)
+    other = make_adapter(base, adapter.snapshot)
+    make_evaluation(adapter, verdicts=WINS)
+    other.promote(by=None, reason="first")
+    with pytest.raises(CannotMove, match=f"against {other}, the promoted model"):
+        adapter.promote(by=None)
+    make_evaluation(adapter, verdicts=WINS, baseline=other)
+    assert adapter.promote(by=None) == other
+
+
+def test_evaluating_until_one_is_better_needs_more_and_more_evidence(adapter):
+    let_judges_decide(adapter)
+    for _ in range(3):
+        make_evaluation(adapter, verdicts=TIES)
+    make_evaluation(adapter, verdicts=WINS)  # enough for a first evaluation, not for a fourth
+    with pytest.raises(CannotMove, match="does not prove it better"):
+        adapter.promote(by=None)
+    make_evaluation(adapter, verdicts=[1.0] * 40)
+    adapter.promote(by=None)
+
+
+def test_the_default_baseline_is_the_promoted_model_on_the_same_base(base, adapter):
+    assert adapter.default_baseline() == base
+    other = make_adapter(base, adapter.snapshot)
+    other.promote(by=None, reason="first")
+    assert adapter.default_baseline() == other
+    assert other.default_baseline() == base
+    make_base(base.project).promote(by=None)
+    assert adapter.default_baseline() == base
 
 
 def test_a_base_is_promoted_without_an_evaluation(base):

@@ -15,8 +15,8 @@ class Command(ModelCommand):
 
   list       All models, or one project's, as a table or with --json as one JSON object per line.
   add        Add a base to a project: a folder, a hub name, or name@revision.
-  promote    Make a model the default of its project. A model that was never evaluated, or not
-             shown to be better than its baseline, needs --allow-doubts.
+  promote    Make a model the default of its project. A fine-tuned model that is not proven
+             better, as the project's policy asks, needs --reason.
   archive    Remove a model from the choices.
   restore    Restore an archived model.
 

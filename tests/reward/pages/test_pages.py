@@ -238,30 +238,29 @@ DOUBTFUL = [
 
 
 @pytest.mark.parametrize(("report", "doubt"), DOUBTFUL)
-def test_promoting_a_doubtful_reward_model_needs_a_confirmation(
-    client, people, snapshot, report, doubt
-):
+def test_promoting_a_doubtful_reward_model_needs_a_reason(client, people, snapshot, report, doubt):
     model = make_reward_model(snapshot, report={**REPORT, **report})
     address = reverse("move-reward-model", args=[model.pk])
     client.force_login(people["trainer"])
     page = client.get(reverse("reward-model", args=[model.pk])).text
-    assert doubt in page and 'name="allow_doubts"' in page
+    assert doubt in page and 'name="reason"' in page
     assert doubt in client.post(address, {"to": "promote"}, follow=True).text
     assert RewardModel.objects.get().state == "candidate"
-    client.post(address, {"to": "promote", "allow_doubts": "on"})
+    client.post(address, {"to": "promote", "reason": "It is a start."})
     assert RewardModel.objects.get().state == "promoted"
-    assert doubt in AuditEntry.objects.get(action="promoted").details["doubts"][0]
+    details = AuditEntry.objects.get(action="promoted").details
+    assert doubt in details["doubts"][0] and details["reason"] == "It is a start."
 
 
-def test_a_reward_model_without_doubts_asks_for_no_confirmation(client, people, snapshot):
+def test_a_reward_model_without_doubts_asks_for_no_reason(client, people, snapshot):
     model = make_reward_model(snapshot)
     client.force_login(people["trainer"])
     page = client.get(reverse("reward-model", args=[model.pk])).text
-    assert "Promote" in page and 'name="allow_doubts"' not in page
+    assert "Promote" in page and 'name="reason"' not in page
 
 
 @pytest.mark.parametrize(("report", "doubt"), DOUBTFUL)
-def test_the_command_promotes_a_doubtful_reward_model_only_on_request(
+def test_the_command_promotes_a_doubtful_reward_model_only_for_a_reason(
     snapshot, report, doubt, capsys
 ):
     model = make_reward_model(snapshot, report={**REPORT, **report})
@@ -270,7 +269,7 @@ def test_the_command_promotes_a_doubtful_reward_model_only_on_request(
     with pytest.raises(CommandError, match=doubt):
         call_command("reward_models", "promote", str(model.pk))
     assert RewardModel.objects.get().state == "candidate"
-    call_command("reward_models", "promote", str(model.pk), "--allow-doubts")
+    call_command("reward_models", "promote", str(model.pk), "--reason", "Testing.")
     assert RewardModel.objects.get().state == "promoted"
 
 
