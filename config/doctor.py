@@ -84,7 +84,7 @@ def folders() -> Iterator[Problem]:
             yield Problem(
                 "disk",
                 f"The disk of {folder} has {free >> 20} MB left. Runs write checkpoints of "
-                "gigabytes, so free some space.",
+                "several gigabytes. Free some space.",
                 serious=False,
             )
         disks.add(disk)

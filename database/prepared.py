@@ -1,8 +1,8 @@
 """Querysets whose SQL is built only once, for queries that every request runs.
 
-For a short query, Django takes longer to build the SQL than PostgreSQL takes to run it. Without this module,
-`benchmarks.queue --http` stored 151 rankings/s instead of 178 (two alternating runs each, on 2 cores); the goal is
-200.
+For a short query, Django takes longer to build the SQL than PostgreSQL takes to run it. Without this
+module, `benchmarks.queue --http` stored 151 rankings/s instead of 178 (two alternating runs each, on 2
+cores); the goal is 200.
 """
 
 from collections.abc import Callable

@@ -17,7 +17,9 @@ Row = TypeVar("Row", bound=Model)
 
 def fetch(sql: str, parameters: Mapping[str, Any] | Sequence[Any]) -> list[tuple[Any, ...]]:
     """Run a statement in the current transaction, and return its rows, with JSON values as text."""
-    database = connections[DEFAULT_DB_ALIAS]  # each use of the proxy `connection` looks this up
+    database = connections[
+        DEFAULT_DB_ALIAS
+    ]  # the proxy `connection` would look this up at each use
     database.close_if_health_check_failed()
     database.ensure_connection()
     with database.wrap_database_errors:

@@ -1,4 +1,4 @@
-"""The locations of stored files, which rows name relative to a storage root. Only this module resolves them.
+"""The locations of stored files. Only this module resolves the paths that rows store.
 
 A stored path has the form `ROOT:PATH`, such as `runs:12/output` or `checkout:demo/tiny_model`, so that
 `var/` and the checkout can be moved. The roots are folders in the settings. Names of models on Hugging

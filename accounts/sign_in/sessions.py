@@ -48,7 +48,7 @@ class SessionStore(db.SessionStore):
         """Extend the session of a signed-in user. Costs one query, but only every five minutes."""
         if SESSION_KEY not in self:
             return
-        if SIGNED_IN_AT not in self:  # a session created before this limit existed
+        if SIGNED_IN_AT not in self:  # the session is older than this limit
             self[SIGNED_IN_AT] = int(timezone.now().timestamp())
             return
         end = _end_of(self)

@@ -66,7 +66,7 @@ def _close(path: Path) -> None:
 
 
 def socket_folder(var: Path) -> Path:
-    """Return a private folder for sockets in `var` or, if the path is too long, in the temporary folder."""
+    """Return a private folder for sockets, which is in `var` unless its path would be too long."""
     folder = var / "sockets"
     if len(str(folder / LONGEST_SOCKET).encode()) > MAX_SOCKET_PATH_BYTES:
         digest = hashlib.sha256(str(var).encode()).hexdigest()[:12]

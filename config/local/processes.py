@@ -25,7 +25,7 @@ POLL_SECONDS = 0.2
 FIRST_PORT = 8000
 LAST_PORT = 65535
 PORTS_TRIED = 100
-# When Celery runs as root, it warns about pickled messages. Tiebreak's messages are JSON.
+# As root, Celery warns about pickled messages, but Tiebreak's messages are JSON.
 NO_ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 
 

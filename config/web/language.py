@@ -28,7 +28,7 @@ FINGERPRINT = _fingerprint()
 class Catalog(JavaScriptCatalog):
     """The view that serves `gettext` for scripts. Its URL contains the language and the hash."""
 
-    packages = ["config"]  # only the translations in LOCALE_PATHS, without the admin's
+    packages = ["config"]  # only translations in LOCALE_PATHS, not those of the admin
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         requested = request.GET.get("language", "")

@@ -33,7 +33,7 @@ class VersionForm(DraftForm):
         fields = ("guideline", "text", "change_note", "requalify")
         labels = DraftForm.Meta.labels | {
             "text": "Text"
-        }  # "Guideline" is another field of the form
+        }  # the form has another field named "Guideline"
         widgets = {
             "text": MarkdownEditor(attrs={"rows": 28, "cols": 80, "class": "vLargeTextField"})
         }

@@ -39,7 +39,7 @@ def _may(policy: str, user: User, project: Project, task: Task | None, judging: 
     if not judging and leads(user, project):
         return True
     if judging and task is not None and task.kind == Task.Kind.COMPARISON:
-        return False  # always blind, because the verdict compares models
+        return False  # a comparison is always blind, because its verdict compares models
     if policy == Sees.LEADS or not Project.objects.visible_to(user).filter(pk=project.pk).exists():
         return False
     return policy == Sees.ALWAYS or (not judging and task is not None and has_ranked(user, task))

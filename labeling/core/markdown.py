@@ -350,7 +350,9 @@ def hides(source: str, html: str) -> bool:
     visible = text_of(html)
     if not visible.strip():
         return True
-    if source.translate(_UNCOUNTED) == visible.translate(_UNCOUNTED):  # the usual case, and fast
+    if source.translate(_UNCOUNTED) == visible.translate(
+        _UNCOUNTED
+    ):  # the usual case, and a fast check
         return False
     rest = iter(visible)
     counted = (c for c in source if not c.isspace() and c not in PUNCTUATION)

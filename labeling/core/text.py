@@ -45,7 +45,7 @@ HIDDEN = re.compile(
     "|(?<=[\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?=[\x00-\x7f]|$)"
     "|(?<=[\u200c\u200d\ufe00-\ufe0f])[\u200c\u200d\ufe00-\ufe0f](?![\u2600-\u27bf\U0001f000-\U0001faff])"
     "|(?<=[\x00-\x22\x24-\x29\x2b-\x2f\x3a-\x7f])[\ufe00-\ufe0f]"  # not in keycaps: 1\ufe0f\u20e3
-    "|(?<=[\x00-\x7f])[\u061c\u200e\u200f](?=[\x00-\x7f])"  # marks of direction amid ASCII
+    "|(?<=[\x00-\x7f])[\u061c\u200e\u200f](?=[\x00-\x7f])"  # direction marks between ASCII characters
 )
 SUSPECT = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e"

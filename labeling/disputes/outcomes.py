@@ -29,7 +29,7 @@ class OutcomeForm(forms.Form):
         required=False,
         validators=[
             MaxLengthValidator(MAX_NOTE_LENGTH)
-        ],  # with max_length, browsers would cut the text
+        ],  # not max_length, with which browsers would cut the text
         widget=forms.Textarea(attrs={"rows": 2}),
         help_text="For example, the missing rule in the guideline, or the point that was overlooked.",
     )

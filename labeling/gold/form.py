@@ -68,7 +68,9 @@ class GoldForm(forms.Form):
     purpose = forms.ChoiceField(choices=Gold.Purpose.choices, widget=forms.RadioSelect)
     explanation = forms.CharField(
         required=False,
-        validators=[MaxLengthValidator(MAX_EXPLANATION_LENGTH)],  # max_length lets browsers cut it
+        validators=[
+            MaxLengthValidator(MAX_EXPLANATION_LENGTH)
+        ],  # with max_length, browsers would cut the text
         widget=forms.Textarea(attrs={"rows": 3}),
         help_text="The reasons, in Markdown. Reviewers in training see this after they answer.",
     )

@@ -117,7 +117,7 @@ def begin(*, project: Project, reviewer: User) -> Qualification:
             attempt = Qualification.objects.create(
                 project=project, reviewer=reviewer, version=version
             )
-    except IntegrityError:  # begun in another tab at the same moment
+    except IntegrityError:  # another tab began an attempt at the same moment
         return attempts.get(state=OPEN)
     _forget_answers(project, reviewer)
     return attempt

@@ -20,7 +20,7 @@ class UnconfirmedVersion:
 
 _confirmed: LRUCache[tuple[int, int], bool] = LRUCache(maxsize=10_000)
 """Confirmed pairs of reviewer and version, cached in this process. Confirmations are never revoked."""
-_lock = Lock()  # caches of cachetools are not thread-safe
+_lock = Lock()  # cachetools' caches are not thread-safe
 
 
 def unconfirmed(*, project: Project, reviewer: User) -> UnconfirmedVersion | None:

@@ -53,7 +53,9 @@ class DraftForm(forms.ModelForm):
 
     def __init__(self, *args: Any, preview_url: str = "", **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if "text" in self.fields:  # the admin shows published versions without fields
+        if (
+            "text" in self.fields
+        ):  # not so for published versions, which the admin shows without fields
             self.fields["text"].widget.preview_url = preview_url
 
     def clean_text(self) -> str:

@@ -100,7 +100,7 @@ def fill_leased(slot: Slot, ranking: Ranking) -> bool:
     try:
         with transaction.atomic() if connection.in_atomic_block else nullcontext():
             rows = fetch(_fill_statement(), {**values, "slot": Int8(slot.pk)})
-    except IntegrityError:  # a duplicate, or already ranked: the caller finds out which
+    except IntegrityError:  # a duplicate or an already ranked task; the caller finds out which
         return False
     if rows:
         [[ranking.pk]] = rows

@@ -138,7 +138,7 @@ def apply(
     """
     try:
         return _apply(project, wanted, by, task, expected)
-    except IntegrityError:  # a slot was added to one of the tasks at the same moment
+    except IntegrityError:  # another transaction added a slot at the same moment
         return _apply(project, wanted, by, task, expected)
 
 

@@ -163,7 +163,7 @@ def lease_new_slot(*, task: Task, reviewer: User, ahead: bool = False) -> Slot:
     try:
         with transaction.atomic():
             [leased] = Slot.objects.raw(LEASE, values)
-    except IntegrityError:  # leased in another tab at the same moment
+    except IntegrityError:  # another tab leased a slot at the same moment
         return leases.order_by("ahead").get()
     return leased
 
@@ -387,7 +387,7 @@ def reopen(
     responses are removed from `shown_order`. The caller must have locked the task's slots.
     """
     _make_room(project, reviewer)
-    if slot.ranking_id is None:  # a skip cleared the time
+    if slot.ranking_id is None:  # a skip has cleared this time
         slot.shown_at = clock.now()
     slot.reviewer, slot.ranking, slot.ahead = reviewer, None, False
     slot.leased_until = clock.now() + timedelta(minutes=project.lease_minutes)

@@ -244,7 +244,7 @@ class SkipForm(forms.Form):
     )
     note = forms.CharField(
         label=gettext_lazy("Note"),
-        validators=[MaxLengthValidator(500)],  # max_length would let browsers cut it
+        validators=[MaxLengthValidator(500)],  # with max_length, browsers would cut the text
         required=False,
         widget=forms.Textarea(attrs={"rows": 2}),
     )

@@ -125,7 +125,7 @@ def after_ranking(task: Task) -> Slot | None:
         return None
     slots = list(Slot.objects.filter(task=task).order_by("number"))
     if any(slot.priority >= PARKED for slot in slots):
-        return None  # withdrawn after the task was loaded
+        return None  # the task was withdrawn after it was loaded
     complete = all(slot.ranking_id is not None for slot in slots)
     may_add = complete and len(slots) < project.rankings_at_most
     if not (may_add or _unused(task, slots)):

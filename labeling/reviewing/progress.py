@@ -77,7 +77,7 @@ class CachedProgress:
 
 Key = tuple[int, int, str, date]
 _counts: TTLCache[Key, CachedProgress] = TTLCache(maxsize=2000, ttl=CACHE_SECONDS)
-_lock = Lock()  # caches of cachetools are not thread-safe
+_lock = Lock()  # cachetools' caches are not thread-safe
 
 _SINCE = """
 SELECT count(*) FILTER (WHERE

@@ -82,7 +82,7 @@ class Placeholders:
 PLACEHOLDERS = Placeholders.draw()
 _PATTERN = PLACEHOLDERS.pattern()
 _shapes: TTLCache[Hashable, list[str]] = TTLCache(maxsize=200, ttl=60)
-_lock = Lock()  # caches of cachetools are not thread-safe
+_lock = Lock()  # cachetools' caches are not thread-safe
 
 
 ContextOf = Callable[[HttpRequest, Project, Sheet], dict[str, Any]]
@@ -104,7 +104,7 @@ def sheet_html(
     kind, messages, texts = rows[0][0], rows[0][1], {row[2]: row[3] for row in rows}
     order = slot.shown_order or []
     if sorted(order) != sorted(texts) or (kind == Task.Kind.GOLD and stage_of(slot)):
-        return None  # not for a gold check, which a different response time would reveal
+        return None  # gold checks must be as fast as other tasks, or the time would reveal them
     messages = json.loads(messages) if isinstance(messages, str) else messages
     values: dict[str, str] = {
         str(PLACEHOLDERS.slot): str(slot.pk),

@@ -68,7 +68,7 @@ class PairBiases:
         self.cluster = cluster[pairs.task[pairs.pair]] if len(pairs) else np.zeros(0, dtype=int)
         self.clusters = int(cluster.max(initial=-1)) + 1
         self.bootstrap = Bootstrap(self.clusters)
-        self.won = (pairs.outcome.astype(float) + 1) / 2  # by the first of the pair
+        self.won = (pairs.outcome.astype(float) + 1) / 2  # by the first response of the pair
         self.first_place, self.second_place = _places(pairs, shown_orders)
         self.longer = _longer(pairs, lengths)[pairs.pair]
 

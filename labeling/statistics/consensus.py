@@ -204,12 +204,14 @@ def _mass(weight: np.ndarray, steps: _Steps, size: int) -> tuple[np.ndarray, dic
     the log of the total weight.
     """
     count, full = len(weight), 2**size - 1
-    below = np.ones((count, full + 1))  # weight of all orders of the set
+    below = np.ones((count, full + 1))  # total weight of the orders of each set
     for whole in range(1, full + 1):
         at = slice(steps.begin[whole], steps.begin[whole + 1])
         below[:, whole] = (weight[:, at] * below[:, steps.rest[at]]).sum(axis=1)
     total = below[:, full]
-    before = np.zeros((count, full + 1))  # weight of all orders of the rest, above the set
+    before = np.zeros(
+        (count, full + 1)
+    )  # total weight of the orders of the responses above each set
     before[:, full] = 1 / total
     mass = np.empty_like(weight)
     for whole in range(full, 0, -1):

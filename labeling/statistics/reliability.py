@@ -35,7 +35,7 @@ TRULY = np.array([8.0, 2.0])  # ordered, tied
 
 MAX_STEPS = 200
 MAX_STEP = 64.0
-TOLERANCE = 1e-5  # of log odds
+TOLERANCE = 1e-5  # for changes in log odds
 MAX_JOINT_REVIEWERS = 400
 
 

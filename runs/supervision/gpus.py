@@ -20,7 +20,7 @@ from django.conf import settings
 from recipes.machine import gpus
 from recipes.machine.gpus import Gpu
 
-if TYPE_CHECKING:  # its models need Django, which benchmarks start later
+if TYPE_CHECKING:  # this imports models, but benchmarks set up Django later
     from runs.kinds import RunKind
 
 WAIT_SECONDS = 1.0

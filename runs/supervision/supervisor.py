@@ -164,7 +164,9 @@ def _succeed(run: Run, lease: Lease, run_dir: RunDir, kind: kinds.RunKind, tail:
         try:
             result = _run_hook(run, "Storing the results", lambda: kind.finish(current, run_dir))
         except CannotRun:
-            workspace.forget_finished(run_dir)  # so that continuing the run starts its recipe
+            workspace.forget_finished(
+                run_dir
+            )  # so that the recipe starts again if the run is continued
             raise
         return result or tail.result
 
@@ -356,7 +358,7 @@ def forget_connection(error: Exception) -> None:
         raise error
     logger.warning("The database does not answer: %s", str(error).strip())
     connection.close()
-    connection.pool.check()  # type: ignore[attr-defined]  # of the PostgreSQL backend
+    connection.pool.check()  # type: ignore[attr-defined]  # only the PostgreSQL backend has a pool
 
 
 def retry_until_available(write: Callable[[], T]) -> T:

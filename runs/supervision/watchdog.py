@@ -55,7 +55,7 @@ def children() -> list[int]:
 
 
 def kill_everything(command: subprocess.Popen[bytes]) -> None:
-    """Kill the command's process group, and then other processes, as torchrun gives each rank a session."""
+    """Kill the command's process group, and then all children, as torchrun gives each rank a session."""
     deadline = time.monotonic() + KILL_SECONDS
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(command.pid, signal.SIGKILL)

@@ -336,7 +336,7 @@ def _cells(reader: Any, names: list[str]) -> Iterator[tuple[int, Any]]:
         line, before = before + 1, reader.line_num
         if not any(cells):
             continue
-        while len(cells) > len(names) and not cells[-1]:  # a comma at the end of each line
+        while len(cells) > len(names) and not cells[-1]:  # lines may end with a comma
             cells.pop()
         if len(cells) != len(names):
             yield line, BadInput(f"there are {len(cells)} cells for {len(names)} columns.", line)

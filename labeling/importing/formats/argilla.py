@@ -145,7 +145,7 @@ def _ranked(value: list[Any], indexes: dict[str, int], line: int) -> list[list[i
     """Return tiers from [{"value", "rank"}, …], or from a list of names in order."""
     if all(isinstance(item, str) for item in value):
         if all(_index(name, indexes) is None for name in value):
-            return None  # labels of another kind
+            return None  # the labels do not name responses
         value = [{"value": name, "rank": count} for count, name in enumerate(value)]
     ranked = []
     for item in value:

@@ -74,7 +74,7 @@ def _questions(row: dict[str, Any]) -> list[str]:
 
 
 def _are_answers(value: Any) -> bool:
-    if isinstance(value, dict):  # a sequence of objects is an object of lists in some data sets
+    if isinstance(value, dict):  # some data sets store a list of objects as an object of lists
         return {"user_id", "value", "status"} <= value.keys()
     return (
         isinstance(value, list)

@@ -223,7 +223,7 @@ def account(
 
 def finite(value: Any) -> Any:
     """Return the value with None for NaN and infinity, which JSON and the database cannot store."""
-    if value is None or isinstance(value, str):  # nearly every cell
+    if value is None or isinstance(value, str):  # the usual case
         return value
     if isinstance(value, float):
         return value if value - value == 0 else None

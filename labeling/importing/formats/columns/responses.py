@@ -106,7 +106,7 @@ def _responses_in(row: SourceRow, name: str) -> list[Answer]:
         return []
     listed = values.structure(row.source, name) if name.lower().endswith("s") else value
     if isinstance(listed, str) and isinstance(value, str):
-        return [Answer(value, name)]  # nearly every response
+        return [Answer(value, name)]  # the usual case
     if isinstance(listed, list) and not values.is_chat(listed):
         return [_one_of(row, part, name, f"{name}[]") for part in listed]
     if isinstance(value, dict) and not values.is_message(value):

@@ -68,7 +68,7 @@ def structure(row: Mapping[str, Any], name: str) -> Any:
     value = row.get(name)
     if not isinstance(value, str):
         return finite(value)
-    if value[:1].isalnum():  # nearly every text; lists and objects begin with a bracket
+    if value[:1].isalnum():  # the usual case; lists and objects begin with a bracket
         return value
     content = parsed(value)
     return value if content is None else content
@@ -161,7 +161,7 @@ def message(value: Any, line: int, name: str, tally: Tally, path: str) -> dict[s
     if not isinstance(value, dict):
         raise BadInput(f'a message in "{name}" must be {{"role": …, "content": …}}.', line)
     if len(value) == 2 and value.get("role") in ROLES and isinstance(value.get("content"), str):
-        return {"role": value["role"], "content": value["content"]}  # nearly every message
+        return {"role": value["role"], "content": value["content"]}  # the usual case
     keys = {
         "role": next((key for key in ROLE if value.get(key)), "role"),
         "content": next((key for key in CONTENT if value.get(key) is not None), "content"),
