@@ -152,8 +152,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "config.urls"
-# Tiebreak is served at the root of its host. Without this setting, clients could change the root by a
-# header.
+# Tiebreak is served at the root of its host. Without this setting, a client's header could change it.
 FORCE_SCRIPT_NAME = ""
 HEADER_SECONDS = variable(
     "TIEBREAK_HEADER_SECONDS", "10", "Time limit for receiving a request's header, in seconds."
