@@ -69,6 +69,7 @@ def kind_of(method: type[Method]) -> RunKind:
             "distinct",
             "truncated",
             "equal_rewards",
+            "unscored",
             "clipped",
         },
         links=links_to_model,

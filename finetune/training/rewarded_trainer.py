@@ -53,14 +53,17 @@ METRICS = {
     "num_tokens": "num_tokens",
     "reward": "reward_score",
     "reward_std": "reward_spread",
-    "frac_reward_zero_std": "equal_rewards",
     "kl": "kl_per_token",
     "entropy": "entropy",
     "completions/mean_length": "mean_tokens",
     "completions/clipped_ratio": "truncated",
     "clip_ratio/region_mean": "clipped",
+    "unscored": "unscored",
+    "distinct": "distinct",
+    "equal_rewards": "equal_rewards",
 }
-"""Names in the events of a run for those of TRL. Other metrics of TRL are left out."""
+"""Names in the events of a run for those in TRL's logs. The last three are of `group_figures`. Other
+metrics of TRL are left out."""
 
 
 class RewardFunction:
@@ -74,11 +77,16 @@ class RewardFunction:
         self.scores = RewardScores(run.settings.reward_model, run.messages)
 
     def __call__(
-        self, prompts: list[str], completion_ids: list[list[int]], **others: Any
+        self,
+        prompts: list[str],
+        completion_ids: list[list[int]],
+        log_metric: Callable[[str, float], None] | None = None,
+        **others: Any,
     ) -> list[float | None]:
         """Return the score of each response, None for those too long for the reward model.
 
-        `prompts` are prompt ids. Raises RecipeError if no response has a score.
+        `prompts` are prompt ids, and `log_metric` adds a figure to the logs of the trainer. Raises
+        RecipeError if no response has a score.
         """
         texts = [self.text(ids) for ids in completion_ids]
         of_prompts: dict[str, dict[str, None]] = {}
@@ -91,11 +99,34 @@ class RewardFunction:
                 f"None of the {len(rewards)} samples of a step has a score, because all are empty or too "
                 "long for the reward model. Allow shorter responses, or choose another reward model."
             )
+        if log_metric:
+            for name, value in group_figures(prompts, texts, rewards).items():
+                log_metric(name, value)
         return rewards
 
     def text(self, ids: list[int]) -> str:
         """Return the response as it would be served, from its tokens with the one that ended it."""
         return self.chat.response_text(ids[:-1] if ids[-1] in self.chat.stop_ids else ids)
+
+
+def group_figures(
+    prompts: Sequence[str], texts: Sequence[str], rewards: Sequence[float | None]
+) -> dict[str, float]:
+    """Return what the responses of a step can teach. The arguments have one entry per response.
+
+    `unscored`       share of responses without a score
+    `distinct`       number of different texts, by prompt, as a share of the responses
+    `equal_rewards`  share of prompts whose scored responses all have the same score
+    """
+    scores: dict[str, set[float]] = {prompt: set() for prompt in prompts}
+    for prompt, reward in zip(prompts, rewards, strict=True):
+        if reward is not None:
+            scores[prompt].add(reward)
+    return {
+        "unscored": sum(reward is None for reward in rewards) / len(rewards),
+        "distinct": len(set(zip(prompts, texts, strict=True))) / len(texts),
+        "equal_rewards": sum(len(some) < 2 for some in scores.values()) / len(scores),
+    }
 
 
 class Rewarded(Base):

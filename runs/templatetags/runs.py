@@ -91,6 +91,7 @@ METRICS = {
     "mean_tokens": "mean length of samples, tokens",
     "truncated": "samples cut off",
     "clipped": "share clipped",
+    "unscored": "samples without a score",
     "distinct": "different samples",
     "score_change": "change in the mean score of samples",
 }

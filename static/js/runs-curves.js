@@ -5,7 +5,7 @@
 
 const HELD_OUT = /^(eval|test|held_out)[_/]/;
 /** @type {Record<string, string | undefined>} */
-const LABELS = { tokens_per_s: "tokens/s", memory_mb: "memory, MB", "held_out/nll": "held out, nats per token", drift: "drift on other prompts", reward_score: "mean score of samples", kl: "KL to the original model, nats", kl_per_token: "KL to the original model, nats per token", reward_spread: "spread of the scores of samples", equal_rewards: "prompts whose samples have equal scores", mean_tokens: "mean length of samples, tokens", truncated: "samples cut off", clipped: "share clipped", distinct: "different samples" };
+const LABELS = { tokens_per_s: "tokens/s", memory_mb: "memory, MB", "held_out/nll": "held out, nats per token", drift: "drift on other prompts", reward_score: "mean score of samples", kl: "KL to the original model, nats", kl_per_token: "KL to the original model, nats per token", reward_spread: "spread of the scores of samples", equal_rewards: "prompts whose samples have equal scores", mean_tokens: "mean length of samples, tokens", truncated: "samples cut off", clipped: "share clipped", unscored: "samples without a score", distinct: "different samples" };
 const COLOURS = ["--accent", "--warn", "--info", "--ok"];
 const HEIGHT = 200;
 /** Curves with fewer points show each of them. */

@@ -14,7 +14,13 @@ from finetune.report import SampledReport
 from finetune.settings import FinetuneSettings
 from finetune.training.models.language_model import load_tokenizer
 from finetune.training.policy_gradient import PolicyGradient, policy_gradient
-from finetune.training.rewarded_trainer import Rewarded, RewardFunction, lent_to_trl, steps_of
+from finetune.training.rewarded_trainer import (
+    Rewarded,
+    RewardFunction,
+    group_figures,
+    lent_to_trl,
+    steps_of,
+)
 from finetune.training.samples import read_data
 from finetune.training.train import set_up
 from recipes.errors import RecipeError, Stopped
@@ -228,6 +234,14 @@ def test_equal_rewards_give_no_gradient(tmp_path, model, likes_b, method, beta):
     assert all(e["metrics"]["equal_rewards"] == 1 for e in progress(run_dir))
 
 
+def test_the_figures_of_a_step_count_different_texts_and_prompts_that_teach_nothing():
+    prompts, texts = ["p", "p", "p", "q", "q", "r"], ["a", "a", "b", "a", "b", "a"]
+    figures = group_figures(prompts, texts, [0.5, 0.5, 0.1, 0.2, 0.2, None])
+    assert figures["unscored"] == 1 / 6
+    assert figures["distinct"] == 5 / 6
+    assert figures["equal_rewards"] == 2 / 3  # q and r
+
+
 # --- tokens -----------------------------------------------------------------------------------------
 
 
@@ -295,7 +309,14 @@ def test_the_score_rises_and_the_report_says_so(tmp_path, model, likes_b, method
     events = [e for e in progress(run_dir) if "reward_score" in e["metrics"]]
     assert [e["step"] for e in events] == list(range(1, 21))
     metrics = events[-1]["metrics"]
-    assert {"reward_spread", "kl_per_token", "mean_tokens", "truncated"} <= metrics.keys()
+    assert metrics["unscored"] == 0
+    assert {
+        "reward_spread",
+        "kl_per_token",
+        "mean_tokens",
+        "truncated",
+        "distinct",
+    } <= metrics.keys()
     assert events[-1]["tokens_per_s"] > 0 and events[-1]["epoch"] == pytest.approx(
         20 * 8 / 24, abs=1e-3
     )
@@ -384,11 +405,14 @@ def test_out_of_memory_halves_the_responses_per_pass_and_keeps_the_result(
     assert apart(run_dir, uninterrupted[method]) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "settings", [{"micro_batch_size": 8}, {"gradient_checkpointing": "on"}], ids=str
+)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_size_of_a_forward_pass_does_not_change_the_result(
-    tmp_path, model, likes_b, uninterrupted, method
+def test_settings_of_memory_do_not_change_the_result(
+    tmp_path, model, likes_b, uninterrupted, method, settings
 ):
-    changed = {**INTERRUPTED, "micro_batch_size": 8}
+    changed = {**INTERRUPTED, **settings}
     run_dir = gradient_run(tmp_path / "run", model, likes_b, method, **changed)
     policy_gradient(run_dir, StopSignal())
     assert apart(run_dir, uninterrupted[method]) < 1e-4
@@ -424,6 +448,17 @@ def test_steps_follow_from_the_epochs_unless_they_are_set():
     doubled = GRPOSettings(**settings, epochs=2, updates_per_sample=2)
     assert steps_of(doubled, prompts=20, prompts_per_step=8) == 12
     assert steps_of(GRPOSettings(**settings, steps=5), prompts=20, prompts_per_step=8) == 5
+
+
+@pytest.mark.parametrize("variant", ["dora", "rslora"])
+def test_other_kinds_of_lora_keep_the_reference(tmp_path, model, likes_b, variant):
+    """Check that the copy of the adapter that TRL makes as the reference is complete."""
+    adapter = make_adapter(tmp_path / "adapter", model, scale=0.05, **{f"use_{variant}": True})
+    run_dir = gradient_run(tmp_path / "run", model, likes_b, adapter=str(adapter), steps=2)
+    policy_gradient(run_dir, StopSignal())
+    assert progress(run_dir)[0]["metrics"]["kl_per_token"] == pytest.approx(0, abs=1e-5)
+    config = json.loads((run_dir.output / "adapter_config.json").read_text())
+    assert config[f"use_{variant}"]
 
 
 # --- refusals ---------------------------------------------------------------------------------------
