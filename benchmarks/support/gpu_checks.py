@@ -30,7 +30,7 @@ from benchmarks.support.accelerator import peak_mb, reset_peak
 from benchmarks.support.flops import peak, shared_work, step_flops
 from benchmarks.support.reward_training_options import parse
 from finetune.engines.sampled_text import Prompt, write_prompts
-from finetune.training import generate, merge, train
+from finetune.training import generate, merge, policy_gradient, train
 from finetune.training.models.language_model import PolicyChat, load_tokenizer
 from recipes.machine import checks
 from recipes.machine.memory import free_memory, peak_memory_mb
@@ -439,6 +439,52 @@ def loop(size: str, quantize: str) -> Callable[[World], dict[str, Any]]:
     return check
 
 
+def rewards(size: str, quantize: str, method: str) -> Callable[[World], dict[str, Any]]:
+    """Return the check that a policy gradient of TRL trains towards a reward model.
+
+    At the first step policy and reference are equal, so the divergence is zero up to rounding.
+    """
+
+    def check(world: World) -> dict[str, Any]:
+        model, name = str(world.model(size)), f"{size}-{quantize}"
+        length = 16 if world.tiny else 64
+        groups = random_groups(16, k=4, prompt=length, response=length)
+        rewarded = new_run(
+            world, f"reward-{method}-{name}", "reward",
+            {"base_model": model, "batch_size": 4, "micro_batch_size": 4, "epochs": 1.0},
+        )  # fmt: skip
+        write_groups(rewarded.data / "preferences.parquet", groups)
+        reward_train.train(rewarded, StopSignal())
+        free_memory()
+        run = new_run(
+            world, f"{method}-{name}", method,
+            {
+                "model": model, "reward_model": str(rewarded.output), "steps": 4, "batch_size": 4,
+                "micro_batch_size": 2, "samples_per_prompt": 4, "max_new_tokens": length,
+                "learning_rate": 1e-4, "evaluations": 0, "max_length": POSITIONS,
+                **world.quantized(quantize),
+            },
+        )  # fmt: skip
+        write_groups(run.data / "preferences.parquet", groups)
+        policy_gradient.policy_gradient(run, StopSignal())
+        first = next(e["metrics"] for e in run.events() if "kl_per_token" in e.get("metrics", {}))
+        report = run.report()
+        figures = {
+            "steps": len(run.steps),
+            "first_kl_per_token": first["kl_per_token"],
+            "losses": run.losses,
+            "score_change": report["score_change"]["value"],
+            "memory_mb": report["training"]["memory_mb"],
+            "device": report["device"],
+        }
+        demand(all(map(math.isfinite, run.losses.values())), "A loss is not finite.", figures)
+        gap = abs(first["kl_per_token"])
+        demand(gap <= LN2_TOLERANCE, f"The divergence of the first step is {gap:.3f}.", figures)
+        return figures
+
+    return check
+
+
 def groups_of(sampled: RunDir) -> list[Group]:
     """Return the sampled responses, ranked by a rule, of prompts with at least two different ones."""
     answers: dict[str, list[str]] = {}
@@ -460,9 +506,11 @@ CHECKS = (
     Check("dpo-0.5b", "DPO with LoRA: loss, memory, compilations", 45, dpo("0.5b", "none")),
     Check("loop-0.5b", "generation, reward, DPO, merge", 70, loop("0.5b", "none")),
     Check("mfu", "speed of DPO with LoRA at 1.5B", 60, check_mfu),
+    Check("grpo-0.5b", "GRPO with a reward model", 60, rewards("0.5b", "none", "grpo")),
     Check("loop-0.5b-qlora", "the loop with four-bit weights", 70, loop("0.5b", "nf4")),
     Check("dpo-8b", "DPO with LoRA at 8B", 70, dpo("8b", "none")),
     Check("dpo-8b-qlora", "DPO with four-bit weights at 8B", 60, dpo("8b", "nf4")),
+    Check("rloo-0.5b-qlora", "RLOO with four-bit weights", 60, rewards("0.5b", "nf4", "rloo")),
     Check("loop-8b", "the loop at 8B", 240, loop("8b", "none")),
     Check("loop-8b-qlora", "the loop with four-bit weights at 8B", 240, loop("8b", "nf4")),
 )

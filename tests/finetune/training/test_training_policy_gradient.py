@@ -114,6 +114,18 @@ def token_logps(trainer, batch):
     return rows
 
 
+@torch.no_grad()
+def move(weights, scale):
+    for weight in weights:
+        weight += scale * torch.randn_like(weight)
+
+
+@torch.no_grad()
+def put(weights, values):
+    for weight, value in zip(weights, values, strict=True):
+        weight.copy_(value)
+
+
 def clipped(ratio, advantage, epsilon):
     return torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
 
@@ -188,20 +200,18 @@ def test_the_loss_is_that_of_the_paper_for_each_setting(tmp_path, model, likes_b
     by_hand = {"grpo": grpo_by_hand, "rloo": rloo_by_hand}[method]
     with trainer_of(run_dir) as trainer:
         weights = [w for name, w in trainer.model.named_parameters() if ".default." in name]
-        with torch.no_grad():
-            for weight in weights:
-                weight += 0.01 * torch.randn_like(weight)  # the reference is the adapter before
+        original = [weight.detach().clone() for weight in weights]
+        move(weights, 0.1)
         batch, names, tokens = sampled(trainer)
         rewards = torch.tensor(trainer.reward_funcs[0](names, tokens)).view(-1, 4)
         with torch.no_grad():
             old = token_logps(trainer, batch)
-            for weight in weights:
-                weight += 0.02 * torch.randn_like(weight)
-        now = token_logps(trainer, batch)
-        trainer.model.set_adapter("ref") if "ref" in trainer.model.peft_config else None
-        with torch.no_grad():
+            move(weights, 0.04)
+            later = [weight.detach().clone() for weight in weights]
+            put(weights, original)
             reference = token_logps(trainer, batch)
-        trainer.model.set_adapter("default")
+            put(weights, later)
+        now = token_logps(trainer, batch)
         config = trainer.settings
         stops = trainer.run.chat.stop_ids
         in_loss = [not config.skip_truncated or ids[-1] in stops for ids in tokens]

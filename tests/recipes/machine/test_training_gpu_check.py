@@ -126,7 +126,7 @@ def test_the_list_names_every_check_with_its_time(capsys):
 
 @pytest.mark.slow
 def test_all_checks_pass_with_tiny_models_on_the_cpu(tmp_path):
-    names = ["machine", "layouts", "dpo-0.5b", "loop-0.5b", "mfu", "dpo-8b"]
+    names = ["machine", "layouts", "dpo-0.5b", "loop-0.5b", "mfu", "grpo-0.5b", "dpo-8b"]
     ended = subprocess.run(
         [
             sys.executable, "-m", "benchmarks.gpu_check", "--tiny", "--minutes", "20",
@@ -142,6 +142,7 @@ def test_all_checks_pass_with_tiny_models_on_the_cpu(tmp_path):
     loop = cases["loop-0.5b"]["figures"]
     assert set(loop["seconds"]) == {"generate", "reward", "dpo", "merge"}
     assert loop["merge_share"] < 0.05 and loop["groups"] > 4
+    assert cases["grpo-0.5b"]["figures"]["steps"] == 4
     assert 0 < cases["mfu"]["figures"]["mfu"] < 1
     assert cases["layouts"]["figures"]["grad_diff_ours"] < 1e-4
 
