@@ -1,4 +1,4 @@
-"""The README.md of a reward model: its purpose, its accuracy, and how to load it without Tiebreak.
+"""The model card (README.md) of a reward model: its purpose, its accuracy, and code that loads it.
 
 The card of an adapter (finetune/training/card.py) uses the same parts.
 """
@@ -98,7 +98,7 @@ def model_card(report: RewardReport) -> str:
 
 
 def model_index(report: RewardReport) -> dict[str, Any]:
-    """Return the figures in the format of model hubs; nothing without an accuracy."""
+    """Return the figures in the format of model hubs, or {} if there is no accuracy."""
     accuracy, ece = report["accuracy"]["value"], report["calibration"]["ece"]
     if accuracy is None:
         return {}

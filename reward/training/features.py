@@ -1,9 +1,10 @@
 """Features of responses: the last hidden state at the end of a response, projected to fewer numbers.
 
 The score is r = w·x with features x, so responses with similar features give the head the same
-information. A hidden state with more numbers than requested is projected by a fixed random matrix with orthonormal
-columns (Johnson and Lindenstrauss 1984). This preserves inner products in expectation, and each run of
-a model gives the same features. They exclude changes that LoRA could make in lower layers.
+information. If a hidden state has too many numbers, it is projected by a fixed random matrix with
+orthonormal columns (Johnson and Lindenstrauss 1984). The projection preserves inner products in
+expectation, and each run of a model gives the same features. The features do not show what training
+could change in lower layers through LoRA.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,10 @@ from reward.training.score import Scorer, Verdict
 
 @lru_cache(maxsize=8)
 def projection(width: int, dims: int) -> np.ndarray:
-    """Return the matrix of the projection, or the identity if `width` fits.  → (width, dims) float32"""
+    """Return the matrix of the projection, (width, dims) float32.
+
+    It is the identity if `width` is at most `dims`.
+    """
     if width <= dims:
         return np.eye(width, dtype=np.float32)
     normal = np.random.default_rng([width, dims]).standard_normal((width, dims))
@@ -34,7 +38,7 @@ def projection(width: int, dims: int) -> np.ndarray:
 
 @contextmanager
 def last_layer(model: RewardModel) -> Iterator[list[torch.Tensor]]:
-    """Collect the inputs of the score head in the block, one for each call of the model.
+    """Yield a list that collects the inputs of the score head, one for each call in the block.
 
     Raises RecipeError if the family has no linear head.
     """
@@ -56,7 +60,7 @@ class FeatureScorer(Scorer):
     """A scorer that also returns features, from the same forward pass."""
 
     def __init__(self, output: Any, *, dims: int, **options: Any):
-        """Load the model. `dims` is the maximum of features per response; 0 for none."""
+        """Load the model. `dims` is the maximum number of features per response. 0 turns them off."""
         super().__init__(output, **options)
         hidden = self.model.config.get_text_config().hidden_size
         self.projection = projection(hidden, dims) if dims else np.zeros((hidden, 0), np.float32)
@@ -74,7 +78,10 @@ class FeatureScorer(Scorer):
         return np.concatenate([outputs, hidden @ self.projection], axis=-1)
 
     def judge_with_features(self, conversations: Any) -> list[tuple[Verdict, np.ndarray]]:
-        """Return verdicts as `judge` does, each with features (K, dims) float32, NaN without a score."""
+        """Return verdicts as `judge` does, each with features, (K, dims) float32.
+
+        The features of a response without a score are NaN.
+        """
         end = self.heads + len(self.criteria)
         return [
             (Verdict(outputs[:, : self.heads], outputs[:, self.heads : end]), outputs[:, end:])

@@ -1,12 +1,12 @@
-"""Merge the adapter and heads of a reward model into a plain folder that any tool can load.
+"""Merge the adapter and the heads of a reward model into a plain folder that any tool can load.
 
     python -m reward.training.merge RUN_DIR OUT [--dtype bfloat16]
 
 OUT is a plain `AutoModelForSequenceClassification` with one label. LoRA is added to the weights.
-Several heads become one whose score is their mean, which is exact because they are linear in the same
-features. Scores of single criteria are dropped. The merge is computed in float32 and saved in
-`--dtype`. The folder is read back without PEFT, and kept only if it gives the same scores as adapter
-and base.
+Several heads become one head, whose score is their mean. This is exact, because the heads are linear
+in the same features. The scores of single criteria are dropped. The merge is computed in float32 and
+saved in `--dtype`. The folder is then loaded without PEFT, and kept only if it gives the same scores
+as adapter and base.
 """
 
 import argparse
@@ -30,16 +30,16 @@ from reward.training.models.reward_model import load_reward_model, load_tokenize
 from reward.training.score import output_folder, read_report
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Largest difference of two scores by rounding, relative to the largest score."""
+"""The largest difference between two scores that counts as rounding, relative to the largest score."""
 PROBE = (6, 32)
-"""Rows and tokens of the random text that both models score."""
+"""The numbers of rows and tokens of the random text that both models score."""
 
 
 def merge(run: str | Path, out: str | Path, *, dtype: str = "float32") -> Path:
-    """Merge the model of a run directory, or of its output/, into the folder `out`.
+    """Merge the model in a run directory, or in its output/, into the folder `out`.
 
-    Raises RecipeError and writes nothing if `out` exists, if `run` has no reward model, or if the
-    merged model gives different scores.
+    If `out` exists, if `run` has no reward model, or if the merged model gives other scores,
+    RecipeError is raised and nothing is written.
     """
     out, folder = Path(out), output_folder(Path(run))
     with whole_folder(out) as draft:
@@ -83,7 +83,7 @@ def with_one_label(model: Any, heads: int) -> Any:
 
 
 def last_layer(model: Any) -> nn.Linear:
-    """Return a decoder's `score`, or the last linear layer of an encoder's classifier."""
+    """Return the layer `score` of a decoder, or the last linear layer of an encoder's classifier."""
     backbone = f"{model.base_model_prefix}."
     layers = [
         module
@@ -114,7 +114,10 @@ def write_report(draft: Path, report: dict[str, Any]) -> None:
 
 
 def probe_texts(model: Any, pad_id: int) -> dict[str, torch.Tensor]:
-    """Return random tokens, the same in each call, in padded rows of decreasing length.  → PROBE"""
+    """Return random tokens in padded rows of decreasing length, with the shape PROBE.
+
+    They are the same in each call.
+    """
     rows, length = PROBE
     vocabulary = model.get_input_embeddings().num_embeddings
     ids = torch.randint(vocabulary, PROBE, generator=torch.Generator().manual_seed(0))
@@ -126,7 +129,7 @@ def probe_texts(model: Any, pad_id: int) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def scores_of(model: Any, probe: dict[str, torch.Tensor], heads: int = 1) -> torch.Tensor:
-    """Return the mean of the heads.  → (rows,)"""
+    """Return the mean of the heads for each row, (rows,)."""
     return model.eval()(**probe).logits.float()[:, :heads].mean(dim=-1)
 
 

@@ -1,8 +1,8 @@
 """Trainings on parts of the train split, for the learning curve and for label mistakes.
 
-Each part has its own run directory under parts/, so a stopped run resumes inside a part. A finished
-part keeps its scores and no checkpoint. The messages of a part also appear in the run; its curves do
-not.
+Each part has its own run directory in parts/, so a stopped run resumes inside a part. A finished part
+keeps its scores, but no checkpoint. The messages of a part are also messages of the run, but its curves
+are not shown.
 """
 
 import shutil
@@ -34,7 +34,7 @@ from reward.evaluation.schema import LabelMistakes, LearningCurve
 from reward.settings import RewardConfig
 
 TrainAndScore = Callable[[RunDir, Prepared], list[Scored]]
-"""Trains on the `train` split in a run directory and scores the `test` split."""
+"""A function that trains on the `train` split in a run directory and scores the `test` split."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Parts:
     sent: set[str] = field(default_factory=set)
 
     def curve(self, config: RewardConfig) -> list[Point]:
-        """Train on each subset of the learning curve. All together cost less than one training."""
+        """Return the points of the learning curve, after a training on each subset.
+
+        All trainings together take less time than one on all prompts.
+        """
         train, points = self.prepared.groups["train"], []
         for indices in self._subsets(config):
             title = f"{len(indices)} of {len(train)} prompts"
@@ -61,9 +64,9 @@ class Parts:
         return subsets(len(self.prepared.groups["train"]), config.learning_curve, config.seed)
 
     def folds(self, config: RewardConfig) -> list[list[Scored]]:
-        """Score each fold of the train split with a model trained on the others.
+        """Return each fold of the train split, scored by a model that was trained on the other folds.
 
-        Costs about `folds` - 1 trainings.
+        This takes about the time of `folds` - 1 trainings.
         """
         train, parts = self.prepared.groups["train"], []
         folds = min(config.label_mistakes, len(train))
@@ -82,9 +85,9 @@ class Parts:
     def learning_curve(
         self, config: RewardConfig, smaller: Sequence[Point], scored: Sequence[Scored]
     ) -> LearningCurve | None:
-        """Return the curve for the report; None if the settings do not ask for it.
+        """Return the learning curve for the report, or None if it is turned off.
 
-        `scored` are the held-out prompts, scored by the model trained on the whole train split.
+        `scored` are the held-out prompts, scored by the model that was trained on the whole train split.
         """
         if not config.learning_curve:
             return None
@@ -95,11 +98,14 @@ class Parts:
     def label_mistakes(
         self, folds: Sequence[Sequence[Scored]], scored: Sequence[Scored]
     ) -> LabelMistakes:
-        """Return the label mistakes among the folds and the held-out prompts, for the report."""
+        """Return the label mistakes in the folds and the held-out prompts, for the report."""
         return label_mistakes([*folds, scored], checked="all" if folds else "held-out")
 
     def _scored(self, part: Part, message: str, data: Prepared) -> list[Scored]:
-        """Train on the train split of `data`, unless done already, and return its test split scored."""
+        """Return the scored test split of `data`, after a training on its train split.
+
+        If the part is already finished, its scores are read from its file.
+        """
         done = part.path / "scores.npz"
         checkpoints.delete_if_damaged(part, done)
         if done.exists():
@@ -127,7 +133,7 @@ class Parts:
     def _data(
         self, train: Sequence[int], split: str, indices: Sequence[int] | None = None
     ) -> Prepared:
-        """Return data with these training prompts, and the prompts of `split` at `indices` to score.
+        """Return data with these training prompts. The prompts of `split` at `indices` are scored.
 
         Without `indices`, the whole split is scored.
         """

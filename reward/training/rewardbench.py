@@ -2,16 +2,18 @@
 
     python -m reward.training.rewardbench RUN_DIR FILE.jsonl [--out report.json]
 
-FILE is JSONL or Parquet; `manage.py rewardbench` reads other files too. A row has `prompt`, a text or
-messages; `chosen` and `rejected`, each a text, a list of texts, or a conversation that ends with the
-answer; and optionally `subset` and `id`. This is the format of RewardBench (Lambert et al. 2024,
-arXiv:2403.13787), RewardBench 2 (Malik et al. 2025, arXiv:2506.01937) and most preference data sets.
+FILE is JSONL or Parquet. `manage.py rewardbench` can read other files too. A row has `prompt`, which is
+a text or messages, and `chosen` and `rejected`, each a text, a list of texts, or a conversation that
+ends with the answer. It can have `subset` and `id`. This is the format of RewardBench (Lambert et al.
+2024, arXiv:2403.13787), RewardBench 2 (Malik et al. 2025, arXiv:2506.01937) and most preference data
+sets.
 
-A row counts 1 if the chosen response has the highest score, 1/k if k responses share that score, and 0
-otherwise. A row with several chosen responses counts 1 if all of them have higher scores than all the
-rejected ones. That is the accuracy term of RewardBench 2's score for ties, not the whole score. Rows
-with a response that is too long for the model are left out and counted. The report has the accuracy of
-each subset and their unweighted mean; the leaderboards weight some subsets differently.
+A row counts 1 if the chosen response has the highest score, 1/k if k responses have this score, and 0
+otherwise. A row with several chosen responses counts 1 if all of them have higher scores than all
+rejected responses. This is only one term of the score that RewardBench 2 uses for such rows, its
+accuracy. Rows with a response that is too long for the model are left out and counted. The report
+contains the accuracy of each subset and the mean over the subsets, in which all count the same. The
+leaderboards give some subsets other weights.
 
 The last line on stdout is one JSON object.
 """
@@ -42,7 +44,10 @@ ROW_BATCH_SIZE = 256
 
 
 def evaluate(scorer: Scorer, path: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Return the accuracy per subset and in total. Raises RowsError with the numbers of wrong rows."""
+    """Return the accuracy of each subset and their mean.
+
+    Raises RowsError with the numbers of wrong rows.
+    """
     tallies: dict[str, list[Tally]] = {}
     chances: dict[str, list[float]] = {}
     left_out: Counter[str] = Counter()
@@ -61,7 +66,10 @@ def evaluate(scorer: Scorer, path: Path, *, seed: int = 0) -> dict[str, Any]:
 
 
 def credit(scores: np.ndarray, chosen: int) -> float:
-    """Return the credit of a row, from 0 to 1. `scores` (K,) has those of the chosen responses first."""
+    """Return how much a row counts, from 0 to 1.
+
+    `scores`, (K,), begins with the scores of the chosen responses.
+    """
     if chosen > 1:
         return float(scores[:chosen].min() > scores[chosen:].max())
     highest = scores == scores.max()
@@ -136,7 +144,7 @@ def main() -> int:
 
 
 def check_writable(path: Path) -> None:
-    """Create the folder of `path`. Raises RecipeError if the file cannot be written; writes nothing."""
+    """Create the folder of `path`. Raises RecipeError if the file could not be written there."""
     with as_recipe_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():

@@ -2,11 +2,12 @@
 
     python -m reward.training.score RUN/output IN.parquet OUT.parquet
 
-IN is preference data (see recipes/preferences/groups.py) or sampled text with the columns `prompt` and
-`response`. OUT has the same rows and columns in the same order, and a new column: `scores`, a list in
-the order of `responses`, or `score`. A model with several heads adds `disagreements` or `disagreement`,
-their standard deviation. A model that scores criteria adds `scores_NAME` or `score_NAME` for each.
-Responses that are too long for the model get null; nothing is truncated.
+IN is preference data (see recipes/preferences/groups.py), or sampled text with the columns `prompt` and
+`response`. OUT has the same rows and columns in the same order, and a new column: `score`, or `scores`,
+a list in the order of `responses`. If the model has several heads, OUT also has their standard
+deviation, in `disagreement` or `disagreements`. If the model scores criteria, OUT has `score_NAME` or
+`scores_NAME` for each criterion. Responses that are too long for the model get null. No text is
+truncated.
 """
 
 import argparse
@@ -36,25 +37,28 @@ from reward.scoring.rows import ScoreRow
 from reward.training.models.reward_model import load_reward_model, load_tokenizer
 
 Conversation = tuple[list[dict[str, str]], list[str]]
-"""A prompt as messages, and responses to it."""
+"""A prompt as messages, and the responses to it."""
 
 TOGETHER = 16
-"""Maximum responses of a prompt in one row, since the block mask grows with its square."""
+"""The maximum number of responses in a row. The block mask grows with the square of its length."""
 
 CHARACTERS_PER_TOKEN = 64
-"""Characters per token above which a text counts as too long without being tokenized.
+"""The number of characters per token above which a text is too long, so it is not tokenized.
 
 The longest token of the vocabulary raises this limit.
 """
 
 
 def output_folder(run: Path) -> Path:
-    """Return the output/ of a run directory, or the folder itself."""
+    """Return the folder output/ of a run directory, or the folder itself."""
     return run / "output" if (run / "output").is_dir() else run
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """Return the report in the folder. Raises RecipeError if it is not the output of a reward run."""
+    """Return the report in the folder.
+
+    Raises RecipeError if the folder is not the output of a run that trained a reward model.
+    """
     try:
         return json.loads((folder / "report.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
@@ -70,12 +74,12 @@ class Verdict:
 
     @property
     def scores(self) -> np.ndarray:
-        """Return the mean over the heads.  → (K,)"""
+        """Return the means over the heads, (K,)."""
         return self.heads.mean(axis=-1)
 
     @property
     def disagreements(self) -> np.ndarray:
-        """Return the standard deviation over the heads, 0 for a single head.  → (K,)"""
+        """Return the standard deviations over the heads, (K,). They are 0 for a single head."""
         return self.heads.std(axis=-1)
 
     def row(self, k: int) -> "Verdict":
@@ -83,18 +87,19 @@ class Verdict:
         return Verdict(self.heads[k : k + 1], self.criteria[k : k + 1])
 
     def figures(self) -> list[list[float | None]]:
-        """Return scores, disagreements and the scores of each criterion, with None for NaN."""
+        """Return the scores, the disagreements and the scores of each criterion. NaN becomes None."""
         columns = [self.scores, self.disagreements, *self.criteria.T]
         return [[None if np.isnan(v) else float(v) for v in column] for column in columns]
 
 
 class Scorer:
-    """A reward model in memory. If possible, a prompt is forwarded once for all its responses."""
+    """A reward model in memory. If possible, it forwards a prompt once for all its responses."""
 
     def __init__(self, output: str | Path, *, max_tokens: int = 8192):
         """Load the model from the output/ folder of a reward run.
 
-        `max_tokens` limits one forward pass. Raises RecipeError if the folder has no reward model.
+        `max_tokens` is the limit of a forward pass. Raises RecipeError if the folder has no reward
+        model.
         """
         folder = Path(output)
         report = read_report(folder)
@@ -119,17 +124,18 @@ class Scorer:
         self.wants_shared = report["training"]["layout"] == "shared"
         self._shared_layout_agrees: bool | None = None
         self.width: int = self.heads + len(self.criteria)
-        """Outputs per response."""
+        """The number of outputs per response."""
 
     def score(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
-        """Return the scores of each conversation's responses, NaN for those too long for the model.
+        """Return the scores of the responses in each conversation, as float32 arrays (K,).
 
-        Scores are comparable only within a prompt.  → one (K,) float32 array per conversation
+        The score of a response that is too long for the model is NaN. Only scores of responses to
+        the same prompt can be compared.
         """
         return [verdict.scores for verdict in self.judge(conversations)]
 
     def judge(self, conversations: Sequence[Conversation]) -> list["Verdict"]:
-        """Return the outputs of heads and criteria for each conversation, with NaN as in `score`."""
+        """Return the outputs of the heads and criteria for each conversation. NaN is as in `score`."""
         end = self.heads + len(self.criteria)
         return [
             Verdict(outputs[:, : self.heads], outputs[:, self.heads : end])
@@ -137,7 +143,7 @@ class Scorer:
         ]
 
     def _outputs(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
-        """Return all outputs per conversation.  → (K, width) float32 arrays"""
+        """Return all outputs for each conversation, as float32 arrays (K, width)."""
         outputs = [np.full((len(rs), self.width), np.nan, np.float32) for _, rs in conversations]
         members, groups = self._tokenize(conversations)
         self._check_layout(groups)
@@ -150,13 +156,13 @@ class Scorer:
         return outputs
 
     def _forward(self, groups: Sequence[TokenGroup]) -> np.ndarray:
-        """Return the outputs of one forward pass.  → (G, K, width) float32"""
+        """Return the outputs of a forward pass, (G, K, width) float32."""
         return outputs_of(self.model, groups, self.collator).numpy()
 
     def _tokenize(
         self, conversations: Sequence[Conversation]
     ) -> tuple[list[tuple[int, list[int]]], list[TokenGroup]]:
-        """Return groups to forward, and the conversation and response indices of each."""
+        """Return the groups to forward, and the indices of the conversation and responses of each."""
         members, groups = [], []
         for number, (prompt, responses) in enumerate(conversations):
             head, tails = self._readable(prompt, responses)
@@ -169,13 +175,13 @@ class Scorer:
         return members, groups
 
     def can_read(self, prompt: list[dict[str, str]], response: str) -> bool:
-        """Return whether the response is short enough, and its chat fits the template, for a score."""
+        """Return whether the response gets a score: it is short enough, and the template accepts it."""
         return bool(self._readable(prompt, [response])[1])
 
     def _readable(
         self, prompt: list[dict[str, str]], responses: Sequence[str]
     ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-        """Return the tokens of the prompt, and those of each readable response by its index."""
+        """Return the tokens of the prompt, and the tokens of each readable response, by its index."""
         empty = np.zeros(0, dtype=np.int32)
         readable = [k for k, text in enumerate(responses) if self._may_fit(prompt, text)]
         if not readable:
@@ -188,12 +194,12 @@ class Scorer:
         return head, {k: t for k, t in tails if len(t) and len(head) + len(t) <= self.limit}
 
     def _may_fit(self, prompt: list[dict[str, str]], response: str) -> bool:
-        """Return False for texts that are certainly too long. Tokenizing them would take a second."""
+        """Return False for texts that are certainly too long. It would take a second to tokenize them."""
         characters = len(response) + sum(len(turn["content"]) for turn in prompt)
         return characters <= self.limit * self.characters_per_token
 
     def _check_layout(self, groups: Sequence[TokenGroup]) -> None:
-        """Choose the layout. Compares both once, on the first prompt with several responses."""
+        """Choose the layout. Both are compared once, on the first prompt with several responses."""
         shares = [group for group in groups if len(group.responses) > 1]
         self.collator.layout = "plain"
         longest = max((group.longest() for group in groups), default=0)
@@ -208,9 +214,9 @@ class Scorer:
 
 
 def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int = 1024) -> int:
-    """Score the rows of a Parquet file into another, and return the number of scored responses.
+    """Score the rows of a Parquet file, write them to another, and return how many responses got a score.
 
-    The target appears only when it is complete.
+    The other file appears only when it is complete.
     """
     try:
         file = pq.ParquetFile(source)
@@ -239,7 +245,7 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
 
 
 def new_columns(scorer: Scorer, many: bool) -> list[tuple[int, pa.Field]]:
-    """Return the index in `Verdict.figures` and the field of each new column.
+    """Return each new column: its index in `Verdict.figures`, and its field.
 
     A model with one head has no column of disagreements.
     """
@@ -261,7 +267,7 @@ def score_row(row: dict[str, Any], many: bool) -> ScoreRow:
 
 
 def judge(scorer: Scorer, rows: Sequence[ScoreRow]) -> list[Verdict]:
-    """Return a verdict per row. Single responses to the same prompt are forwarded together."""
+    """Return a verdict for each row. Single responses to the same prompt are forwarded together."""
     by_prompt: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         prefix = f"{number} " if row.many else ""  # a row with a list is forwarded alone

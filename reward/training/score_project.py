@@ -4,11 +4,11 @@
 
 reads   run.json (config: reward.scoring.settings.ScoreConfig), data/responses.parquet: one prompt per
         row (prompt, response_ids, responses)
-writes  output/scores.parquet: one response per row (response_id, score, uncertainty, features), null if
-        the response is too long for the model; output/report.json
+writes  output/scores.parquet: one response per row (response_id, score, uncertainty, features); the
+        last three are null if the response is too long for the model; output/report.json
 
-A prompt is forwarded once for all its responses. Each batch of prompts becomes a file under
-checkpoints/, so a stopped run resumes after the last one. Several GPUs are not supported.
+A prompt is forwarded once for all its responses. The scores of each batch of prompts are written to a
+file in checkpoints/, so a stopped run resumes after the last batch. Several GPUs are not supported.
 """
 
 import sys
@@ -45,7 +45,7 @@ SCORES = pa.schema(
 
 
 def score_all(run_dir: RunDir, stop: StopSignal) -> None:
-    """Run the recipe. Raises Stopped, RecipeError or an exception of a library."""
+    """Run the recipe. Raises Stopped, RecipeError or an error of a library."""
     started = time.monotonic()
     config = ScoreConfig.from_dict(run_dir.spec()["config"])
     path = run_dir.data / "responses.parquet"
@@ -89,7 +89,7 @@ def load_scorer(config: ScoreConfig) -> FeatureScorer:
 def score_batch(
     scorer: FeatureScorer, rows: Sequence[dict[str, Any]], run_dir: RunDir
 ) -> list[dict[str, Any]]:
-    """Return a row per response. Halves the tokens per forward pass when memory runs out."""
+    """Return a row for each response. If memory runs out, forward passes are halved."""
     while True:
         try:
             judged = scorer.judge_with_features([(r["prompt"], r["responses"]) for r in rows])
@@ -117,7 +117,7 @@ def score_batch(
 def lines(
     ids: Sequence[int], verdict: Verdict, features: np.ndarray, *, heads: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row of SCORES for each of K responses. `features` is (K, dims)."""
+    """Yield a row of SCORES for each of the K responses. `features` is (K, dims)."""
     scores, spread = verdict.scores, verdict.disagreements
     for k, response in enumerate(ids):
         is_scored = bool(np.isfinite(scores[k]))

@@ -2,12 +2,13 @@
 
     python -m reward.training.score_rows RUN_DIR IN OUT
 
-IN is JSON lines or Parquet, depending on its ending, with rows of {messages}, {prompt, response} or
-{prompt, responses}. OUT has the same rows in the same order with `score` and `uncertainty` added, or
-`scores` and `uncertainties` for several responses. It is JSON lines, Parquet if its name ends in
-.parquet, or `-` for JSON lines on stdout. All rows are checked before the first is scored, and a file
-appears only when it is complete. Responses that are too long for the model get null. The uncertainty is
-the standard deviation over the model's heads, and null for a model with one head.
+IN is Parquet if its name ends in .parquet, and otherwise JSON lines. Its rows are {messages}, {prompt,
+response} or {prompt, responses}. OUT has the same rows in the same order, with `score` and
+`uncertainty`, or with `scores` and `uncertainties` for several responses. It is Parquet if its name
+ends in .parquet, and otherwise JSON lines. `-` writes JSON lines to stdout. All rows are checked before
+the first is scored, and a file appears only when it is complete. Responses that are too long for the
+model get null. The uncertainty is the standard deviation over the heads of the model. It is null for a
+model with one head.
 
 The last line on stderr is one JSON object.
 """
@@ -43,8 +44,8 @@ KINDS = {
 def score_rows(scorer: Scorer, source: Path, target: Path | None) -> dict[str, int]:
     """Score the rows of a file, and return the numbers of rows, responses and scored responses.
 
-    Without `target`, the rows go to stdout. Raises RowsError with the numbers of wrong rows before
-    anything is written.
+    Without `target`, the rows are written to stdout. If rows are wrong, RowsError is raised with their
+    numbers before anything is written.
     """
     counts = survey(source)
     schema = columns_of(source) if target and is_parquet(target) else None
@@ -62,7 +63,7 @@ def score_rows(scorer: Scorer, source: Path, target: Path | None) -> dict[str, i
 
 
 def figures(verdict: Verdict, heads: int, *, many: bool) -> Row:
-    """Return the fields to add to a row, with None for NaN."""
+    """Return the fields that are added to a row. NaN becomes None."""
     scores = [_number(value) for value in verdict.scores]
     spread = [_number(value) if heads > 1 else None for value in verdict.disagreements]
     if many:
@@ -102,7 +103,7 @@ def _write_lines(file: Any, rows: Iterable[Row]) -> None:
 
 
 def _line(row: Row) -> str:
-    """Return a row as JSON, with lone surrogates escaped and NaN as null."""
+    """Return a row as JSON. Lone surrogates are escaped, and NaN becomes null."""
     row = finite(row)
     text = json.dumps(row, ensure_ascii=False, default=str)
     try:
@@ -121,7 +122,7 @@ def finite(value: Any) -> Any:
 
 
 class ParquetRows:
-    """A writer of rows with these columns and their scores to a Parquet file."""
+    """A writer that writes rows with these columns, and their scores, to a Parquet file."""
 
     def __init__(self, path: Path, schema: pa.Schema, counts: dict[str, int]):
         self.path = path

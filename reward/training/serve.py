@@ -1,16 +1,19 @@
-"""A server of reward models on a Unix socket. Models stay loaded until the server is idle.
+"""A server of reward models on a Unix socket. Models stay loaded while the server is in use.
 
     python -m reward.training.serve SOCKET
 
-Long requests are answered in parts, and a new request may start after each part, so that no client
-waits for another client's long request. A request names the folder of its model. The `--models` models
-used last stay loaded. torch is not imported before the first request. After `--idle` seconds without a
-request, or when the process uses more than `--memory` MB, it replaces itself with a new process on the
-same socket, which frees all memory. Clients are not affected. Without a GPU, `--memory` is also the
-maximum that the process may allocate. Up to `--waiting` requests may wait; the next one gets the reply "busy".
-A request is dropped if it waits longer than its own limit, or if its client disconnects, even between
-two forward passes. A second process on the same socket waits as a reserve until the first has ended.
 reward/scoring/wire.py defines the messages.
+
+- Long requests are answered in parts, and a new request may start after each part, so that no client
+  waits for the long request of another client.
+- A request names the folder of its model. The last `--models` models that were used stay loaded. torch
+  is not imported before the first request.
+- The process replaces itself with a new process on the same socket after `--idle` seconds without a
+  request, or if it uses more than `--memory` MB. This frees all memory, and clients do not notice it.
+  Without a GPU, `--memory` is also the maximum that the process may allocate.
+- Up to `--waiting` requests may wait. The next one gets the reply "busy". A request is dropped if it
+  waits longer than its own limit, or if its client disconnects, even between two forward passes.
+- A second process on the same socket waits until the first one has ended, and then replaces it.
 """
 
 import argparse
@@ -35,11 +38,11 @@ READ_SECONDS = 10
 READERS = 64
 CLOSE_SECONDS = 0.5
 TOGETHER = 16
-"""Responses of a prompt per forward pass; the same number as in score.py."""
+"""The maximum number of responses in a forward pass with a shared prompt, as in score.py."""
 PART_CHARACTERS = 16_000
-"""Characters in one part of a request. A small model needs about 0.1 seconds for a part."""
+"""The number of characters in a part of a request. A small model needs about 0.1 seconds for it."""
 MAX_STARTED = 8
-"""Maximum number of requests answered in turn. Others wait until one of these has ended."""
+"""The maximum number of requests that are answered in turn. Others wait until one of them ends."""
 INHERITED_FDS = "TIEBREAK_SCORER_FDS"
 """The environment variable that passes the socket and the lock to the next process."""
 
@@ -50,10 +53,10 @@ Piece = tuple[int, list[dict[str, str]], list[str]]
 
 @dataclass
 class Request:
-    """A request and the reply so far.
+    """A request, and the reply so far.
 
-    A request is split into pieces: the index of a conversation, its prompt, and responses that the
-    model reads with the prompt in one forward pass.
+    A request is divided into pieces. Each has the index of a conversation, its prompt, and responses
+    that the model reads in the same forward pass as the prompt.
     """
 
     connection: socket.socket
@@ -72,7 +75,7 @@ class Request:
         self.reply = {"verdicts": [{} for _ in self.conversations], "forwarded": 0}
 
     def next_part(self) -> list[Piece]:
-        """Take the next pieces, up to PART_CHARACTERS of text and at least one."""
+        """Return the next pieces: at least one, with up to PART_CHARACTERS of text."""
         part: list[Piece] = []
         size = 0
         while self.pieces and (not part or size < PART_CHARACTERS):
@@ -98,7 +101,7 @@ class Request:
 
 
 class Listener:
-    """Reads requests from the socket into a bounded queue, in separate threads."""
+    """A listener that reads requests from the socket into a bounded queue, in separate threads."""
 
     def __init__(self, socket: socket.socket, waiting: int):
         self.socket = socket
@@ -119,7 +122,10 @@ class Listener:
             return None
 
     def close(self) -> None:
-        """Stop accepting connections. Pending ones stay in the backlog; accepted ones are queued."""
+        """Stop accepting connections. Pending connections stay in the backlog.
+
+        Requests from accepted connections are queued.
+        """
         self.closing.set()
         self.thread.join()
         for _ in range(READERS):
@@ -158,7 +164,7 @@ class Listener:
 
 
 class RoundRobin:
-    """The order of work: new requests alternate with started ones, which take turns."""
+    """The order of the work. New requests alternate with started ones, which take turns."""
 
     def __init__(self, listener: Listener):
         self.listener = listener
@@ -181,7 +187,7 @@ class RoundRobin:
 
 
 def reply(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Send a reply; the client may have disconnected."""
+    """Send a reply, unless the client has disconnected."""
     with suppress(OSError), connection:
         send(connection, message)
 
@@ -191,7 +197,10 @@ def refuse(connection: socket.socket, error: str, text: str) -> None:
 
 
 def serve(listener: Listener, *, idle: float, memory: int, models: int) -> None:
-    """Answer requests until idle or too large. The caller then restarts. `memory` is in MB."""
+    """Answer requests until the server is idle or uses more than `memory` MB.
+
+    The caller then restarts the process.
+    """
     cache: Any = None
     turns = RoundRobin(listener)
     listener.open()
@@ -215,7 +224,7 @@ def serve(listener: Listener, *, idle: float, memory: int, models: int) -> None:
 
 
 def answer(cache: Any, request: Request) -> bool:
-    """Answer the next part of a request. Return whether the request is finished and replied to."""
+    """Answer the next part of a request. Return whether the reply to the request has been sent."""
     if cache is None or not is_live(request):
         refuse(request.connection, "late", "The request waited longer than its limit.")
         return True
@@ -235,7 +244,7 @@ def answer(cache: Any, request: Request) -> bool:
 
 
 def is_live(request: Request) -> bool:
-    """Return whether the request is within its time limit and its client still connected."""
+    """Return whether the request is within its time limit and its client is still connected."""
     return request.until > time.monotonic() and not request.client_left()
 
 
@@ -243,9 +252,9 @@ def is_live(request: Request) -> bool:
 
 
 def open_socket(path: Path) -> tuple[socket.socket, int]:
-    """Return the listening socket and the lock that limits it to one process. Waits for the lock.
+    """Return the listening socket, and the lock by which only one process listens.
 
-    Only the owner may connect. Raises ValueError if the path is too long.
+    This waits for the lock. Only the owner may connect. Raises ValueError if the path is too long.
     """
     socket_address = address(path)
     if inherited := os.environ.pop(INHERITED_FDS, ""):
@@ -266,7 +275,7 @@ def open_socket(path: Path) -> tuple[socket.socket, int]:
 
 
 def restart(listener: socket.socket, lock: int) -> None:
-    """Replace this process with a new one of the same id, on the same socket."""
+    """Replace this process with a new one, which has the same process id and the same socket."""
     for descriptor in (listener.fileno(), lock):
         os.set_inheritable(descriptor, True)
     os.environ[INHERITED_FDS] = f"{listener.fileno()},{lock}"

@@ -1,23 +1,26 @@
 """Train a reward model on ranked responses.
 
-Bradley-Terry over whole groups (see loss.py), with all K responses to a prompt in one step as in
-InstructGPT (Ouyang et al. 2022, arXiv:2203.02155). Each response is forwarded once and, if the model
-family allows it, the prompt once for all of them. The linear layers of a decoder get LoRA (Hu et al.
-2021, arXiv:2106.09685). The score head is also trained, and saved with the adapter.
+The loss is that of Bradley and Terry for whole groups (recipes/preferences/loss.py). All K responses to
+a prompt are in the same step, as in InstructGPT (Ouyang et al. 2022, arXiv:2203.02155). Each response
+is forwarded once. If the model family allows it, the prompt is forwarded once for all its responses.
+The linear layers of a decoder get LoRA (Hu et al. 2021, arXiv:2106.09685). The score head is also
+trained, and saved with the adapter.
 
-Left out on purpose:
+Left out, and why:
 - truncation: a response that is too long for the model is left out, counted and reported
-- steps of a fixed number of tokens: a step has a fixed number of prompts, so that long ones count equally
+- steps with a fixed number of tokens: a step has a fixed number of prompts, so that long prompts do
+  not count more than short ones
 
-Run it on any machine with a run directory. After a stop, the same command resumes the run:
+Run the recipe on any machine that has a run directory. The same command resumes after a stop:
 
     python -m reward.training.train RUN_DIR
 
-RUN_DIR holds run.json, {"kind": "reward", "config": {"base_model": "FOLDER or HUB NAME", …}} with the
-settings of reward/settings.py, and data/*.parquet in the format of recipes/preferences/groups.py. The
-run adds events.jsonl, checkpoints/ and, at the end, output/ with adapter and head (safetensors),
-tokenizer, report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTERM after a
-checkpoint, 76 start again (several processes were out of memory).
+RUN_DIR contains run.json, {"kind": "reward", "config": {"base_model": "FOLDER or HUB NAME", …}}, with
+the settings of reward/settings.py, and data/*.parquet as described in recipes/preferences/groups.py.
+The recipe adds events.jsonl, checkpoints/ and, at the end, output/ with the adapter and the head
+(safetensors), the tokenizer, report.json and the model card. The exit status is 0 if the run is done, 1
+if it failed, 75 if it was stopped by SIGTERM after a checkpoint, and 76 if it must be started again
+because one of several processes ran out of memory.
 """
 
 import sys
@@ -78,7 +81,7 @@ from reward.training.models.reward_model import (
 from reward.training.parts import Parts
 
 WATCHED_GROUPS = 200
-"""Held-out groups scored after each epoch. The final report uses all."""
+"""The number of held-out groups that are scored after each epoch. The report uses all groups."""
 
 
 def train(run_dir: RunDir, stop: StopSignal) -> None:
@@ -171,7 +174,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
 
 
 def report_final_accuracy(run_dir: RunDir, trainer: GroupTrainer, report: RewardReport) -> None:
-    """Emit the report's accuracy as the last point of the curve of held-out accuracy."""
+    """Emit the accuracy of the report as the last point of the curve of held-out accuracy."""
     value, state = report["accuracy"]["value"], trainer.state
     if value is not None:
         losses = [row["loss"] for row in state.log_history if "loss" in row]
@@ -188,7 +191,10 @@ def report_final_accuracy(run_dir: RunDir, trainer: GroupTrainer, report: Reward
 
 
 def read_criteria(run_dir: RunDir) -> list[str]:
-    """Return the criteria rated in the train split. Reads the data; raises RecipeError if none."""
+    """Return the criteria that are rated in the train split. The whole data is read.
+
+    Raises RecipeError if no criterion is rated.
+    """
     train = (group for group in read_folder(run_dir.data) if group.split == "train")
     criteria = sorted(set().union(*map(rated_criteria, train)))
     if not criteria:
@@ -202,7 +208,7 @@ def read_criteria(run_dir: RunDir) -> list[str]:
 def read_data(
     run_dir: RunDir, config: RewardConfig, chat: ChatFormat, limit: int, criteria: Sequence[str]
 ) -> Prepared:
-    """Read and tokenize the data. Raises RecipeError with the reasons if nothing can be used."""
+    """Read and tokenize the data. If nothing can be used, RecipeError is raised with the reasons."""
     evidence_of = partial(evidence, config=config, criteria=criteria)
     prepared = read_prepared(run_dir, chat, limit, evidence_of)
     prepared.make_weights_relative()
@@ -258,7 +264,7 @@ def make_trainer(
 def held_out_accuracy(
     model: RewardModel, prepared: Prepared, collator: Collator
 ) -> dict[str, float]:
-    """Return the accuracy on the first WATCHED_GROUPS held-out groups; {} without strict pairs."""
+    """Return the accuracy on the first WATCHED_GROUPS held-out groups, or {} without strict pairs."""
     outputs = score_all(model, prepared.tokens["test"][:WATCHED_GROUPS], collator)
     groups = prepared.groups["test"][: len(outputs)]
     scores = [output[:, : model.heads].mean(axis=-1) for output in outputs]

@@ -1,1 +1,1 @@
-"""Reward models: loading, adapters, scores and a check of the forward pass."""
+"""Reward models: their loading, adapters and scores, and a check of the forward pass."""

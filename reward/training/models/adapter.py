@@ -1,8 +1,8 @@
-"""The trained weights of a run: LoRA matrices in the backbone, and all of each untrained layer.
+"""The weights that a run trains: LoRA matrices in the backbone, and all weights of new layers.
 
-A new head is always untrained. An encoder's pooling layer is untrained if its checkpoint has none. If
-such a layer were frozen, it would stay random. If it were not saved with the adapter, it would have
-other random weights after each loading.
+A head is always new. The pooling layer of an encoder is new if the checkpoint has none. New layers
+begin with random weights. If such a layer were frozen, it would stay random. If it were not saved with
+the adapter, it would have other random weights each time the model is loaded.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from reward.settings import RewardConfig
 
 
 def with_adapter(base: Any, config: RewardConfig, fresh: Iterable[str]) -> Any:
-    """Add an adapter to the base. `fresh` names the weights missing from the checkpoint."""
+    """Add an adapter to the base. `fresh` names the weights that the checkpoint lacks."""
     whole = trained_whole(base, fresh)
     lora = lora_config(
         config,
@@ -30,7 +30,7 @@ def with_adapter(base: Any, config: RewardConfig, fresh: Iterable[str]) -> Any:
 
 
 def trained_whole(base: Any, fresh: Iterable[str]) -> list[str]:
-    """Return the names of the head's modules and of backbone modules with untrained weights."""
+    """Return the names of the modules of the head, and of backbone modules with new weights."""
     head = [name for name, part in base.named_children() if name != base.base_model_prefix]
     trained = [name for name in head if any(True for _ in base.get_submodule(name).parameters())]
     within = {
@@ -40,7 +40,10 @@ def trained_whole(base: Any, fresh: Iterable[str]) -> list[str]:
 
 
 def in_backbone(base: Any, whole: list[str]) -> list[str]:
-    """Return the full names of an encoder's linear layers, since some in the head have the same name."""
+    """Return the full names of the linear layers of an encoder.
+
+    Short names do not suffice, because some layers in the head have the same.
+    """
     prefix = f"{base.base_model_prefix}."
     linear = (name for name, part in base.named_modules() if isinstance(part, nn.Linear))
     return [name for name in linear if name.startswith(prefix) and name not in whole]

@@ -1,4 +1,4 @@
-"""A comparison of the plain layout with the classifier's own forward pass."""
+"""A comparison of the plain layout with the forward pass of the classifier itself."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from reward.training.models.reward_model import RewardModel
 
 
 def check_reading(model: RewardModel, groups: Sequence[TokenGroup], pad_id: int) -> None:
-    """Raise RecipeError unless the plain layout gives the same scores as the classifier's forward.
+    """Raise RecipeError unless the plain layout and the classifier itself give the same scores.
 
-    Other tools call the classifier's forward, without this package. Forwards one group twice without
-    gradients, in evaluation mode.
+    Other tools call the classifier without this package. A group is forwarded twice without gradients,
+    in evaluation mode.
     """
     if not model.reads_last_token:
         return
@@ -39,7 +39,7 @@ def check_reading(model: RewardModel, groups: Sequence[TokenGroup], pad_id: int)
 def own_outputs(
     model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
-    """Return the outputs of the classifier's own forward, in evaluation mode.  → (G, K, N + C)"""
+    """Return the outputs of the classifier itself, (G, K, N + C), in evaluation mode."""
     inputs = inputs_of(model, groups, collator)
     kind = model.classifier.dtype
     mixed = torch.autocast(model.device.type, kind, enabled=kind != torch.float32)

@@ -1,8 +1,8 @@
-"""A reward model: a decoder or encoder of transformers with LoRA and one or several scalar outputs.
+"""A reward model: a decoder or encoder of transformers with LoRA, and one or several scalar outputs.
 
-The weights are those of a plain `AutoModelForSequenceClassification` with a plain PEFT adapter, so that
-any tool can load a saved model. The labels are the heads, whose mean is the score, followed by the rated
-criteria. `RewardModel` adds only the forward pass with a shared prompt.
+The weights are those of a plain `AutoModelForSequenceClassification` with a plain PEFT adapter, so any
+tool can load a saved model. Its labels are the heads, whose mean is the score, and then the rated
+criteria. `RewardModel` only adds the forward pass with a shared prompt.
 """
 
 import json
@@ -32,22 +32,23 @@ from reward.settings import RewardConfig
 from reward.training.models.adapter import with_adapter
 
 UNLIMITED = 10**9
-"""Tokenizers without a limit report a number above this."""
+"""The limit above which a tokenizer has none. Such tokenizers report a very large number."""
 POSITIONS_AFTER_PADDING = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"})
-"""Families that number positions from the id of the padding token onwards."""
+"""Families whose position ids begin after the id of the padding token."""
 OWN_DROPOUT = ("activation_dropout", "attention_dropout", "dropout", "hidden_dropout")
-"""Attributes with the dropout rate of modules that apply dropout themselves."""
+"""Attributes that contain the dropout rate of modules that apply dropout themselves."""
 
 
 class RewardModel(nn.Module):
-    """Scores (G, K) and outputs (G, K, N + C) of a batch in either layout, heads before criteria.
+    """A model that returns scores, (G, K), and outputs, (G, K, N + C), in either layout.
 
-    `ordinary` is the plain sequence classifier, with its adapter if it has one.
+    The outputs are the heads and then the criteria. `ordinary` is the plain sequence classifier, with
+    its adapter if it has one.
     """
 
     reads_targets = False
     accepts_loss_kwargs = True
-    """Makes Trainer count `labels`, one per group, over all micro-batches of a step."""
+    """With this attribute, Trainer counts `labels`, one per group, over all parts of a step."""
 
     def __init__(self, ordinary: nn.Module, heads: int = 1):
         super().__init__()
@@ -78,7 +79,10 @@ class RewardModel(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, present: torch.Tensor, **layout: Any
     ) -> dict[str, torch.Tensor]:
-        """Return scores (G, K) and outputs (G, K, N + C). `layout` has the other tensors of the batch."""
+        """Return scores, (G, K), and outputs, (G, K, N + C).
+
+        `layout` has the other tensors of the batch.
+        """
         if self.reads_last_token:
             outputs = self._head(self.features(input_ids, **layout))  # (G, K, N + C)
         else:
@@ -93,9 +97,10 @@ class RewardModel(nn.Module):
         rows: torch.Tensor | None = None,
         **shared: torch.Tensor,
     ) -> torch.Tensor:
-        """Return a decoder's last hidden state at each response's last token.  → (G, K, H)
+        """Return the last hidden state of a decoder at the last token of each response, (G, K, H).
 
-        `shared` has the other tensors of a batch in the shared layout, and is empty in the plain layout.
+        `shared` has the other tensors of a batch in the shared layout. In the plain layout, it is
+        empty.
         """
         if shared:
             return self._shared({"input_ids": input_ids, **shared})
@@ -120,7 +125,7 @@ class RewardModel(nn.Module):
     def _by_own_head(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        """Return the outputs of an encoder, pooled by its own head.  → (G, K, N + C)"""
+        """Return the outputs of an encoder, (G, K, N + C). Its own head pools the tokens."""
         logits = self.ordinary(input_ids=input_ids, attention_mask=attention_mask).logits
         return logits.float()[rows]  # (rows, N + C) → (G, K, N + C)
 
@@ -129,7 +134,7 @@ class RewardModel(nn.Module):
         return backbone(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the outputs in float32, since bfloat16 cannot represent small differences in score."""
+        """Return the outputs in float32. bfloat16 cannot represent small differences in score."""
         with torch.autocast(hidden.device.type, enabled=False):
             return self.classifier.score(hidden.float())
 
@@ -144,9 +149,9 @@ class RewardModel(nn.Module):
 
 
 def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0) -> RewardModel:
-    """Return the base with new heads and a new adapter. The caller sets the seed."""
+    """Return the base model with new heads and a new adapter. The caller sets the seed."""
     dtype = torch_dtype(config.dtype)
-    # Full training needs float32 weights; autocast lowers the precision of the forward pass.
+    # Training of all weights needs them in float32. Autocast lowers the precision of the forward pass.
     dtype = dtype if config.lora_r else torch.float32
     base, fresh = read_base(
         config.base_model,
@@ -179,9 +184,10 @@ def prepare_quantized(base: Any, config: RewardConfig) -> None:
 def read_base(
     reference: str, dtype: torch.dtype, tokenizer: Any, *, outputs: int = 1, **loading: Any
 ) -> tuple[Any, list[str]]:
-    """Return the base with a head of `outputs` numbers, and the names of its untrained weights.
+    """Return the base model with a head of `outputs` numbers, and the names of its new weights.
 
-    `loading` is passed to `from_pretrained`. Raises RecipeError if no reward model can be made of it.
+    `loading` is passed to `from_pretrained`. Raises RecipeError if the model cannot become a reward
+    model.
     """
     name, revision = split_reference(reference)
     refuse_family(reference)
@@ -212,9 +218,9 @@ def read_base(
 
 
 def without_dropout(base: nn.Module) -> None:
-    """Turn off dropout, so that the responses to a prompt are compared by the same model.
+    """Turn off dropout, so that the same model scores all responses to a prompt.
 
-    LoRA has its own dropout, which the settings control.
+    LoRA has a dropout of its own, which is a setting.
     """
     for module in base.modules():
         if isinstance(module, nn.Dropout):
@@ -225,7 +231,7 @@ def without_dropout(base: nn.Module) -> None:
 
 
 def refuse_damaged(reference: str, base: Any, fresh: Sequence[str]) -> None:
-    """Raise RecipeError if the checkpoint lacks more than a head and a pooling layer."""
+    """Raise RecipeError if the checkpoint lacks other weights than those of a head or a pooling layer."""
     inside = [key for key in fresh if key.startswith(f"{base.base_model_prefix}.")]
     missing = [key for key in inside if "pool" not in key]
     if missing:
@@ -236,7 +242,10 @@ def refuse_damaged(reference: str, base: Any, fresh: Sequence[str]) -> None:
 
 
 def refuse_family(reference: str) -> None:
-    """Raise RecipeError if no reward model can be made of this family. Reads only the configuration."""
+    """Raise RecipeError if models of this family cannot become reward models.
+
+    Only the configuration is read.
+    """
     name, revision = split_reference(reference)
     try:
         config = read_config(name, revision)
@@ -256,7 +265,7 @@ def refuse_family(reference: str) -> None:
 
 
 def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
-    """Return the model's tokenizer, with a padding token that differs from its end token if possible.
+    """Return the tokenizer of a model. If possible, its padding token differs from its end token.
 
     Sequence classifiers read the score at the last token that is not padding. If the end token were
     also the padding token, other tools would read the score one token too early.
@@ -281,7 +290,10 @@ def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
 def load_reward_model(
     folder: Path, tokenizer: Any, dtype: str = "auto", *, heads: int = 1, criteria: int = 0
 ) -> RewardModel:
-    """Load the output of a reward run for scoring. An adapter does not record its number of outputs."""
+    """Return the reward model in the output folder of a run, for scoring.
+
+    The numbers of heads and criteria are arguments, because an adapter does not record them.
+    """
     outputs = heads + criteria
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
@@ -296,7 +308,10 @@ def load_reward_model(
 
 
 def base_of(folder: Path, spec: dict[str, Any]) -> str:
-    """Return the reference of an adapter's base, or its new path from the note next to the folder."""
+    """Return the reference of the base of an adapter.
+
+    If the base has moved, its new path is in a note next to the folder.
+    """
     moved = folder.absolute().parent / MOVED_BASE
     if moved.is_file():
         return moved.read_text().strip()
@@ -305,7 +320,7 @@ def base_of(folder: Path, spec: dict[str, Any]) -> str:
 
 
 def _refuse_fresh(folder: Path, fresh: Sequence[str], saved: Sequence[str]) -> None:
-    """Raise RecipeError for weights that are neither in the base nor in the adapter, hence random."""
+    """Raise RecipeError if weights are random, because neither base nor adapter contains them."""
     prefixes = tuple(f"{name}." for name in saved)
     missing = [name for name in fresh if not name.startswith(prefixes)]
     if missing:
@@ -316,10 +331,11 @@ def _refuse_fresh(folder: Path, fresh: Sequence[str], saved: Sequence[str]) -> N
 
 
 def readable_tokens(reference: str, tokenizer: Any, maximum: int | None) -> int:
-    """Return the longest input of the model in tokens, or `maximum` if that is less.
+    """Return the maximum number of tokens that the model can read, or `maximum` if that is less.
 
-    Rotary positions that are rescaled above some length limit the input to that length. Otherwise,
-    one long text would change the scores of all texts in its batch.
+    Some models rescale their rotary positions for inputs above a certain length. For these, this
+    length is the limit, because otherwise one long text would change the scores of all texts in its
+    batch.
     """
     name, revision = split_reference(reference)
     text = read_config(name, revision).get_text_config()
@@ -347,5 +363,5 @@ def _rescaled_from(text: Any) -> int | None:
 def score_groups(
     model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
-    """Return the scores of a batch, in evaluation mode.  → (G, K) float32 on the CPU"""
+    """Return the scores of a batch, (G, K) float32 on the CPU, in evaluation mode."""
     return outputs_of(model, groups, collator)[..., : model.heads].mean(dim=-1)

@@ -1,4 +1,4 @@
-"""The models in the scorer's memory."""
+"""The models in the memory of the scorer."""
 
 import sys
 import time
@@ -25,11 +25,11 @@ PROBE: Conversation = ([{"role": "user", "content": "a"}], ["b", "c"])
 
 
 class ClientLeft(Exception):  # noqa: N818
-    """The client has disconnected and does not read the reply."""
+    """The error if the client has disconnected, so that nobody reads the reply."""
 
 
 class ModelCache:
-    """The `models` loaded models used last. Together with all else they may use `memory_mb`."""
+    """The last `models` models that were used. The whole process may use `memory_mb` of memory."""
 
     def __init__(self, models: int, *, memory_mb: int):
         self.memory_mb = memory_mb
@@ -42,9 +42,9 @@ class ModelCache:
     def answer(
         self, folder: str, conversations: Sequence[Conversation], *, stop: Callable[[], bool]
     ) -> dict[str, Any]:
-        """Return the reply to a request, as reward/scoring/wire.py defines it. Raises nothing.
+        """Return the reply to a request, as defined in reward/scoring/wire.py. Raises no error.
 
-        `stop` is called before each forward pass, and ends the work if it returns True.
+        `stop` is called before each forward pass. If it returns True, the work ends.
         """
         try:
             return self._answer(folder, conversations, stop)
@@ -61,7 +61,7 @@ class ModelCache:
             return {"error": "failed", "text": f"{type(error).__name__}: {error}"[:500]}
 
     def too_large(self) -> bool:
-        """Return whether the process uses more memory than allowed, or has run out."""
+        """Return whether the process uses more memory than allowed, or has run out of memory."""
         return self.ran_out or psutil.Process().memory_info().rss > self.memory_mb * 2**20
 
     def _answer(
@@ -78,13 +78,13 @@ class ModelCache:
         }
 
     def _scorer(self, folder: Path) -> Scorer:
-        """Return the scorer of a folder, loading it if needed or if the folder has changed.
+        """Return the scorer of a folder. It is loaded if necessary, or if the folder has changed.
 
         Raises RecipeError if the folder has no model.
         """
         key = (str(folder), _written_at(folder))
         if key not in self.loaded:
-            # Unload before loading, not after: memory need not hold one model more.
+            # Unload a model before the new one is loaded, so that they are not in memory together.
             while len(self.loaded) >= self.loaded.maxsize:
                 self.loaded.popitem()
                 free_memory()
@@ -104,7 +104,7 @@ def _written_at(folder: Path) -> int:
 
 
 def judge_in_memory(scorer: Scorer, rows: Sequence[ScoreRow]) -> list[Verdict]:
-    """Return the verdicts of `score.judge`. Halves the tokens per forward pass when memory runs out."""
+    """Return the verdicts of `score.judge`. If memory runs out, forward passes are halved."""
     while True:
         try:
             return judge(scorer, rows)
@@ -119,9 +119,9 @@ def judge_in_memory(scorer: Scorer, rows: Sequence[ScoreRow]) -> list[Verdict]:
 def counting_tokens(
     scorer: Scorer, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[list[int]]:
-    """Collect the number of tokens of each forward pass in the block, without padding.
+    """Yield a list that collects the number of tokens, without padding, of each forward pass.
 
-    Raises ClientLeft before a pass if `stop` returns True.
+    Before a pass, ClientLeft is raised if `stop` returns True.
     """
     counts: list[int] = []
 

@@ -1,4 +1,7 @@
-"""The process of the server of reward models: its log and the limit of its memory. Needs no torch."""
+"""The process of the server of reward models: its log, and the limit of its memory.
+
+This module does not need torch.
+"""
 
 import resource
 import sys
@@ -9,6 +12,6 @@ def log(text: str) -> None:
 
 
 def limit_memory(megabytes: int) -> None:
-    """Limit this process's memory, so that it fails before the machine runs out."""
+    """Limit the memory of this process, so that it fails before the machine runs out of memory."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (megabytes * 2**20, hard))
