@@ -48,7 +48,7 @@ class GenerateInputs(forms.Form):
         queryset=Model.objects.none(),
         empty_label=None,
         none_yet="No models yet: add a base model under Models first",
-        help_text="It answers prompts of its own project.",
+        help_text="The model answers prompts of its own project.",
     )
     prompts = forms.ChoiceField(
         choices=[(NEW, "Those without a task"), (ALL, "All")],
@@ -165,7 +165,7 @@ class RewardedInputs(FinetuneInputs):
         queryset=RewardModel.objects.none(),
         empty_label=None,
         none_yet="No reward models in this project yet: train one first",
-        help_text="Scores what the model samples. The promoted one comes first.",
+        help_text="The reward model that scores the samples. The promoted one comes first.",
         error_messages={"invalid_choice": "Choose a reward model of the snapshot's project."},
     )
 
@@ -184,7 +184,7 @@ class MergeInputs(forms.Form):
         queryset=Model.objects.none(),
         empty_label=None,
         none_yet="No adapters yet: fine-tune a model first",
-        help_text="The adapter to merge. It stays as it is.",
+        help_text="The adapter to merge. The adapter itself stays unchanged.",
         label="Adapter",
         error_messages={"invalid_choice": "Choose an adapter."},
     )
@@ -212,8 +212,8 @@ class EvaluateInputs(SameProject):
         required=False,
         empty_label="The promoted model, or the one that the candidate was made from",
         none_yet="",
-        help_text="Answers the same prompts with the same seeds. It must be built on the same base as "
-        "the candidate, directly or through merges.",
+        help_text="The baseline answers the same prompts with the same seeds. It must be built on the same "
+        "base as the candidate, directly or through merges.",
         error_messages={
             "invalid_choice": "Choose another model of the candidate's project and base, not the "
             "candidate itself."
@@ -223,24 +223,25 @@ class EvaluateInputs(SameProject):
         queryset=Snapshot.objects.none(),
         required=False,
         empty_label="The snapshot that the candidate was made from",
-        help_text="Both models answer its held-out prompts, except those that either was trained on.",
+        help_text="Both models answer the held-out prompts of the snapshot, except those that one of "
+        "the models was trained on.",
         error_messages={"invalid_choice": "Choose a snapshot of the candidate's project."},
     )
     judge = forms.ChoiceField(
-        help_text="Decides which answer is better. A reward model was trained on rankings by the same "
-        "reviewers as the candidate, so compare its verdict with people's.",
+        help_text="The judge decides which answer is better. A reward model was trained on rankings by the "
+        "same reviewers as the candidate, so compare its verdicts with those of people.",
         error_messages={"invalid_choice": "Choose a judge of the candidate's project."},
     )
     comparisons = forms.BooleanField(
         required=False,
         label="Also ask people",
-        help_text="Queues a blind comparison of the two answers for each prompt.",
+        help_text="For each prompt, a blind comparison of the two answers is queued for review.",
     )
     limit = forms.IntegerField(
         min_value=1,
         required=False,
         label="Maximum number of prompts",
-        help_text="A random sample of the held-out prompts. Leave empty to use all.",
+        help_text="This many held-out prompts are drawn at random. If empty, all prompts are used.",
     )
     verdicts_per_prompt = forms.IntegerField(
         min_value=1,
@@ -248,7 +249,7 @@ class EvaluateInputs(SameProject):
         required=False,
         label="People's verdicts per prompt",
         help_text="More prompts with one verdict each give more evidence than fewer prompts with "
-        "several. Empty: the project's rankings per task.",
+        "several. If empty, the number is the project's rankings per task.",
     )
     margin_points = forms.FloatField(
         min_value=100 * MIN_MARGIN,

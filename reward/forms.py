@@ -88,14 +88,14 @@ class ScoreInputs(forms.Form):
         queryset=RewardModel.objects.none(),
         empty_label=None,
         none_yet="No reward models yet: train one first",
-        help_text="Scores the responses of its own project. Responses that it has already scored are "
-        "skipped.",
+        help_text="The reward model scores the responses of its own project. Responses that it has "
+        "already scored are skipped.",
     )
     order = forms.BooleanField(
         required=False,
         label="Order the queue",
-        help_text="Afterwards, tasks that nobody has started are ordered by how much this model would learn "
-        "from ranking them. Priorities are unchanged. You can undo this.",
+        help_text="After the scoring, tasks that nobody has started are ordered by how much this model "
+        "would learn from ranking them. Priorities are unchanged. You can undo this.",
     )
     random_share = forms.FloatField(
         required=False,
@@ -103,8 +103,9 @@ class ScoreInputs(forms.Form):
         max_value=0.9,
         label="Random stream",
         widget=forms.NumberInput({"step": "any", "placeholder": "0.2"}),
-        help_text="Share of prompts whose tasks are never reordered, for unbiased evaluation. Hold out no more "
-        "than this in snapshots. It cannot be changed later. Empty: the project's random stream, or 0.2 of the prompts.",
+        help_text="The share of prompts whose tasks are never ordered, so that evaluations on them are not "
+        "biased. Hold out no more than this in snapshots. The share cannot be changed later. If empty, it "
+        "is that of the project's existing random stream, or 0.2.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -140,7 +141,7 @@ class SnapshotForm(forms.Form):
         queryset=User.objects.none(),
         required=False,
         widget=forms.SelectMultiple(attrs={"size": 6}),
-        help_text="If none is chosen, all are used.",
+        help_text="If none is chosen, the rankings of all reviewers are used.",
     )
     since = forms.DateField(
         required=False,
@@ -157,13 +158,14 @@ class SnapshotForm(forms.Form):
         min_value=0,
         initial=0,
         label="Minimum active time (seconds)",
-        help_text="Leaves out hasty rankings. Imports and simulations are not timed and are always used.",
+        help_text="Rankings made in less time are left out. Imported and simulated rankings are not timed, "
+        "so they are always used.",
     )
     include_comparisons = forms.BooleanField(
         required=False,
         label="Include blind comparisons",
-        help_text="Blind comparisons evaluate models. Training on them invalidates later evaluations on these "
-        "prompts.",
+        help_text="Blind comparisons are made to evaluate models. If models are trained on them, later "
+        "evaluations on these prompts are not valid.",
     )
     adjudicated = forms.BooleanField(
         required=False,
@@ -173,36 +175,37 @@ class SnapshotForm(forms.Form):
     relabelled = forms.BooleanField(
         required=False,
         label="Relabelled tasks",
-        help_text="Rankings under a later guideline replace the first rankings of a task. Otherwise they are "
-        "left out, so that no task counts twice.",
+        help_text="Rankings under a later guideline replace the first rankings of a task. If this is off, "
+        "the later rankings are left out, so that no task counts twice.",
     )
     weigh_reviewers = forms.BooleanField(
         required=False,
         label="Weight by reliability",
-        help_text="Each ranking is weighted by its reviewer's agreement with others on the same tasks: 1 is "
-        "typical, 0 is chance. Needs tasks ranked by several people. The accuracy is weighted too, so "
-        "compare it only with other models from weighted snapshots.",
+        help_text="The weight of a ranking depends on its reviewer's agreement with others on the same "
+        "tasks: 1 is typical, 0 is chance. This needs tasks that several people have ranked. The accuracy "
+        "is weighted too, so compare it only with other models from weighted snapshots.",
     )
     chats = forms.BooleanField(
         required=False,
         label="Include chats without rankings",
-        help_text="Imported prompts with one response and no task. Supervised fine-tuning (SFT) learns from "
-        "them; other methods and reward models leave them out.",
+        help_text="Chats without rankings are imported prompts with one response and no task. They are "
+        "used in supervised fine-tuning (SFT). Other methods and reward models leave them out.",
     )
     test_fraction = forms.FloatField(
         min_value=0,
         max_value=0.9,
         initial=0.2,
         label="Share held out",
-        help_text="Held-out prompts are used to evaluate models, not to train them. All snapshots with the same seed "
-        "hold out the same prompts.",
+        help_text="The share of prompts that are used to evaluate models and not to train them, from 0 to "
+        "0.9. All snapshots with the same seed hold out the same prompts.",
     )
     seed = forms.IntegerField(
         min_value=0,
         max_value=2**31 - 1,
         initial=0,
         label="Seed of the split",
-        help_text="Keep the same seed. With a different one, existing models were trained on the new test prompts.",
+        help_text="The seed decides which prompts are held out. Keep the same seed: with another one, "
+        "existing models were trained on some of the held-out prompts.",
     )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any):

@@ -40,7 +40,7 @@ class ModelCommand(BaseCommand):
         )
 
     def add_dry_run(self, verb: CommandParser) -> None:
-        verb.add_argument("--dry-run", action="store_true", help="check only; change nothing")
+        verb.add_argument("--dry-run", action="store_true", help="check without changing anything")
 
     def handle(self, *, verb: str, **options: Any) -> None:
         try:

@@ -60,7 +60,9 @@ class RunCommand(BaseCommand):
             "--foreground", action="store_true", help="run in this process, without a worker"
         )
         how.add_argument(
-            "--dry-run", action="store_true", help="check and print everything; start nothing"
+            "--dry-run",
+            action="store_true",
+            help="check and print everything without starting the run",
         )
 
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:

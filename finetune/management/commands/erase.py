@@ -25,8 +25,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--by", required=True, metavar="USERNAME", help="the administrator responsible"
         )
-        parser.add_argument("--confirm", action="store_true", help="do not ask")
-        parser.add_argument("--dry-run", action="store_true", help="only show where it is stored")
+        parser.add_argument("--confirm", action="store_true", help="erase without asking")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="only show where the content is stored"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         by = user_named(options["by"])

@@ -27,10 +27,12 @@ task."""
         )  # fmt: skip
         parser.add_argument(
             "--prompts", choices=[NEW, ALL], default=NEW,
-            help="new: those without a task (default); all",
+            help="new: prompts without a task (default); all: every prompt",
         )  # fmt: skip
         parser.add_argument("--limit", type=int, help="maximum number of prompts")
-        parser.add_argument("--no-tasks", action="store_true", help="store the responses only")
+        parser.add_argument(
+            "--no-tasks", action="store_true", help="store the responses without queueing tasks"
+        )
         parser.add_argument("--rankings-wanted", type=int, choices=range(1, 10), metavar="1..9")
         super().add_arguments(parser)
 

@@ -36,7 +36,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_snapshot_arguments(parser)
-        parser.add_argument("file", type=Path, help="the file to write; must not exist")
+        parser.add_argument("file", type=Path, help="the file to write, which must not exist")
         parser.add_argument("--format", choices=[*FORMATS, *OLD_NAMES], help="default: kwise")
         parser.add_argument(
             "--ties",
@@ -58,7 +58,7 @@ class Command(BaseCommand):
             type=int,
             default=defaults.max_per_prompt,
             metavar="N",
-            help="in pairs: the most training pairs of one prompt, the clearest first; 0 for all. "
+            help="in pairs: the maximum number of training pairs per prompt, the clearest first; 0 for all. "
             "The defaults give the pairs that a DPO run trains on with its default settings",
         )
         parser.add_argument(
@@ -71,7 +71,7 @@ class Command(BaseCommand):
             "--reviewers",
             choices=["pseudonyms", "names"],
             default="pseudonyms",
-            help="in full records; all other formats have pseudonyms",
+            help="in full records: name the reviewers; all other formats have pseudonyms",
         )
         parser.add_argument("--force", action="store_true", help="replace the file if it exists")
         parser.add_argument(

@@ -24,8 +24,8 @@ class Command(BaseCommand):
         what.add_argument("--undo", action="store_true", help="undo the current order")
         parser.add_argument(
             "--random-share", type=float, metavar="SHARE",
-            help="with --model: share of prompts in the random stream, which is never reordered; cannot be changed later "
-            "(default: 0.2)",
+            help="with --model: share of prompts in the random stream, whose tasks are never ordered; it "
+            "cannot be changed later (default: 0.2)",
         )  # fmt: skip
         parser.add_argument("--dry-run", action="store_true", help="Check without writing.")
         parser.add_argument("--json", action="store_true", help="print one JSON object")

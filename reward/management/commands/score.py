@@ -15,8 +15,8 @@ from reward.scoring.rows import RowsError, is_parquet, parse_file_row, survey
 class Command(BaseCommand):
     help = (
         "Score the rows of a file with a reward model: JSON, CSV, Excel or Parquet of {messages}, {prompt, "
-        "response} or {prompt, responses}. The rows come out with score and uncertainty, or scores "
-        "and uncertainties. All rows are checked first. A file appears only when it is complete."
+        "response} or {prompt, responses}. Each row gets score and uncertainty, or scores and "
+        "uncertainties. All rows are checked first. A file appears only when it is complete."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -26,18 +26,21 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--out", type=Path, metavar="FILE",
-            help="JSON lines or, if the name ends in .parquet, Parquet; by default JSON lines on stdout",
+            help="the file to write: Parquet if its name ends in .parquet, otherwise JSON lines; default: "
+            "JSON lines on stdout",
         )  # fmt: skip
         parser.add_argument(
             "--model", metavar="MODEL",
-            help="a reward model's number, or the folder of a run or of its output; by default the "
-            "promoted one",
+            help="the number of a reward model, or the folder of a run or of its output; default: the "
+            "promoted reward model",
         )  # fmt: skip
         parser.add_argument(
             "--project", default="", metavar="SLUG", help="use this project's promoted model"
         )
         parser.add_argument("--force", action="store_true", help="replace the file if it exists")
-        parser.add_argument("--dry-run", action="store_true", help="check all rows; score none")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="check all rows without scoring them"
+        )
 
     def handle(self, **options: Any) -> None:
         source, out = options["file"].absolute(), options["out"]

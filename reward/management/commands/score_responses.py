@@ -20,15 +20,16 @@ class Command(RunCommand):
         which.add_argument(
             "--project",
             metavar="SLUG",
-            help="use its promoted reward model, or the newest without one",
+            help="use the promoted reward model of this project or, without one, the newest",
         )
         parser.add_argument(
             "--order", action="store_true",
-            help="then order the waiting tasks by expected information",
+            help="after the scoring, order the waiting tasks by expected information",
         )  # fmt: skip
         parser.add_argument(
             "--random-share", type=float, metavar="SHARE",
-            help="share of prompts in the random stream, which is never reordered; cannot be changed later (default: 0.2)",
+            help="share of prompts in the random stream, whose tasks are never ordered; it cannot be changed "
+            "later (default: 0.2)",
         )  # fmt: skip
         super().add_arguments(parser)
 

@@ -25,23 +25,23 @@ class Command(BaseCommand):
             "--source",
             action="append",
             choices=SOURCES,
-            help="only rankings from this source; may be repeated",
+            help="use only rankings from this source; may be repeated",
         )
         parser.add_argument(
             "--guideline-version", action="append", type=int, metavar="NUMBER", dest="versions",
-            help="only rankings under this version of the guideline; may be repeated",
+            help="use only rankings under this version of the guideline; may be repeated",
         )  # fmt: skip
         parser.add_argument(
             "--reviewer",
             action="append",
             metavar="USERNAME",
-            help="only rankings by this reviewer; may be repeated",
+            help="use only rankings by this reviewer; may be repeated",
         )
         parser.add_argument("--since", type=day, metavar="YYYY-MM-DD", help="first day")
         parser.add_argument("--until", type=day, metavar="YYYY-MM-DD", help="last day, included")
         parser.add_argument(
             "--min-seconds", type=float, default=0.0, metavar="SECONDS",
-            help="leave out rankings made on the review page in less active time",
+            help="leave out rankings made on the review page in less active time, in seconds",
         )  # fmt: skip
         parser.add_argument(
             "--comparisons", action="store_true", help="include rankings from blind comparisons"
@@ -60,7 +60,7 @@ class Command(BaseCommand):
         )  # fmt: skip
         parser.add_argument(
             "--chats", action="store_true",
-            help="also imported prompts with one response and no task, as examples for finetune --method "
+            help="also freeze imported prompts with one response and no task, as examples for finetune --method "
             "sft",
         )  # fmt: skip
         parser.add_argument(
