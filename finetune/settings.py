@@ -287,63 +287,64 @@ class RankedSamplesSettings(SampledSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradientSettings(SampledSettings):
-    """Settings of methods that follow the gradient of the expected reward, step by step."""
+    """Settings of methods that train by the gradient of the expected reward, step by step."""
 
     without = frozenset({"tokens_at_once", "layout", "packing", "compile"})
 
     learning_rate: float = option(
         1e-5,
-        "Peak learning rate. 1e-6 to 2e-5 for models of a billion weights and more; smaller models need "
-        "more.",
+        "The peak learning rate. For models with a billion weights or more, 1e-6 to 2e-5 is "
+        "usual. Smaller models need a higher rate.",
         min=1e-8,
         max=1.0,
     )
     batch_size: int = option(
         16,
-        "Prompts per optimizer step. Each step learns from this many prompts times the responses per "
-        "prompt.",
+        "The number of prompts per optimizer step. Each step uses all sampled responses to "
+        "these prompts.",
         label="Prompts per step",
         min=1,
         max=4096,
     )
     micro_batch_size: int = option(
         4,
-        "Prompts, with all their responses, per forward pass; must divide the prompts per step. Changes "
-        "memory and speed, not the result. Halved automatically when memory runs out, down to a single "
-        "response.",
+        "The number of prompts in a forward pass, with all their responses. It must divide the "
+        "number of prompts per step. It changes memory and speed, but not the result. It is "
+        "halved automatically if memory runs out, down to a single response.",
         label="Prompts per forward pass",
         min=1,
         max=4096,
     )
     steps: int | None = option(
         None,
-        "Optimizer steps, in place of the epochs. Empty: as many as the epochs need, each with new "
-        "prompts.",
+        "The number of optimizer steps, instead of the epochs. If empty, the steps are as many "
+        "as the epochs need, each with new prompts.",
         label="Optimizer steps",
         min=1,
         max=1_000_000,
     )
     samples_per_prompt: int = option(
         8,
-        "Responses that the model samples per prompt and step (the group size). A reward counts relative "
-        "to the others of its group; more make that comparison more certain, and each step slower.",
+        "The number of responses that the model samples for each prompt in a step (the group "
+        "size). A reward is compared with the others of its group. With more responses, this "
+        "comparison is more certain, but each step is slower.",
         label="Responses per prompt",
         min=2,
         max=64,
     )
     beta: float = option(
         0.05,
-        "Strength of the pull towards the original model, by the KL divergence. 0: none, which saves the "
-        "pass for the reference, but nothing then stops the model from exploiting errors of the reward "
-        "model.",
+        "How strongly the model is pulled towards the original model, by the KL divergence. 0 "
+        "turns this off and saves the pass for the reference, but then nothing stops the model "
+        "from exploiting errors of the reward model.",
         min=0,
         max=10.0,
         label="Beta (β)",
     )
     updates_per_sample: int = option(
         1,
-        "Optimizer steps on the same samples, before the model samples again. More save sampling time, "
-        "but learn from samples of an older model.",
+        "The number of optimizer steps on the same samples, before the model samples again. "
+        "More steps save sampling time, but the samples are then from an older model.",
         label="Updates per sample",
         min=1,
         max=16,
@@ -351,8 +352,9 @@ class PolicyGradientSettings(SampledSettings):
     )
     epsilon: float = option(
         0.2,
-        "Clip range: samples whose probability has changed by more than this share since they were drawn "
-        "do not push it further. Has an effect only from two updates per sample on.",
+        "The clip range. If the probability of a sample has changed by more than this share "
+        "since it was drawn, the sample does not change it further. This has an effect only "
+        "with two or more updates per sample.",
         label="Clip range (ε)",
         min=0.001,
         max=10.0,
@@ -360,8 +362,8 @@ class PolicyGradientSettings(SampledSettings):
     )
     skip_truncated: bool = option(
         False,
-        "Leave responses that were cut off at the longest response out of the loss. Their reward still "
-        "counts in the comparison of their group.",
+        "Leave responses that were cut off at the longest response out of the loss. Their "
+        "rewards still count in the comparison with their group.",
         label="Skip truncated responses",
         advanced=True,
     )

@@ -43,7 +43,7 @@ def model_card(report: FinetuneReport) -> str:
                 "always preferring the longer response": report["longer_is_better"],
             }
         ),
-        "`report.json` holds all other figures, and what was left out and why.\n",
+        "`report.json` has all other figures, and the data that was left out, with the reasons.\n",
         *chats(report["chat"]),
         "## Usage\n",
         loading(LOADING, base),
@@ -111,7 +111,7 @@ def merged_card(report: dict[str, Any]) -> str:
         f"({report['text_source']}): it differs from them by {report['share']:.2%} of the adapter's "
         "effect on the log-probabilities.\n",
         *(f"{note}\n" for note in report["notes"]),
-        "`report.json` holds all figures, and the snapshots that the adapter and its ancestors were "
+        "`report.json` has all figures, and the snapshots that the adapter and its ancestors were "
         "trained on.\n",
         "## Usage\n",
         MERGED_LOADING,

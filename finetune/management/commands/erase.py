@@ -70,7 +70,7 @@ class Command(BaseCommand):
         extent = erasing.person_of(user)
         self.stdout.write(
             f"{user}: {extent.rationales} rationales and {extent.notes} notes are erased; "
-            f"{extent.rankings} rankings stay under a number."
+            f"{extent.rankings} rankings are kept, under a number instead of the name."
         )
         if self._confirms(user.username, options):
             name = erasing.erase_person(user=user, by=by)

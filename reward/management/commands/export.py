@@ -59,7 +59,7 @@ class Command(BaseCommand):
             default=defaults.max_per_prompt,
             metavar="N",
             help="in pairs: the maximum number of training pairs per prompt, the clearest first; 0 for all. "
-            "The defaults give the pairs that a DPO run trains on with its default settings",
+            "With the defaults, the pairs of the test split are those that fine-tuning runs report on",
         )
         parser.add_argument(
             "--keep-identical",
@@ -71,7 +71,7 @@ class Command(BaseCommand):
             "--reviewers",
             choices=["pseudonyms", "names"],
             default="pseudonyms",
-            help="in full records: name the reviewers; all other formats have pseudonyms",
+            help="how full records name the reviewers; all other formats have pseudonyms",
         )
         parser.add_argument("--force", action="store_true", help="replace the file if it exists")
         parser.add_argument(
