@@ -45,7 +45,10 @@ def _response(run: Run, part: str, name: str) -> HttpResponseBase:
 
 
 def downloads_of(model: Any) -> dict[str, Any] | None:
-    """Return the template context for the files of a model, or None for a base. Takes one query."""
+    """Return the template context for the files of a model, or None for a base.
+
+    This takes one query.
+    """
     if model.run is None:
         return None
     files = list(model.run.artifacts.all())

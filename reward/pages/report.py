@@ -57,7 +57,10 @@ class Mistake:
 
 
 def slice_tables(report: RewardReport) -> list[SliceTable]:
-    """Return a table for each kind that has several slices, and for rated criteria. Takes one query."""
+    """Return a table for each kind that has several slices, and for rated criteria.
+
+    This takes one query.
+    """
     slices = report.get("slices")
     if not slices:
         return []

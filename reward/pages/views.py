@@ -123,7 +123,7 @@ def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def random_stream(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the template context about the random stream of the project. Takes one query."""
+    """Return the template context about the random stream of the project. This takes one query."""
     stream = queue.stream_of(snapshot.project)
     random = stream is not None and queue.has_random_test_set(snapshot, stream)
     return {"stream": stream, "held_out_is_random": random}
