@@ -1,9 +1,10 @@
 """The PandaLM test set: a JSON array of pairs, each judged by several annotators.
 
-Pairs with the same instruction and input share a prompt, which has one response for each model and text.
-Each pair is a task with a ranking by each annotator: 1 or 2 is the better response, and 0 is a tie. The
-pairs of a prompt are separate tasks, because an annotator's judgments need not be transitive, and one
-ranking could then not express them. A snapshot joins a prompt's tasks into one group with the same wins.
+Pairs with the same instruction and input share a prompt, which has one response for each model and
+text. Each pair is a task with a ranking by each annotator: 1 or 2 is the better response, and 0 is a
+tie. The pairs of a prompt are separate tasks, because an annotator's judgments need not be transitive,
+and one ranking could then not express them. A snapshot joins the tasks of a prompt into one group that
+counts the same wins.
 """
 
 import re
