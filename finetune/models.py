@@ -301,6 +301,11 @@ class Evaluation(models.Model):
         rows = [(prompt, value) for prompt in complete for value in by_prompt[prompt]]
         return self.evidence_of(rows) if rows else None
 
+    def conclusions(self) -> str:
+        """Return what people's and the judge's verdicts prove, for a table. Three queries."""
+        sources = (("people", self.people()), ("judge", self.judged()))
+        return "; ".join(f"{who}: {e.conclusion}" for who, e in sources if e is not None) or "–"
+
     def proofs_against(self) -> list[str]:
         """Return a sentence for each source of verdicts that proves the candidate worse.
 

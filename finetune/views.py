@@ -74,7 +74,7 @@ def add_model(request: HttpRequest) -> HttpResponse:
 @require_GET
 def model(request: HttpRequest, pk: int) -> HttpResponse:
     row = model_for(request, pk)
-    evaluations = list(row.evaluations.select_related("baseline").order_by("-id"))
+    evaluations = list(row.evaluations.select_related("baseline", "project").order_by("-id"))
     context = {
         "model": row,
         "lineage": [step for step in row.ancestry() if step != row],

@@ -120,6 +120,14 @@ def test_an_evaluation_shows_its_conclusion_and_registration(client, people, ada
     assert "Win rate 58%: half of evaluations like this one prove it after 291 prompts" in page
 
 
+def test_a_model_shows_the_conclusion_of_each_evaluation(client, people, adapter):
+    make_evaluation(adapter, verdicts=[1.0] * 11)
+    make_evaluation(adapter, verdicts=[1.0] * 11)
+    client.force_login(people["lead"])
+    page = client.get(reverse("model", args=[adapter.pk])).text
+    assert page.count("<td>judge: better</td>") == page.count("<td>judge: undecided</td>") == 1
+
+
 def test_an_evaluation_without_verdicts_shows_its_registration(client, people, adapter):
     evaluation = make_evaluation(adapter, items=0)
     Evaluation.objects.filter(pk=evaluation.pk).update(report={})
