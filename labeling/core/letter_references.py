@@ -2,7 +2,7 @@
 
 A letter is translated only if it can mean nothing but a response. "A" may be an article, "I" a pronoun,
 "C" a language or a vitamin, and a quotation may contain letters that the model used. If one letter in a
-text is ambiguous, the whole text is left as written, because a reader could not tell which letters were
+text is ambiguous, the whole text is left as written, because a reader could not see which letters were
 translated.
 """
 

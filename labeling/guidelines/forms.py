@@ -39,7 +39,7 @@ class MarkdownEditor(forms.Textarea):
 
 
 class DraftForm(forms.ModelForm):
-    """A form for a version's text and for the note that tells reviewers what has changed."""
+    """A form for a version's text and for the note to reviewers about its changes."""
 
     class Meta:
         model = GuidelineVersion

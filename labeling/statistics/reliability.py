@@ -330,7 +330,7 @@ def _errors(
 def _sandwich(
     bread: np.ndarray, meat: np.ndarray, prior: np.ndarray, slope: np.ndarray
 ) -> np.ndarray:
-    """Return the model-based standard error or the robust one, whichever is larger.
+    """Return the larger of the model-based and the robust standard error.
 
     The robust error allows for the dependence between pairs.
     """

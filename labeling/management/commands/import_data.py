@@ -55,7 +55,7 @@ class Command(BaseCommand):
             "--reviewers",
             choices=[NEW, EXISTING],
             default=NEW,
-            help="Who made the rankings: new (the default) creates inactive users with the names in the file; "
+            help="How to credit the rankings: new (the default) creates inactive users with the names in the file; "
             "existing credits the rankings to existing users with these names.",
         )
 
