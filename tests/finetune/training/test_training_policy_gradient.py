@@ -21,11 +21,12 @@ from finetune.training.rewarded_trainer import (
     lent_to_trl,
     steps_of,
 )
-from finetune.training.samples import read_data
+from finetune.training.samples import RewardScores, read_data
 from finetune.training.train import set_up
 from recipes.errors import RecipeError, Stopped
 from recipes.settings import ConfigError
 from recipes.stopping import StopSignal
+from reward.training.score import Scorer
 from tests.finetune.training.test_training_fitting import apart, report_of, weights_of
 from tests.finetune.training.test_training_frozen_chats import DATED
 from tests.finetune.training.training_runs import (
@@ -498,6 +499,27 @@ def test_a_reward_model_that_fails_is_named(tmp_path, model, likes_b):
         )  # tokens without one
         with pytest.raises(RecipeError, match="The reward model failed while it scored samples"):
             sampled(trainer)
+
+
+def test_the_reward_model_scores_fewer_tokens_at_a_time_when_memory_runs_out(likes_b, monkeypatch):
+    """Check equal scores in smaller passes, and an error if even those do not fit."""
+    texts = [(f"g{n}", ["ab", "bbb", "aaaaaa"]) for n in range(8)]
+    chats = {name: [{"role": "user", "content": f"Question {name}?"}] for name, _ in texts}
+    expected = RewardScores(str(likes_b), chats).of(texts)
+    real, fitting = Scorer._forward, 60
+
+    def small_memory(self, groups):
+        if sum(map(self.collator.tokens, groups)) > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, groups)
+
+    monkeypatch.setattr(Scorer, "_forward", small_memory)
+    scores = RewardScores(str(likes_b), chats)
+    assert scores.of(texts) == pytest.approx(expected, abs=1e-5)
+    assert scores.scorer.max_tokens < 128
+    fitting = 0
+    with pytest.raises(RecipeError, match="Out of memory while the reward model scored samples"):
+        scores.of(texts)
 
 
 def test_a_family_whose_logits_trl_computes_differently_is_refused(tmp_path, model, likes_b):
