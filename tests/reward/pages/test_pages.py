@@ -405,7 +405,7 @@ def test_calibration_error_is_shown_next_to_its_value_by_chance(client, people, 
     client.force_login(people["trainer"])
     figures = {**REPORT["calibration"], "ece": 0.1157, "ece_by_chance": 0.0712, "pairs": 167}
     text = page_of(client, reported(snapshot, calibration=figures))
-    assert "0.116</strong> over 167 pairs" in text and "would show 0.071 or more" in text
+    assert "0.116</strong> on 167 pairs" in text and "would show 0.071 or more" in text
 
 
 def test_slices_name_the_guideline_version_and_show_the_ceiling(client, people, project, snapshot):
