@@ -136,7 +136,7 @@ def read_evidence(units: np.ndarray, rate: float, alpha: float) -> Reading:
     better = log_capital(units, 0.5) >= threshold
     below = better if rate == 0.5 else log_capital(units, rate) >= threshold
     above = log_capital(1 - units, 1 - rate) >= threshold
-    return Reading(first_true(better), ~(below | above).any(axis=1))
+    return Reading(first_true(better), np.all(~(below | above), axis=1))
 
 
 def read_interval(units: np.ndarray, rate: float, alpha: float) -> Reading:
@@ -147,7 +147,7 @@ def read_interval(units: np.ndarray, rate: float, alpha: float) -> Reading:
     half = Z95 / (1 + Z95**2 / looks) * np.sqrt(mean * (1 - mean) / looks + Z95**2 / (4 * looks**2))
     first = first_true(center - half > 0.5)
     inside = (center - half <= rate) & (rate <= center + half)
-    return Reading(np.where(first, looks[first - 1], 0), inside.all(axis=1))
+    return Reading(np.where(first, looks[first - 1], 0), np.all(inside, axis=1))
 
 
 # --- cases ---------------------------------------------------------------------------------------
