@@ -2,25 +2,27 @@
 
 A verdict is 1 if the candidate's answer won, ½ for a tie and 0 if it lost. The unit is the prompt: its
 verdicts are averaged into one number in [0, 1]. The null hypothesis μ ≤ m says that the mean of the
-units is at most m. A gambler without an edge bets on it. After the units x₁ … xₙ, the capital is
+units is at most m. A gambler bets against this hypothesis. If it is true, the gambler has
+no edge. After the units x₁ … xₙ, the capital is
 
     W(m) = Σ_c w_c Π_i (1 - c + c·xᵢ/m)
 
 with the fixed stakes c and weights w_c of `STAKES` and `WEIGHTS`. If μ ≤ m, W(m) is a nonnegative
-supermartingale that starts at 1, so it ever reaches 1/α with a probability of at most α (Ville). The
-verdicts may therefore be read after each prompt, and the evaluation may stop at any time. Hypotheses
+supermartingale that starts at 1, so the probability that it ever reaches 1/α is at most α (Ville's
+inequality). The verdicts may therefore be read after each prompt, and the evaluation may stop at any time. Hypotheses
 μ ≥ m use 1 - x and 1 - m.
 
 W(m) falls as m rises. The values of m whose capital never reached 2/α, on either side, therefore form an
-interval: the confidence sequence. It contains μ at all times together with a probability of at least
-1 - α. The conclusion is read from it, so an error of either side has a probability of at most α/2.
+interval: the confidence sequence. With a probability of at least 1 - α, it contains μ after every
+unit. The conclusion is read from it, so an error of either side has a probability of at most α/2.
 
 Source: Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting, JRSS-B 2024,
 arXiv 2010.09686, with their diversified Kelly bets. Each evaluation of the same pair of models has its
 own share of α (`share_of_alpha`), so all of them together have an error of at most α.
 
 Four assumptions. The prompts are a random sample. The number of verdicts on a prompt is fixed before
-the first one, because a prompt whose verdicts are added one by one could be counted while it is ahead.
+the first one, because otherwise somebody could stop adding verdicts to a prompt at a moment when the
+candidate is ahead on it.
 The order in which prompts are completed does not depend on their verdicts. The answers of the two models
 are shown in random order.
 
@@ -38,10 +40,13 @@ import numpy as np
 from formatting.numbers import percent
 
 GAINS = np.array([0.03, 0.05, 0.08, 0.12, 0.20, 0.30, 0.425])
-"""Gains above a win rate of ½ for which the stakes are the best ones, if there are no ties."""
+"""A gain is the win rate minus ½. Each stake is the best one for one of these gains, if there are no ties."""
 STAKES = 2 * GAINS
 WEIGHTS = np.array([1, 2, 3, 2, 1.5, 1, 0.5]) / 11
-"""Chosen before any evaluation for gains of 5 to 12 points; `benchmarks/gate.py` has the cost."""
+"""Weights of the stakes, chosen for gains of 5 to 12 points before any evaluation.
+
+`benchmarks/gate.py` measures how many verdicts they need.
+"""
 FIRST_SHARE = 0.8
 """Part of α for the first evaluation of a pair of models. The next has the same part of the rest."""
 EXPECTED_GAINS = (0.05, 0.08, 0.12)
@@ -135,7 +140,8 @@ class Evidence:
     def conclusion(self) -> Conclusion:
         """Return the strongest claim that is proven; a proven claim is never withdrawn.
 
-        If both "better" and "worse" are proven, which has a probability of at most α, the first counts.
+        With a probability of at most α, both "better" and "worse" are proven. Then the one that was
+        proven earlier counts.
         """
         better, worse = self._first(self.log_better), self._first(self.log_worse)
         if better is not None and (worse is None or better < worse):
@@ -235,8 +241,8 @@ class Forecast:
 def forecast(gain: float, alpha: float, most: int = MOST_FORECAST) -> Forecast:
     """Return the number of prompts until "better" is proven, if the win rate is ½ + gain.
 
-    Exact for one verdict per prompt without ties: the distribution of the number of wins of evaluations
-    that have not ended, step by step. Ties at the same gain make an evaluation shorter.
+    The numbers are exact for one verdict per prompt and no ties. They are computed by following, prompt
+    by prompt, the distribution of the number of wins among the evaluations that have not ended. Ties at the same gain make an evaluation shorter.
     """
     rate, threshold = 0.5 + gain, math.log(2 / alpha)
     running, ended, median = np.array([1.0]), 0.0, None  # running: probability of 0 … n wins
@@ -245,7 +251,7 @@ def forecast(gain: float, alpha: float, most: int = MOST_FORECAST) -> Forecast:
         lost, won = np.append(running, 0.0) * (1 - rate), np.append(0.0, running) * rate
         running = lost + won
         if _log_capital_of(values, np.array([n - first, first]), 0.5) < threshold:
-            first += 1  # a loss needs at most one more win, because a win never lowers the capital
+            first += 1  # one win more is enough, because a win never lowers the capital
         ended += float(running[first:].sum())
         running[first:] = 0.0
         if median is None and ended >= 0.5:

@@ -105,8 +105,8 @@ class TrainingSettings(ChatSettings):
     micro_batch_size: int = option(
         4,
         "The number of prompts in a forward pass. It must divide the number of prompts per "
-        "step. It changes memory and speed, but the result only through the random numbers of "
-        "LoRA's dropout. It is halved automatically if memory runs out.",
+        "step. It changes memory and speed. It changes the result only if LoRA uses dropout, "
+        "which then draws other random numbers. It is halved automatically if memory runs out.",
         label="Prompts per forward pass",
         min=1,
         max=4096,
@@ -248,8 +248,8 @@ class PreferenceSettings(RecipeConfig):
     )
     label_smoothing: float = option(
         0.0,
-        "The assumed share of wrong judgments, from 0 to 0.49. Each win counts by this share "
-        "for the losing response.",
+        "The assumed share of wrong judgments, from 0 to 0.49. The next setting says how it is "
+        "used.",
         min=0,
         max=0.49,
         advanced=True,

@@ -37,26 +37,28 @@ class GRPOSettings(PolicyGradientSettings):
 
     beta: float = option(
         0.04,
-        "Strength of the pull towards the original model: the weight of the KL divergence per token in "
-        "the loss. 0: none, which saves the pass for the reference, but nothing then stops the model "
-        "from exploiting errors of the reward model.",
+        "How strongly the model is pulled towards the original model: the weight of the KL "
+        "divergence per token in the loss. With 0, the forward pass of the original model is "
+        "skipped, but nothing stops the model from exploiting errors of the reward model.",
         min=0,
         max=10.0,
         label="Beta (β)",
     )
     scale_rewards: str = option(
         "group",
-        "Unit of the rewards. group: the standard deviation of the group, as published, so that a prompt "
-        "with similar responses counts as much as others. batch: that of all responses of a step. none: "
-        "the scores themselves (Dr. GRPO).",
+        "What rewards are divided by. With group, as published, it is the standard deviation of "
+        "the group, so that a prompt with similar responses counts as much as others. With batch, "
+        "it is the standard deviation of all responses of a step. With none, rewards are not "
+        "divided (Dr. GRPO).",
         choices=("group", "batch", "none"),
         label="Scale of rewards",
     )
     average: str = option(
         "tokens",
-        "Average over the tokens of a step. tokens: all count the same (DAPO). responses: all responses "
-        "count the same, so that long wrong ones are punished less per token (as published). constant: "
-        "the sum over tokens, divided by the longest response allowed (Dr. GRPO).",
+        "How the loss is averaged. With tokens, all tokens of a step have the same weight (DAPO). "
+        "With responses, as published, all responses have the same weight, so the tokens of long "
+        "bad responses are punished less. With constant, the sum over tokens is divided by the "
+        "maximum length of a response (Dr. GRPO).",
         choices=tuple(LOSSES),
         label="Average over tokens",
         advanced=True,

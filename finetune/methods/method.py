@@ -51,7 +51,7 @@ class Method:
     settings     the settings class
     program      the recipe, run as `python -m PROGRAM RUN_DIR`
     multi_gpu    whether the recipe can use several GPUs
-    reward_model whether the run needs a reward model, and its settings have its folder
+    reward_model whether the run needs a reward model. If so, its folder is in the settings
     """
 
     name: ClassVar[str]

@@ -31,17 +31,18 @@ class RLOOSettings(PolicyGradientSettings):
 
     beta: float = option(
         0.05,
-        "Strength of the pull towards the original model: the reward of a response is its score minus "
-        "beta times its log-ratio to that model. 0: none, which saves the pass for the reference, but "
-        "nothing then stops the model from exploiting errors of the reward model.",
+        "How strongly the model is pulled towards the original model: the reward of a response is "
+        "its score minus beta times its log-ratio to that model. With 0, the forward pass of the "
+        "original model is skipped, but nothing stops the model from exploiting errors of the "
+        "reward model.",
         min=0,
         max=10.0,
         label="Beta (β)",
     )
     normalise_advantages: bool = option(
         False,
-        "Divide the advantages of a step by their standard deviation, so that the scale of the reward "
-        "model has no effect on the size of the steps.",
+        "Divide the advantages of a step by their standard deviation, so that the scale of the "
+        "scores has no effect on the size of the steps.",
         label="Normalise advantages",
         advanced=True,
     )

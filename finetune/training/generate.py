@@ -9,7 +9,7 @@ writes  output/responses.parquet (prompt_id, prompt, response, sample, seed, met
 The recipe draws token after token with a temperature from a nucleus (Holtzman et al. 2019,
 arXiv:1904.09751). The prompts of a batch have similar lengths. It uses one device.
 
-Left out, and why:
+Deliberately not implemented:
 - continuous batching and paged caches: for millions of responses, use vLLM and import its output
 - top-k and repetition penalties as settings: they change the model's distribution, and DPO would
   learn the change. With `sampling: published`, those that the model's publisher recommends are used.

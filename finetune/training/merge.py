@@ -16,7 +16,7 @@ tuned model writes itself. The folder is published only if
 for the log-probabilities of the next token. So a merge that lost the adapter cannot pass the check,
 because its difference would be 100 %. A number format that rounds the adapter away cannot pass either.
 
-Left out, and why:
+Deliberately not implemented:
 - a GPU: each text is forwarded three times, which a CPU does in seconds to minutes
 - quantized output: tools that serve quantized models convert full-precision weights themselves
 

@@ -14,7 +14,7 @@ Each round has a run directory, parts/round-N. It gets batches of samples, then 
 the scores, then checkpoints of the training, and finally weights.safetensors. A stopped run continues
 after the last complete file, and gives the same weights as an uninterrupted run.
 
-Left out, and why:
+Deliberately not implemented:
 - several GPUs: sampling uses one
 - updates of the sampling model within a round: more rounds with fewer prompts have the same effect
 - training on the sampled tokens: the text is tokenized again, as it is when the model is served

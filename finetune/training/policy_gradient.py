@@ -14,7 +14,7 @@ Before and after training, the model answers some training prompts with the same
 shows the change of their score, next to the divergence from the original model and the length, since
 a score that rises at any price is a sign that the model exploits errors of the reward model.
 
-Left out, and why:
+Deliberately not implemented:
 - several GPUs: sampling uses one
 - one copy of the prompt for all its responses: TRL's loss forwards each response with its prompt
 - vLLM and replay of older samples: each is a dependency or a setting that small models do not need

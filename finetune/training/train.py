@@ -6,7 +6,7 @@ its responses. The head is computed only at positions that predict a token of a 
 The reference is the model before its first step. Its log-probabilities are computed once and cached
 for other runs.
 
-Left out, and why:
+Deliberately not implemented:
 - truncation: responses that are too long for the model are left out, counted and reported
 - dropout: the reference has none, and a policy with dropout would differ from it before any training
 - training of all weights: LoRA is nearly as good for preferences, and its adapters are small

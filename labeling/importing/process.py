@@ -159,7 +159,7 @@ def load_library(pk: int) -> None:
 
 
 def limit(memory_mb: int, seconds: int) -> None:
-    """Limit the memory that this process may use in addition to now, and its processor time."""
+    """Limit this process's processor time, and the memory that it may use in addition to its present use."""
     pages = int(Path("/proc/self/statm").read_text().split()[5]) if sys.platform == "linux" else 0
     data = pages * resource.getpagesize() + memory_mb * MB
     resource.setrlimit(resource.RLIMIT_DATA, (data, data))

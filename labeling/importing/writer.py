@@ -110,7 +110,10 @@ class Writer:
         return self.written
 
     def _readable(self, records: Iterable[PromptRecord]) -> Iterator[PromptRecord]:
-        """Yield the records, and keep reading problems to report them with those found in storing."""
+        """Yield the records.
+
+        Problems found while reading are reported together with those found while storing.
+        """
         try:
             yield from records
         except SeveralProblems as problem:
@@ -170,7 +173,8 @@ class Writer:
     def _existing_record(self, record: PromptRecord, external_id: str, meta: Any) -> PromptRecord:
         """Return the record of a prompt that already exists.
 
-        If its id differs from the stored one, its tasks get the id. Ids that no task can get, and
+        If the id in the file differs from the stored one, it becomes the id of the tasks instead. Ids that
+        no task can get, and
         metadata that differs from the stored metadata, are counted as left out.
         """
         self.tally.left_out[OTHER_META] += bool(record.meta) and record.meta != meta

@@ -36,8 +36,8 @@ class SlotToAnswer:
 def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> SlotToAnswer | None:
     """Return the slot that the reviewer answers, or None if it was never leased to this reviewer.
 
-    An invalid answer is shown again with its task. Without this check, a reviewer could therefore see
-    tasks that were not assigned to them, including gold. Costs one query.
+    The query checks the reviewer, because an invalid answer is shown again with its task: a reviewer
+    could otherwise see tasks that were not assigned to them, including gold. Costs one query.
     """
     rows = fetch(
         _SLOT,

@@ -1,4 +1,6 @@
-"""Slots, the rankings that a task needs. A slot is free, leased to a reviewer, or filled with a ranking.
+"""Slots: a task has one for each ranking that it needs.
+
+A slot is free, leased to a reviewer, or filled with a ranking.
 
 Only the modules in labeling.queue write slots, and most changes to a slot are functions in this module.
 Statements that would be slow through the ORM have their own modules: claims, filling, tasks, raising,
@@ -208,8 +210,8 @@ def _leased(slot_id: int, reviewer: User, project: Project | None = None) -> Que
 def _slots_of(project: Project | None) -> QuerySet[Slot]:
     """Return the slots of a project, or all slots if there is no project.
 
-    A page passes the project for which it has checked access, so that it cannot change a lease in
-    another project, which the reviewer may have left.
+    A page passes the project to which it has checked access. Otherwise, a request could change a lease
+    in another project, such as one that the reviewer has left.
     """
     return Slot.objects.filter(project=project) if project else Slot.objects.all()
 

@@ -81,7 +81,7 @@ def submit(
     `guideline_version` is the id of the version shown to the reviewer, by default the current one.
     `loaded_slot` is the result of `filling.slot_to_answer`; passing it saves a query. If the reviewer
     has already ranked the task (in a second tab) with different content, the new ranking supersedes the
-    first one, provided that may still be revised. Raises InvalidRanking.
+    first one if that one can still be revised. Raises InvalidRanking.
     """
     loaded = loaded_slot or filling.any_slot(slot_id)
     if loaded is None:

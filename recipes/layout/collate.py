@@ -89,8 +89,9 @@ class StepCollator:
     step.
 
     If the groups have the signal `items`, such as their number of tokens, each part gets `share`: the
-    items of each group, divided by the mean of the step. The mean over the groups of share · (the mean
-    over the items of the group) is the mean over all items of the step.
+    number of items of each group, divided by the mean number per group of the step. Multiply the mean
+    over a group's items by its share, and the mean of these products over the groups is the mean over
+    all items of the step.
     """
 
     collator: Collator

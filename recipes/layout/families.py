@@ -205,7 +205,10 @@ def _distance(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> 
 
 
 def _with_other_first(group: TokenGroup, pad_id: int) -> TokenGroup:
-    """Return the group with another first response: the reversed prompt, at the same length."""
+    """Return the group with its first response replaced by the reversed prompt.
+
+    The prompt is cut or repeated to the length of the response.
+    """
     first, *others = group.responses
     tokens = group.prompt[::-1]
     indices = [n % len(tokens) for n in range(len(first))] if len(tokens) else []

@@ -60,8 +60,10 @@ class GroupTrainer(Trainer):
         super().__init__(**options)
         self.objective = objective or Objective()
         self._tokens = torch.zeros((), dtype=torch.long)
-        self._agreement = torch.zeros(2)  # evidence that the scores agree with, and all evidence
-        self._idle = False  # whether this process only repeats a part of another
+        self._agreement = torch.zeros(
+            2
+        )  # amount of evidence that agrees with the scores, and of all evidence
+        self._idle = False  # whether this process repeats a part that another process forwards
         self._finite = torch.ones((), dtype=torch.bool)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -169,8 +171,9 @@ class GroupTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            # The zeros of a process without parts since the last log are on the CPU. A single process
-            # computes on the CPU, because some devices do not support float64.
+            # All figures must be on one device. Those of a process that has forwarded no part since the
+            # last log are still the initial zeros on the CPU. A single process adds them up on the CPU,
+            # because some devices do not support float64.
             device = self.args.device if processes.count() > 1 else torch.device("cpu")
             figures = (*self._agreement, self._tokens)
             local = torch.stack([figure.to(device).to(torch.float64) for figure in figures])

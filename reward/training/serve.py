@@ -85,7 +85,10 @@ class Request:
         return part
 
     def add(self, numbers: list[int], reply: dict[str, Any]) -> None:
-        """Add the reply to a part. `numbers` has the index of the conversation of each piece."""
+        """Add the reply for one part to the reply for the whole request.
+
+        `numbers` contains, for each piece of the part, the index of its conversation.
+        """
         for number, verdict in zip(numbers, reply["verdicts"], strict=True):
             whole = self.reply["verdicts"][number]
             for name, values in verdict.items():

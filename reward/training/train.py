@@ -6,7 +6,7 @@ is forwarded once. If the model family allows it, the prompt is forwarded once f
 The linear layers of a decoder get LoRA (Hu et al. 2021, arXiv:2106.09685). The score head is also
 trained, and saved with the adapter.
 
-Left out, and why:
+Deliberately not implemented:
 - truncation: a response that is too long for the model is left out, counted and reported
 - steps with a fixed number of tokens: a step has a fixed number of prompts, so that long prompts do
   not count more than short ones

@@ -194,8 +194,8 @@ def lock_run_dir(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterat
 
     The lock is held until all processes that inherit it have ended. An earlier holder on this machine
     is killed, because its lease has expired. While this waits for the lock, it calls `waiting` about
-    once per second, which may raise an error to end the wait. Raises CannotRun if the lock cannot be
-    acquired.
+    once per second. `waiting` may raise an error to end the wait. Raises CannotRun if the lock cannot
+    be acquired.
     """
     folder = run_dir_of(run).path
     folder.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,7 @@ def each_row(
 
 
 def _until_unreadable(path: Path, tally: Tally) -> Iterator[tuple[int, Any]]:
-    """Yield rows until the file ends or becomes unreadable, and record the latter as a problem."""
+    """Yield rows until the file ends. If it becomes unreadable, record the problem and stop."""
     try:
         yield from rows_and_problems(path)
     except BadInput as problem:

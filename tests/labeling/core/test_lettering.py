@@ -169,7 +169,7 @@ def test_an_ambiguous_note_saved_unchanged_keeps_its_authors_letters(task, lead)
     )
     page = page_of(lead, "project-dispute", task.project.slug, task.pk)
     assert f">\n{note}</textarea>" in page
-    assert "The note has the letters of the lead who wrote it." in page
+    assert "The letters in this note are those that its author saw." in page
     sent = {f"rank-{response}": "1" for response in ids(task)}
     sent |= {"cause": "close", "cut": "", "seen": adjudication.mark(Adjudication.objects.get())}
     address = reverse("project-dispute", args=[task.project.slug, task.pk])
