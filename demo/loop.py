@@ -7,11 +7,13 @@ import random
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from accounts.models import User
 from demo import project as demo_project
@@ -19,7 +21,7 @@ from demo import reviewers
 from demo.apps import JUDGE
 from demo.people import ensure_people, simulated_reviewer
 from demo.progress import Steps
-from finetune.models import Evaluation
+from finetune.models import Evaluation, Model
 from labeling.importing import findings
 from labeling.models import Project, Ranking, Task
 from labeling.rankings import recording
@@ -28,6 +30,7 @@ from recipes.preferences.groups import read_groups
 from reward.models import Snapshot
 from reward.preferences.filters import SnapshotFilter
 from reward.preferences.snapshots import freeze
+from reward.promotion import CannotMove
 from runs import services
 from runs.models import ENDED, Run, State
 
@@ -136,36 +139,63 @@ def run_loop(seed: int, watcher: Watcher, prompts: int = PROMPTS) -> dict[str, A
     )  # fmt: skip
     evaluated = loop.run(
         "evaluation", "Comparing tuned with base on held-out letters", "evaluate", EVALUATE,
-        {**from_snapshot, "candidate": tuned.model.pk, "baseline": base.pk, "judge": JUDGE},
+        {
+            **from_snapshot, "candidate": tuned.model.pk, "baseline": base.pk, "judge": JUDGE,
+            "comparisons": True, "verdicts_per_prompt": 1,
+        },
     )  # fmt: skip
-    return figures(loop, snapshot, reward, evaluated, ranked)
+    evaluation = evaluated.evaluation
+    loop.stage(
+        "verdicts", "Comparing blindly (simulated reviewers)", lambda: compare(loop, evaluation)
+    )
+    promote(loop, evaluation.candidate)
+    return figures(loop, snapshot, reward, evaluation, ranked)
 
 
 def simulate(loop: Loop) -> int:
-    """Have simulated reviewers rank all tasks except LEFT_FOR_PEOPLE; return the number of rankings."""
-    tasks = list(
-        Task.objects.filter(project=loop.project, kind=Task.Kind.RANKING)
-        .order_by("pk")
-        .select_related("prompt")
-        .prefetch_related("responses")
+    """Let simulated reviewers rank all tasks except LEFT_FOR_PEOPLE; return the number of rankings."""
+    of_project = Task.objects.filter(project=loop.project, kind=Task.Kind.RANKING)
+    tasks = list(with_responses(of_project))
+    simulate_all(
+        loop, tasks[: len(tasks) - min(LEFT_FOR_PEOPLE, len(tasks) // 4)], RANKINGS_PER_TASK
     )
+    return Ranking.objects.filter(task__in=of_project, superseded_at=None).count()
+
+
+def compare(loop: Loop, evaluation: Evaluation) -> None:
+    """Let a simulated reviewer answer each blind comparison of the evaluation."""
+    comparisons = Task.objects.filter(pk__in=evaluation.items.values("task"))
+    simulate_all(loop, list(with_responses(comparisons)), evaluation.verdicts_per_prompt or 1)
+
+
+def promote(loop: Loop, model: Model) -> None:
+    """Promote the tuned model if the reviewers' verdicts prove it better; otherwise leave it."""
+    with suppress(CannotMove):
+        model.promote(by=loop.trainer)
+
+
+def with_responses(tasks: QuerySet[Task]) -> QuerySet[Task]:
+    return tasks.order_by("pk").select_related("prompt").prefetch_related("responses")
+
+
+def simulate_all(loop: Loop, tasks: list[Task], rankings: int) -> None:
+    """Let simulated reviewers, in turn, give each task this many rankings."""
     crew = [(reviewer, simulated_reviewer(reviewer.name)) for reviewer in reviewers.CREW]
-    ranked = tasks[: len(tasks) - min(LEFT_FOR_PEOPLE, len(tasks) // 4)]
-    for first in range(0, len(ranked), TASK_BATCH_SIZE):
+    for first in range(0, len(tasks), TASK_BATCH_SIZE):
         with transaction.atomic():
-            for number, task in enumerate(ranked[first : first + TASK_BATCH_SIZE], start=first):
-                if task.held:  # some of the tiny model's replies are cut off, which is expected
+            for number, task in enumerate(tasks[first : first + TASK_BATCH_SIZE], start=first):
+                if task.held:  # some replies of the tiny model are incomplete, which is expected
                     findings.release(project=loop.project, task_id=task.pk, by=loop.trainer)
-                for turn in range(RANKINGS_PER_TASK):
+                for turn in range(rankings):
                     simulate_one(loop, task, *crew[(number + turn) % len(crew)])
-        loop.watcher.steps.update(first / len(ranked))
+        loop.watcher.steps.update(first / len(tasks))
         loop.watcher.idle()
-    return Ranking.objects.filter(task__project=loop.project, superseded_at=None).count()
 
 
 def simulate_one(loop: Loop, task: Task, reviewer: reviewers.Reviewer, user: User) -> None:
     responses = sorted(task.responses.all(), key=lambda response: response.pk)
-    rng = random.Random(f"{loop.seed} {task.prompt.external_id} {reviewer.name}")
+    kind = "" if task.kind == Task.Kind.RANKING else f" {task.kind}"
+    rng = random.Random(f"{loop.seed} {task.prompt.external_id} {reviewer.name}{kind}")
     shown = rng.sample(responses, len(responses))
     ranking = reviewers.rank(
         reviewer, task.prompt.messages, [response.text for response in shown], rng
@@ -187,10 +217,10 @@ def simulate_one(loop: Loop, task: Task, reviewer: reviewers.Reviewer, user: Use
 
 
 def figures(
-    loop: Loop, snapshot: Snapshot, reward: Run, evaluated: Run, ranked: int
+    loop: Loop, snapshot: Snapshot, reward: Run, evaluation: Evaluation, ranked: int
 ) -> dict[str, Any]:
     report = reward.reward_model.report
-    win_rate = evaluated.evaluation.report["win_rate"]
+    win_rate, people = evaluation.report["win_rate"], evaluation.people()
     return {
         "reward_accuracy": report["accuracy"]["value"],
         "reward_accuracy_ci": report["accuracy"]["interval"],
@@ -198,6 +228,10 @@ def figures(
         "reviewer_agreement": report["reviewer_agreement"]["value"],
         "win_rate": win_rate["value"],
         "win_rate_ci": win_rate["interval"],
+        "blind_win_rate": people and people.mean,
+        "blind_win_rate_ci": people and list(people.interval),
+        "conclusion": people and people.conclusion.value,
+        "promoted": Model.objects.get(pk=evaluation.candidate_id).state == Model.State.PROMOTED,
         "rankings": ranked,
         "seed": loop.seed,
         "evaluation": evaluation_of(loop.seed),

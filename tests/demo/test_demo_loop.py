@@ -52,9 +52,10 @@ def test_an_interrupted_demo_resumes_and_prints_its_figures(
     figures = json.loads(out.splitlines()[-1])
     assert {
         "reward_accuracy", "reward_accuracy_ci", "reward_accuracy_ceiling", "reviewer_agreement",
-        "win_rate", "win_rate_ci", "rankings", "seconds",
+        "win_rate", "win_rate_ci", "rankings", "seconds", "blind_win_rate", "blind_win_rate_ci",
     } <= figures.keys()  # fmt: skip
     assert figures["rankings"] == 4 * 21, "21 letters ranked, 7 left for people, nothing doubled"
+    assert figures["promoted"] == (figures["conclusion"] == "better")
     assert 0 <= figures["win_rate_ci"][0] <= figures["win_rate"] <= figures["win_rate_ci"][1] <= 1
 
     started = time.monotonic()
