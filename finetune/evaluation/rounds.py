@@ -1,6 +1,6 @@
 """Figures of a round of sampling: scores, diversity, and divergence from the original model.
 
-Pure numpy. A sample is a row of `SAMPLES` in finetune/training/online.py.
+Pure numpy. A sample is a row of `SAMPLES` in finetune/training/samples.py.
 """
 
 from collections import defaultdict

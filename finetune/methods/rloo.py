@@ -14,7 +14,8 @@ one action: with its ratio ρ = π(y_i | x) / π_old(y_i | x) to the model that 
 averaged over responses. At the first update ρ = 1, and the gradient is that of REINFORCE. TRL's
 RLOOTrainer computes the loss.
 
-`finetune/training/policy_gradient.py` runs the steps.
+`finetune/training/policy_gradient.py` runs the steps. `rewarded_trainer.py` next to it replaces TRL's
+sampling, and `sampling/batches.py` draws the tokens.
 """
 
 from dataclasses import dataclass

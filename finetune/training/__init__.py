@@ -1,10 +1,11 @@
 """Recipes that sample from, train and compare language models.
 
-Each module here runs as `python -m finetune.training.NAME RUN_DIR`. Start with `train.py`, which
-leads from a run directory to an adapter. `generate.py` samples responses, `evaluate.py` compares
-two models, `online.py` trains in rounds on the model's own samples, `merge.py` merges an adapter
-into its base, and `tiny_model.py` trains the demo's model. The folders have the parts they share:
-`models/`, `sampling/` and `fitting/`.
+Each module here that has a `main` runs as `python -m finetune.training.NAME RUN_DIR`. Start with
+`train.py`, which leads from a run directory to an adapter. `generate.py` samples responses,
+`evaluate.py` compares two models, `online.py` trains in rounds on the model's own samples,
+`policy_gradient.py` trains with GRPO or RLOO, `merge.py` merges an adapter into its base,
+`merge_check.py` compares the merged model with the tuned one, and `tiny_model.py` trains the demo's
+model. The other modules and the folders are the parts that these programs share.
 """
 
 import os

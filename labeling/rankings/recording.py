@@ -1,6 +1,7 @@
 """Write rankings from the review page, from files and from simulations.
 
-All rankings are created here, except those that an import copies in bulk. A ranking is never lost or
+All rankings are created here, except those that an import copies in bulk. Usually, `fill_leased` in
+`labeling/queue/filling.py` inserts the row, in the statement that fills the slot. A ranking is never lost or
 duplicated: because of its idempotency key, a second click, a reload and a retry return the same ranking.
 If someone else has claimed the slot in the meantime, the ranking fills another free slot of the task.
 If there is none, it is kept as an extra ranking.

@@ -1,4 +1,4 @@
-"""Losses of a reward model for whole groups of responses. Pure functions of tensors.
+"""Losses of a reward model, or of the implicit rewards of a policy (DPO) for whole groups of responses. Pure functions of tensors.
 
 With r the scores of one prompt's responses and w_ij the weight of the evidence that i beats j,
 
