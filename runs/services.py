@@ -18,7 +18,7 @@ from recipes.settings import ConfigError
 from runs import kinds, lifecycle, storage
 from runs.kinds import CannotRun, RunKind
 from runs.models import ENDED, Run, State
-from runs.supervision import slots, supervisor, workspace
+from runs.supervision import machine_slots, supervisor, workspace
 
 logger = logging.getLogger("tiebreak.runs")
 
@@ -168,7 +168,7 @@ def execute(run_id: int) -> None:
     A worker calls this for each message. The oldest run may be another one than the run in the message,
     `run_id`. If runs are still queued when it ends, a worker is notified.
     """
-    with slots.acquire() as slot:
+    with machine_slots.acquire() as slot:
         if slot is None or supervisor.SHUTTING_DOWN.is_set():
             return
         lease = lifecycle.claim_oldest(supervisor.owner())

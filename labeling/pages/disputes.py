@@ -29,7 +29,7 @@ from labeling.disputes.adjudication import (
     open_disputes,
     order_for,
 )
-from labeling.disputes.outcomes import OutcomeForm, ranks_of
+from labeling.disputes.forms import OutcomeForm, ranks_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.quality.measures import Disagreement, quality_of
 from labeling.queue.gold_copies import copies_of

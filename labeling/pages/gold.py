@@ -21,7 +21,7 @@ from labeling.gold import constraints as golds
 from labeling.gold import making, qualification
 from labeling.gold import shares as gold_shares
 from labeling.gold.constraints import Letters
-from labeling.gold.form import GoldForm, rows_of, with_more_rows
+from labeling.gold.forms import GoldForm, rows_of, with_more_rows
 from labeling.gold.making import GoldError
 from labeling.models import Adjudication, Gold, Project, Ranking, Task
 from labeling.reviewing import assignment

@@ -1,4 +1,6 @@
-"""Losses of a reward model, or of the implicit rewards of a policy (DPO) for whole groups of responses. Pure functions of tensors.
+"""Losses for whole groups of responses, from scores of a reward model or implicit rewards of a policy.
+
+Pure functions of tensors.
 
 With r the scores of one prompt's responses and w_ij the weight of the evidence that i beats j,
 

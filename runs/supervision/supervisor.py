@@ -33,7 +33,7 @@ from runs.supervision import workspace
 from runs.supervision.child import Child, command_for
 from runs.supervision.events import EventTail, remove_partial_line
 from runs.supervision.gpus import GpuLease, lease_gpus
-from runs.supervision.slots import Slot
+from runs.supervision.machine_slots import MachineSlot
 
 logger = logging.getLogger("tiebreak.runs")
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
 
 
-def supervise(lease: Lease, slot: Slot | None = None) -> None:
+def supervise(lease: Lease, slot: MachineSlot | None = None) -> None:
     """Execute a claimed run until it ends or this worker loses it.
 
     The id of the watchdog is recorded in `slot`.
@@ -77,7 +77,7 @@ def supervise(lease: Lease, slot: Slot | None = None) -> None:
         logger.warning("Run %s: the lease was lost to another worker.", run.pk)
 
 
-def _try_attempt(run: Run, lease: Lease, slot: Slot | None) -> str:
+def _try_attempt(run: Run, lease: Lease, slot: MachineSlot | None) -> str:
     """Make one attempt. Return the error with which the run failed, or "" if there was none."""
     try:
         _run_attempt(run, lease, slot)
@@ -93,7 +93,7 @@ def _try_attempt(run: Run, lease: Lease, slot: Slot | None) -> str:
     return ""
 
 
-def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
+def _run_attempt(run: Run, lease: Lease, slot: MachineSlot | None) -> None:
     kind = kinds.get(run.kind)
     with ExitStack() as stack:
         with heartbeats(lease):

@@ -10,7 +10,7 @@ from accounts.models import AuditEntry
 from runs import kinds, services
 from runs.models import Run, State
 from runs.services import InvalidConfig
-from runs.supervision import slots
+from runs.supervision import machine_slots
 from tests.worker import database_url, empty_queues, wait_for_end, wait_until
 
 KINDS = "tests.runs.kinds"
@@ -150,7 +150,7 @@ def test_a_second_delivery_does_nothing(runs_dir):
 @pytest.mark.django_db
 def test_a_busy_machine_claims_no_second_run(runs_dir):
     run = start()
-    with slots.acquire() as slot:
+    with machine_slots.acquire() as slot:
         assert slot
         services.execute(run.pk)
     run.refresh_from_db()

@@ -25,8 +25,8 @@ from runs.lifecycle import Lease
 MUTEX_SECONDS = 2
 
 
-class Slot:
-    """A slot that this process holds."""
+class MachineSlot:
+    """A slot of the machine that this process has."""
 
     def __init__(self, descriptor: int):
         self.descriptor = descriptor
@@ -42,7 +42,7 @@ class Slot:
 
 
 @contextmanager
-def acquire() -> Iterator[Slot | None]:
+def acquire() -> Iterator[MachineSlot | None]:
     """Yield one of the machine's slots, or None if all are taken. Costs one query per taken slot."""
     folder = settings.VAR_DIR / "slots"
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def acquire() -> Iterator[Slot | None]:
             os.close(slot.descriptor)
 
 
-def _take_any(folder: Path) -> Slot | None:
+def _take_any(folder: Path) -> MachineSlot | None:
     paths = [folder / f"{socket.gethostname()}-{n}.lock" for n in range(settings.RUNS_AT_ONCE)]
     free = next(filter(None, map(_take, paths)), None)
     if free is None and any(_evict(path) for path in paths):
@@ -63,14 +63,14 @@ def _take_any(folder: Path) -> Slot | None:
     return free
 
 
-def _take(path: Path) -> Slot | None:
+def _take(path: Path) -> MachineSlot | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
-    return Slot(descriptor)
+    return MachineSlot(descriptor)
 
 
 def _evict(path: Path) -> bool:
