@@ -104,7 +104,8 @@ def rank(
     arXiv:1902.07317). For two responses, this is Davidson's model with the width ν, and without ties
     it is the Plackett-Luce model. The line is an item with a score of its own that ties with nothing.
     """
-    candidates, tiers, cut = [*range(len(scores)), -1], [], None  # -1 is the line
+    candidates, tiers = [*range(len(scores)), -1], list[list[int]]()  # -1 is the line
+    cut: int | None = None
     values = [*scores, line]
     while candidates:
         sizes = range(1, len(candidates) + 1 if tie_width else 2)
