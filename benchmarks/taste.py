@@ -143,7 +143,7 @@ ARMS = [
 ]
 LEARNING_RATES = {
     "dpo": 1e-3,
-    "best_worst": 3e-4,
+    "best_worst": 6e-4,
     "pairs": 1e-3,
     "sft": 1e-2,
     "kto": 1e-3,
