@@ -80,7 +80,7 @@ FEW_TIES, MANY_TIES = 0.3, 3.0
 """Width ν of the reviewers' ties. Equal responses tie with a probability of ν / (2 + ν)."""
 TUNING = (100, 101)
 GRIDS = {
-    "dpo": (3e-4, 6e-4, 1e-3), "online": (3e-4, 1e-3), "kto": (3e-4, 1e-3), "sft": (3e-3, 1e-2),
+    "dpo": (3e-4, 6e-4, 1e-3), "online": (3e-4, 6e-4, 1e-3), "kto": (3e-4, 1e-3), "sft": (3e-3, 1e-2),
     "best_of_n": (3e-3, 1e-2), "grpo": (1e-3, 3e-3), "rloo": (1e-3, 3e-3),
 }  # fmt: skip
 """Learning rates that are tried for each method, on the seeds TUNING."""
@@ -148,12 +148,13 @@ LEARNING_RATES = {
     "sft": 1e-2,
     "kto": 1e-3,
     "online": 1e-3,
+    "one_round": 6e-4,
     "grpo": 3e-3,
 }
 """Chosen with `--tune`."""
 CHOSEN_WITH = {
     "ties_davidson": "dpo", "ties_half": "dpo", "ties_dropped": "dpo", "best_of_n": "sft",
-    "one_round": "online", "rloo": "grpo",
+    "rloo": "grpo",
 }  # fmt: skip
 """Arms that have the learning rate of another arm."""
 COMPARISONS = [
