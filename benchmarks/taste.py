@@ -22,8 +22,8 @@ except the size of the adapter.
     python -m benchmarks.taste --tune             the learning rates, on other seeds
 
 Each result is stored in `--folder`, so the same command continues after an interruption. `--restart`
-measures again. Progress on stderr; the last line of stdout is one JSON object. Intervals are 95%
-t-intervals over the seeds.
+measures again, and `--stored` reports what is there. Progress on stderr; the last line of stdout is one
+JSON object. Intervals are 95% t-intervals over the seeds.
 """
 
 import argparse
@@ -349,7 +349,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True, exist_ok=True)
     base = make_base(options.folder / "base", options.size.base_steps)
-    rows = list(all_rows(base, options, measured))
+    order = [arm.name for arm in ARMS]
+    rows = sorted(all_rows(base, options, measured), key=lambda row: order.index(row["arm"]))
     cases = tuning_cases(rows) if options.tune else cases_of(rows, COMPARISONS)
     result = {
         "name": "taste",
@@ -374,6 +375,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tune", action="store_true", help="try the learning rates of GRIDS")
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds (default 10)")
     parser.add_argument("--arms", nargs="+", choices=names, metavar="ARM", help="some arms")
+    parser.add_argument("--stored", action="store_true", help="report stored results only")
     parser.add_argument("--restart", action="store_true", help="measure all results again")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the win rates")
     parser.add_argument(
@@ -405,6 +407,8 @@ def all_rows(
             for rate in GRIDS[arm.method] if options.tune else [learning_rate_of(arm.name)]:
                 key = {"arm": arm.name, "seed": seed, "learning_rate": rate}
                 row = stored.get(key_of(key))
+                if row is None and options.stored:
+                    continue
                 if row is None:
                     row = {"commit": measured, **measure(trial, arm, rate)}
                     with file.open("a") as results:

@@ -134,6 +134,9 @@ def test_the_benchmark_ends_with_one_line_of_json_and_reuses_stored_results(tmp_
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     # One result is lost. The others are not measured again, and it is measured to equal figures.
     (tmp_path / "rows.jsonl").write_text("\n".join(lines[1:]) + "\n")
+    assert main([*arguments, "--stored"]) == 0
+    stored = json.loads(capfd.readouterr().out.splitlines()[-1])["cases"]
+    assert [case["seeds"] for case in stored] == [1, 2, 1]
     assert main(arguments) == 0
     second = json.loads(capfd.readouterr().out.splitlines()[-1])
     measured = {"train_seconds": 0}
