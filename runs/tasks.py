@@ -3,19 +3,19 @@ import signal
 from celery import shared_task
 from celery.signals import beat_embedded_init, worker_shutting_down
 
-from runs import services
+from runs import execution
 from runs.supervision.supervisor import SHUTTING_DOWN
 from runs.supervision.watchdog import PR_SET_PDEATHSIG, prctl
 
 
 @shared_task
 def execute(run_id: int) -> None:
-    services.execute(run_id)
+    execution.execute(run_id)
 
 
 @shared_task
 def reap() -> None:
-    services.reap()
+    execution.reap()
 
 
 @worker_shutting_down.connect

@@ -27,9 +27,9 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
-from labeling.queue import filling
+from labeling.queue import answering, filling
+from labeling.queue.answering import SlotToAnswer
 from labeling.queue.display_order import shown_order_for
-from labeling.queue.filling import SlotToAnswer
 from labeling.queue.slots import append_slot, fill, lock_slots, replace_ranking
 from labeling.queue.withdrawals import responses_to_rank
 from labeling.rankings import overlap
@@ -80,11 +80,11 @@ def submit(
     """Fill the slot with a ranking. Submitting the same key or the same content again changes nothing.
 
     `guideline_version` is the id of the version shown to the reviewer, by default the current one.
-    `loaded_slot` is the result of `filling.slot_to_answer`; passing it saves a query. If the reviewer
+    `loaded_slot` is the result of `answering.slot_to_answer`; passing it saves a query. If the reviewer
     has already ranked the task (in a second tab) with different content, the new ranking supersedes the
     first one if that one can still be revised. Raises InvalidRanking.
     """
-    loaded = loaded_slot or filling.any_slot(slot_id)
+    loaded = loaded_slot or answering.any_slot(slot_id)
     if loaded is None:
         raise InvalidRanking({"slot": _("This task no longer exists.")})
     answer = _Answer(

@@ -30,7 +30,7 @@ from labeling.guidelines.confirmations import unconfirmed
 from labeling.guidelines.versions import criteria_of
 from labeling.models import Criterion, Project, Ranking, Skip, Slot, Task
 from labeling.projects import staffing
-from labeling.queue import filling, slots
+from labeling.queue import answering, slots
 from labeling.rankings import recording
 from labeling.rankings import skip as skipping
 from labeling.rankings import undo as undoing
@@ -229,7 +229,7 @@ def shown_order(fields: Fields, own: list[int]) -> list[int]:
 
 def _submit(request: HttpRequest, project: Project) -> HttpResponse:
     fields, reviewer = fields_of(request.POST), user_of(request)
-    loaded = filling.slot_to_answer(project, number(first(fields, "slot")) or 0, reviewer)
+    loaded = answering.slot_to_answer(project, number(first(fields, "slot")) or 0, reviewer)
     if loaded is None:
         raise Http404
     slot = loaded.slot

@@ -11,7 +11,7 @@ from django.db import connection
 from labeling.management.lookups import project_named
 from recipes.settings import Option
 from reward.models import Snapshot
-from runs import kinds, services
+from runs import execution, kinds, services
 from runs.models import Run, State
 from runs.services import InvalidConfig
 
@@ -97,7 +97,7 @@ class RunCommand(BaseCommand):
         watcher = threading.Thread(target=self._watch, args=(run.pk,), daemon=True)
         watcher.start()
         try:
-            finished = services.run_now(run.pk)
+            finished = execution.run_now(run.pk)
         except KeyboardInterrupt:
             raise CommandError(
                 f"Run {run.pk} is cancelled.", returncode=EXIT_NOT_SUCCEEDED

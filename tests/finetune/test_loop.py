@@ -13,7 +13,7 @@ from labeling.rankings.content import Content
 from labeling.rankings.recording import record
 from reward.models import RewardModel
 from reward.preferences.snapshots import SnapshotFilter, freeze, ranking_ids
-from runs import services
+from runs import execution, services
 from runs.models import Run, State
 from tests.reward.factory import make_project, make_prompt, make_user
 from tests.tiny import make_model
@@ -36,7 +36,7 @@ def rule():
 
 def run(kind: str, config: dict, inputs: dict, by) -> Run:
     begun = services.start(kind, config, by, inputs=inputs, send=False)
-    ended = services.run_now(begun.pk)
+    ended = execution.run_now(begun.pk)
     assert ended.state == State.SUCCEEDED, ended.error
     return ended
 

@@ -22,7 +22,7 @@ from labeling.models import Prompt
 from labeling.projects import archiving
 from recipes.preferences.groups import content_hash, read_groups
 from reward.preferences.snapshots import SnapshotFilter, freeze
-from runs import services
+from runs import execution, services
 from runs.kinds import CannotRun
 from runs.models import Artifact, Run, State
 from runs.supervision import workspace
@@ -183,7 +183,7 @@ def test_a_merge_run_creates_a_model_that_can_be_fine_tuned_and_merged_again(tmp
     training_runs.make_adapter(Path(adapter.adapter_folder), folder, scale=1.0)
     inputs = {"project": project.pk, "model": adapter.pk}
     run = services.start("merge", {}, trainer, inputs=inputs, send=False)
-    ended = services.run_now(run.pk)
+    ended = execution.run_now(run.pk)
     assert ended.state == State.SUCCEEDED, ended.error
     assert ended.result["share"] < 1e-3
     result = Model.objects.get(parent=adapter)

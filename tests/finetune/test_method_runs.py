@@ -17,7 +17,7 @@ from labeling.models import Task
 from labeling.rankings.content import Content
 from labeling.rankings.recording import record
 from reward.preferences.snapshots import SnapshotFilter, freeze
-from runs import services
+from runs import execution, services
 from runs.models import Run, State
 from tests.finetune.factory import make_reward_model
 from tests.reward.factory import make_project, make_prompt, make_task, make_user
@@ -68,7 +68,7 @@ def snapshot(project):
 
 def run(kind, config, inputs, by):
     begun = services.start(kind, config, by, inputs=inputs, send=False)
-    ended = services.run_now(begun.pk)
+    ended = execution.run_now(begun.pk)
     assert ended.state == State.SUCCEEDED, ended.error
     return ended
 
@@ -134,7 +134,7 @@ def test_imported_chats_become_an_adapter_by_two_commands(project, base, tmp_pat
         "finetune", "--project", project.slug, "--method", "sft", "--no-wait", *settings,
         "--set=learning_rate=0.01", stdout=io.StringIO(),
     )  # fmt: skip
-    ended = services.run_now(Run.objects.get().pk)
+    ended = execution.run_now(Run.objects.get().pk)
     assert ended.state == State.SUCCEEDED, ended.error
     assert ended.result["accuracy"]["value"] is None
     assert ended.result["nll_change"]["value"] < 0
@@ -150,6 +150,6 @@ def test_kto_without_a_line_fails_with_a_sentence(project, base, trainer):
     record(task=task, reviewer=reviewer, source="import", content=content)
     frozen = freeze(project=project, filter=SnapshotFilter(test_fraction=0.0), by=None)
     inputs = {"project": project.pk, "snapshot": frozen.pk, "model": base.pk}
-    ended = services.run_now(services.start("kto", SMALL, trainer, inputs=inputs, send=False).pk)
+    ended = execution.run_now(services.start("kto", SMALL, trainer, inputs=inputs, send=False).pk)
     assert ended.state == State.FAILED
     assert "1 prompts: no ranking has an unacceptable line" in ended.error

@@ -5,7 +5,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from accounts.models import Role, User
-from runs import services
+from runs import execution
 from runs.models import Run, State
 from tests.reward.factory import make_project
 from tests.runs.test_lifecycle import in_state
@@ -42,7 +42,7 @@ def test_runs_can_be_listed_by_project_and_name():
 
 
 def test_showing_a_run_exits_with_a_status_for_its_outcome(begin):
-    run = services.run_now(begin(send=False).pk)
+    run = execution.run_now(begin(send=False).pk)
     assert json.loads(runs("show", str(run.pk), "--json"))["result"] == run.result
     assert "succeeded" in runs("show", str(run.pk))
     with pytest.raises(SystemExit) as ended:
@@ -51,7 +51,7 @@ def test_showing_a_run_exits_with_a_status_for_its_outcome(begin):
 
 
 def test_a_run_can_be_watched_until_it_ends(begin):
-    run = services.run_now(begin(total=2, send=False).pk)
+    run = execution.run_now(begin(total=2, send=False).pk)
     lines = runs("watch", str(run.pk)).splitlines()
     assert lines[0] == "Starting the recipe"
     assert lines[1].startswith("step 1 of 2")

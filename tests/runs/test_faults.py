@@ -21,7 +21,7 @@ from finetune.engines.sampled_text import (
 from recipes.machine import faults
 from recipes.machine.faults import storage_problem
 from recipes.preferences.groups import PreferenceError, read_groups, write_groups
-from runs import services
+from runs import execution
 from runs.models import State
 from tests.finetune.training.training_runs import groups_that_like_b
 
@@ -146,7 +146,7 @@ def test_damaged_prompts_are_refused_with_a_sentence(tmp_path):
 @pytest.mark.usefixtures("runs_dir")
 def test_a_recipe_that_cannot_write_its_error_fails_with_a_sentence(begin, monkeypatch):
     monkeypatch.setattr(faults, "FULL_BYTES", 1 << 60)
-    run = services.run_now(begin(trouble="silent", send=False).pk)
+    run = execution.run_now(begin(trouble="silent", send=False).pk)
     assert run.state == State.FAILED
     assert run.error.startswith("No space is left in ")
 
@@ -155,7 +155,7 @@ def test_a_recipe_that_cannot_write_its_error_fails_with_a_sentence(begin, monke
 def test_a_folder_that_cannot_be_created_is_named(begin, settings, tmp_path):
     (tmp_path / "file").write_text("in the way")
     settings.RUNS_DIR = tmp_path / "file" / "runs"
-    run = services.run_now(begin(send=False).pk)
+    run = execution.run_now(begin(send=False).pk)
     assert run.state == State.FAILED
     assert str(settings.RUNS_DIR) in run.error
     assert "manage.py doctor" in run.error

@@ -10,7 +10,7 @@ import pytest
 from django.db.models.functions import Now
 
 from recipes.machine.gpus import VISIBLE, Gpu
-from runs import lifecycle, services
+from runs import execution, lifecycle
 from runs.models import Run, State
 from runs.supervision import child, gpus, supervisor
 from runs.supervision.gpus import lease_gpus, share_of
@@ -152,7 +152,7 @@ def test_several_gpus_are_used_by_one_process_each(tmp_path):
 @pytest.mark.django_db
 def test_the_recipe_sees_only_the_gpus_of_its_run(begin, runs_dir):
     with lease_gpus(COUNTING, refuse_to_wait):
-        run = services.run_now(begin(total=2, send=False).pk)
+        run = execution.run_now(begin(total=2, send=False).pk)
     assert run.state == State.SUCCEEDED, run.error
     environment = json.loads((runs_dir / str(run.pk) / "environment.json").read_text())
     assert environment[VISIBLE] == "GPU-aa1"
@@ -176,7 +176,7 @@ def test_a_run_that_waits_for_a_gpu_says_so_and_then_continues(
             other.close()
 
         monkeypatch.setattr(supervisor.RecipeProcess, "wait_for_gpu", wait_then_free)
-        ended = services.run_now(run.pk)
+        ended = execution.run_now(run.pk)
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, 1)
 
 
@@ -194,7 +194,7 @@ def test_a_run_cancelled_while_it_waits_for_a_gpu_ends_as_cancelled(
 
     monkeypatch.setattr(supervisor.RecipeProcess, "wait_for_gpu", cancel_then_wait)
     with lease_gpus(COUNTING, refuse_to_wait):
-        ended = services.run_now(run.pk)
+        ended = execution.run_now(run.pk)
     assert (ended.state, ended.error) == (State.CANCELLED, "")
     assert not (runs_dir / str(run.pk) / "recipe.pid").exists()
 

@@ -10,7 +10,7 @@ from django.db.models import F
 from django.urls import reverse
 
 from accounts.models import Role, User
-from runs import services
+from runs import execution, services
 from runs.live import progress as progress_of
 from runs.models import Run, RunEvent, State
 from tests.reward.factory import join, make_project
@@ -414,7 +414,7 @@ def test_every_state_has_a_page_that_works_without_javascript(trainer, state, ru
 
 
 def test_a_finished_run_shows_its_result_and_outputs(trainer):
-    run = services.run_now(services.start("counting", {}, None, inputs={"word": "hi"}).pk)
+    run = execution.run_now(services.start("counting", {}, None, inputs={"word": "hi"}).pk)
     page = trainer.get(f"/runs/{run.pk}/").content.decode()
     assert run.result["digest"] in page
     assert "count.json" in page

@@ -7,7 +7,7 @@ import pytest
 from django.db import transaction
 
 from accounts.models import AuditEntry
-from runs import kinds, services
+from runs import execution, kinds, messages, services
 from runs.models import Run, State
 from runs.services import InvalidConfig
 from runs.supervision import machine_slots
@@ -77,13 +77,13 @@ def test_the_message_is_sent_after_commit_and_not_after_a_rollback():
     empty_queues()
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         start()
-        assert services.pending_messages() == 0
+        assert messages.pending_messages() == 0
         raise ZeroDivisionError
-    assert services.pending_messages() == 0
+    assert messages.pending_messages() == 0
     with transaction.atomic():
         run = start()
-        assert services.pending_messages() == 0
-    assert services.pending_messages() == 1
+        assert messages.pending_messages() == 0
+    assert messages.pending_messages() == 1
     run.refresh_from_db()
     assert run.message_sent_at
     empty_queues()
@@ -131,18 +131,18 @@ def test_waiting_messages_are_not_resent():
     empty_queues()
     start()
     start()
-    assert services.pending_messages() == 2
+    assert messages.pending_messages() == 2
     Run.objects.update(message_sent_at=None)
-    services.notify_waiting(limit=100)
-    assert services.pending_messages() == 2
+    messages.notify_waiting(limit=100)
+    assert messages.pending_messages() == 2
     empty_queues()
 
 
 @pytest.mark.django_db
 def test_a_second_delivery_does_nothing(runs_dir):
-    run = services.run_now(start().pk)
-    services.execute(run.pk)
-    services.execute(run.pk + 1000)
+    run = execution.run_now(start().pk)
+    execution.execute(run.pk)
+    execution.execute(run.pk + 1000)
     run.refresh_from_db()
     assert (run.state, run.attempt, run.fencing_token) == (State.SUCCEEDED, 1, 1)
 
@@ -152,10 +152,10 @@ def test_a_busy_machine_claims_no_second_run(runs_dir):
     run = start()
     with machine_slots.acquire() as slot:
         assert slot
-        services.execute(run.pk)
+        execution.execute(run.pk)
     run.refresh_from_db()
     assert (run.state, run.attempt) == (State.QUEUED, 0)
-    services.execute(run.pk)
+    execution.execute(run.pk)
     run.refresh_from_db()
     assert run.state == State.SUCCEEDED
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.apps import apps
 
-from runs import kinds, services, storage
+from runs import execution, kinds, services, storage
 from runs.models import Artifact, Run, State
 from runs.services import InvalidConfig
 from runs.supervision import workspace
@@ -29,7 +29,7 @@ def reader(monkeypatch) -> str:
 
 @pytest.fixture
 def finished(begin) -> Run:
-    return services.run_now(begin(total=2, send=False).pk)
+    return execution.run_now(begin(total=2, send=False).pk)
 
 
 def queue(kind: str, word: str) -> Run:
@@ -59,7 +59,7 @@ def test_an_adapter_is_found_after_its_folder_was_moved(reader, finished, settin
     assert "manage.py doctor" in str(refused.value)
     assert Run.objects.count() == 1
     settings.RUNS_DIR = moved
-    run = services.run_now(queue(reader, f"runs:{finished.pk}/output").pk)
+    run = execution.run_now(queue(reader, f"runs:{finished.pk}/output").pk)
     assert (run.state, run.error) == (State.SUCCEEDED, "")
     spec = json.loads((moved / str(run.pk) / "run.json").read_text())
     assert spec["config"]["word"] == str(moved / str(finished.pk) / "output")
@@ -94,7 +94,7 @@ def test_an_altered_adapter_is_refused_before_it_is_used(
     """Check the size when the run is queued and the digest when it starts."""
     run = queue(reader, f"runs:{finished.pk}/output")
     damage(runs_dir / str(finished.pk) / "output")
-    run = services.run_now(run.pk)
+    run = execution.run_now(run.pk)
     assert run.state == State.FAILED
     assert sentence in run.error
     assert "Restore" in run.error

@@ -18,7 +18,7 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from recipes.training import checkpoints
-from runs import kinds, lifecycle, services
+from runs import execution, kinds, lifecycle, services
 from runs.models import Run, State
 from runs.supervision import child, workspace
 from tests.worker import database_url, wait_until
@@ -34,7 +34,7 @@ def digest_of(total: int) -> str:
 
 
 def test_a_run_is_executed_to_its_result(begin, runs_dir):
-    run = services.run_now(begin(total=5, send=False).pk)
+    run = execution.run_now(begin(total=5, send=False).pk)
     assert (run.state, run.error) == (State.SUCCEEDED, "")
     assert run.result == {"accuracy": 0.75, "digest": digest_of(5)}
     assert (run.step, run.total_steps, run.attempt) == (5, 5, 1)
@@ -48,7 +48,7 @@ def test_a_run_is_executed_to_its_result(begin, runs_dir):
 
 
 def test_published_files_are_recorded_with_their_hash(begin, runs_dir):
-    run = services.run_now(begin(total=3, send=False).pk)
+    run = execution.run_now(begin(total=3, send=False).pk)
     result = {artifact.name: artifact for artifact in run.artifacts.all()}
     assert set(result) == {"count.json", "parts"}
     written = (runs_dir / str(run.pk) / "output" / "count.json").read_bytes()
@@ -71,7 +71,7 @@ def test_published_files_are_recorded_with_their_hash(begin, runs_dir):
     ],
 )
 def test_a_failed_run_has_a_sentence_with_the_reason(begin, trouble, sentence):
-    run = services.run_now(begin(trouble=trouble, send=False).pk)
+    run = execution.run_now(begin(trouble=trouble, send=False).pk)
     assert run.state == State.FAILED
     assert sentence in run.error
     assert not run.artifacts.exists()
@@ -86,7 +86,7 @@ def test_a_failed_run_has_a_sentence_with_the_reason(begin, trouble, sentence):
     ],
 )
 def test_an_error_in_a_kinds_code_fails_the_run_and_is_rolled_back(begin, runs_dir, word, sentence):
-    run = services.run_now(begin(word=word, send=False).pk)
+    run = execution.run_now(begin(word=word, send=False).pk)
     assert (run.state, run.error, run.title) == (State.FAILED, sentence, "")
     assert not run.artifacts.exists()
     if word != "unpreparable":
@@ -99,28 +99,28 @@ def test_an_incomplete_preparation_is_repeated_after_a_crash(begin, runs_dir):
     data.mkdir(parents=True)
     (data / "half.parquet").write_text("torn")
     (data.parent / "run.json").write_text('{"from": "another start"}')
-    run = services.run_now(run.pk)
+    run = execution.run_now(run.pk)
     assert run.state == State.SUCCEEDED
     assert [path.name for path in data.iterdir()] == ["words.txt"]
 
 
 def test_a_run_is_prepared_once(begin, runs_dir):
-    run = services.run_now(begin(trouble="error", send=False).pk)
+    run = execution.run_now(begin(trouble="error", send=False).pk)
     marker = runs_dir / str(run.pk) / "data" / "words.txt"
     marker.write_text("kept")
     services.restart(run, None)
-    services.run_now(run.pk)
+    execution.run_now(run.pk)
     assert marker.read_text() == "kept"
 
 
 def test_a_resumed_run_continues_from_its_checkpoint_and_reports_it(begin):
-    run = services.run_now(begin(total=9, trouble="error", at=5, send=False).pk)
+    run = execution.run_now(begin(total=9, trouble="error", at=5, send=False).pk)
     assert run.state == State.FAILED
     Run.objects.filter(pk=run.pk).update(config={**run.config, "trouble": "none"})
     spec = workspace.run_dir_of(run).path / "run.json"
     spec.write_text(spec.read_text().replace('"trouble": "error"', '"trouble": "none"'))
     assert services.restart(run, None)
-    run = services.run_now(run.pk)
+    run = execution.run_now(run.pk)
     assert (run.state, run.error, run.attempt) == (State.SUCCEEDED, "", 1)
     assert run.result["digest"] == digest_of(9)
     texts = [event.data["text"] for event in run.events.filter(event="message")]
@@ -152,12 +152,12 @@ def test_a_run_resumed_inside_a_part_reports_where_it_continues(begin, runs_dir,
         with checkpoints.sealed(runs_dir / str(run.pk) / name) as draft:
             draft.touch()
     Run.objects.filter(pk=run.pk).update(attempt=1)
-    run = services.run_now(run.pk)
+    run = execution.run_now(run.pk)
     assert sentence in [event.data["text"] for event in run.events.filter(event="message")]
 
 
 def test_a_run_of_an_unknown_kind_fails_with_a_sentence():
-    run = services.run_now(Run.objects.create(kind="alchemy").pk)
+    run = execution.run_now(Run.objects.create(kind="alchemy").pk)
     assert run.state == State.FAILED
     assert "There is no run kind 'alchemy'" in run.error
 
@@ -165,7 +165,7 @@ def test_a_run_of_an_unknown_kind_fails_with_a_sentence():
 def test_a_run_cancelled_before_its_start_never_starts_its_recipe(begin, runs_dir):
     run = begin(send=False)
     Run.objects.filter(pk=run.pk).update(cancel_requested_at=Now())
-    run = services.run_now(run.pk)
+    run = execution.run_now(run.pk)
     assert run.state == State.CANCELLED
     assert not (runs_dir / str(run.pk) / "log.txt").exists()
 
@@ -196,7 +196,7 @@ def test_a_run_that_finishes_during_an_outage_publishes_afterwards(begin, runs_d
     settings.RUN_LEASE_SECONDS, settings.RUN_MAX_ATTEMPTS = 2, 1
     run = begin(total=20, delay=0.05, send=False)
     folder = runs_dir / str(run.pk)
-    supervising = threading.Thread(target=services.run_now, args=(run.pk,))
+    supervising = threading.Thread(target=execution.run_now, args=(run.pk,))
     supervising.start()
     wait_until(lambda: (folder / "events.jsonl").exists())
     with unavailable_database():
@@ -221,7 +221,7 @@ def test_results_of_an_earlier_attempt_are_reused(begin, runs_dir):
     command = child.command_for("tests.runs.counting", folder, gpus=0)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     workspace.mark_finished(workspace.run_dir_of(run))
-    run = services.run_now(run.pk)
+    run = execution.run_now(run.pk)
     assert (run.state, run.error) == (State.SUCCEEDED, "")
     assert run.result["digest"] == digest_of(4)
     assert not (folder / "log.txt").exists()
@@ -230,11 +230,11 @@ def test_results_of_an_earlier_attempt_are_reused(begin, runs_dir):
 
 
 def test_results_that_cannot_be_reused_are_computed_again(begin):
-    run = services.run_now(begin(word="unfinishable", send=False).pk)
+    run = execution.run_now(begin(word="unfinishable", send=False).pk)
     assert run.state == State.FAILED
     Run.objects.filter(pk=run.pk).update(inputs={"word": "hello"})
     services.restart(run, None)
-    run = services.run_now(run.pk)
+    run = execution.run_now(run.pk)
     assert run.state == State.SUCCEEDED
     assert "counting from" in workspace.log_of(workspace.run_dir_of(run)).read_text()
 
@@ -253,7 +253,7 @@ def test_the_lease_is_renewed_while_the_run_waits_for_its_directory(begin, setti
     monkeypatch.setattr(workspace, "STALE_SECONDS", 0.8)
     run = begin(total=2, send=False)
     with directory_in_use(run):
-        waiting = threading.Thread(target=services.run_now, args=(run.pk,))
+        waiting = threading.Thread(target=execution.run_now, args=(run.pk,))
         waiting.start()
         wait_until(lambda: Run.objects.filter(pk=run.pk, state=State.RUNNING).exists())
         for _ in range(10):
@@ -268,7 +268,7 @@ def test_the_lease_is_renewed_while_the_run_waits_for_its_directory(begin, setti
 def test_a_run_cancelled_while_it_waits_for_its_directory_ends_as_cancelled(begin):
     run = begin(send=False)
     with directory_in_use(run):
-        waiting = threading.Thread(target=services.run_now, args=(run.pk,))
+        waiting = threading.Thread(target=execution.run_now, args=(run.pk,))
         waiting.start()
         wait_until(lambda: Run.objects.filter(pk=run.pk, state=State.RUNNING).exists())
         services.cancel(run, None)
@@ -280,7 +280,7 @@ def test_a_run_cancelled_while_it_waits_for_its_directory_ends_as_cancelled(begi
 def test_a_cancelled_run_that_cannot_be_prepared_ends_as_cancelled(begin):
     run = begin(word="unpreparable", send=False)
     Run.objects.filter(pk=run.pk).update(cancel_requested_at=Now())
-    assert services.run_now(run.pk).state == State.CANCELLED
+    assert execution.run_now(run.pk).state == State.CANCELLED
 
 
 def test_a_recipe_stopped_by_a_signal_is_retried(begin, runs_dir, monkeypatch):
@@ -293,20 +293,20 @@ def test_a_recipe_stopped_by_a_signal_is_retried(begin, runs_dir, monkeypatch):
         os.kill(int((folder / "recipe.pid").read_text()), signal.SIGTERM)
 
     threading.Thread(target=stop_recipe).start()
-    run = services.run_now(run.pk)
+    run = execution.run_now(run.pk)
     assert (run.state, run.attempt) == (State.SUCCEEDED, 2)
     assert run.result["digest"] == digest_of(30)
 
 
 def test_a_recipe_that_requests_a_restart_loses_no_attempt(begin):
-    run = services.run_now(begin(trouble="again", send=False).pk)
+    run = execution.run_now(begin(trouble="again", send=False).pk)
     assert (run.state, run.error, run.attempt) == (State.SUCCEEDED, "", 1)
     assert run.result["digest"] == digest_of(5)
 
 
 def test_the_exit_of_several_processes_is_reported_in_place_of_the_launchers(begin):
     """Check that a stopped attempt is retried, and that one without an exit report fails."""
-    run = services.run_now(begin(trouble="stopped behind a launcher", send=False).pk)
+    run = execution.run_now(begin(trouble="stopped behind a launcher", send=False).pk)
     assert (run.state, run.attempt) == (State.FAILED, 2)
     assert "The recipe ended with status 1." in run.error
 
@@ -333,7 +333,7 @@ def test_a_recipe_gets_the_allowed_variables_and_no_secret(begin, runs_dir, monk
     for name, value in {**allowed, **dict.fromkeys(names[3:], "hunter2")}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TIEBREAK_SECRET_KEY", "hunter2")
-    run = services.run_now(begin(total=2, send=False).pk)
+    run = execution.run_now(begin(total=2, send=False).pk)
     environment = json.loads((runs_dir / str(run.pk) / "environment.json").read_text())
     assert {name: environment.get(name) for name in allowed} == allowed
     assert environment["PATH"] == os.environ["PATH"]
@@ -359,7 +359,7 @@ def test_two_attempts_never_write_the_same_directory_concurrently(begin, runs_di
 
 
 def test_the_folder_of_another_databases_run_is_refused(begin):
-    run = services.run_now(begin(total=2, send=False).pk)
+    run = execution.run_now(begin(total=2, send=False).pk)
     run.created_at += timedelta(seconds=1)
     with pytest.raises(kinds.CannotRun, match="another database"):
         workspace.prepare(run, kinds.get(run.kind))

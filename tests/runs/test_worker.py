@@ -194,8 +194,8 @@ def test_a_run_survives_a_restart_of_redis(begin, celery_worker, tmp_path, monke
 TELL = """
 import django
 django.setup()
-from runs import services
-print(services.notify_worker(1), services.pending_messages())
+from runs import messages
+print(messages.notify_worker(1), messages.pending_messages())
 """
 
 

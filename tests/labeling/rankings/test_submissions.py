@@ -2,7 +2,7 @@ import pytest
 from django.utils import timezone
 
 from labeling.models import Project, Ranking, Slot
-from labeling.queue import filling, slots
+from labeling.queue import answering, filling, slots
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
@@ -34,7 +34,7 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
     task, places = slot.task, ids(slot.task)
     project = Project.objects.select_related("current_version").get()
     with django_assert_num_queries(1):
-        result = filling.slot_to_answer(project, slot.pk, reviewer)
+        result = answering.slot_to_answer(project, slot.pk, reviewer)
         found_slot = result.slot
         assert (found_slot, found_slot.task, found_slot.project) == (slot, task, project)
         assert result.response_ids == places
@@ -50,15 +50,15 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
 
 
 def test_a_slot_of_another_project_is_not_there(slot, reviewer):
-    assert filling.slot_to_answer(make_project(), slot.pk, reviewer) is None
+    assert answering.slot_to_answer(make_project(), slot.pk, reviewer) is None
 
 
 def test_a_slot_is_there_for_its_reviewer_and_earlier_reviewers_only(slot, project, reviewer):
     other = make_member(project)
-    assert filling.slot_to_answer(project, slot.pk, other) is None
+    assert answering.slot_to_answer(project, slot.pk, other) is None
     slots.release(slot_id=slot.pk, reviewer=reviewer)
-    assert filling.slot_to_answer(project, slot.pk, other) is None
-    assert filling.slot_to_answer(project, slot.pk, reviewer).slot == slot
+    assert answering.slot_to_answer(project, slot.pk, other) is None
+    assert answering.slot_to_answer(project, slot.pk, reviewer).slot == slot
 
 
 def test_the_fast_path_leaves_the_slot_filled(slot, reviewer):
