@@ -9,8 +9,8 @@ no edge. After the units x₁ … xₙ, the capital is
 
 with the fixed stakes c and weights w_c of `STAKES` and `WEIGHTS`. If μ ≤ m, W(m) is a nonnegative
 supermartingale that starts at 1, so the probability that it ever reaches 1/α is at most α (Ville's
-inequality). The verdicts may therefore be read after each prompt, and the evaluation may stop at any time. Hypotheses
-μ ≥ m use 1 - x and 1 - m.
+inequality). The verdicts may therefore be read after each prompt, and the evaluation may stop at any
+time. Hypotheses μ ≥ m use 1 - x and 1 - m.
 
 W(m) falls as m rises. The values of m whose capital never reached 2/α, on either side, therefore form an
 interval: the confidence sequence. With a probability of at least 1 - α, it contains μ after every
@@ -242,7 +242,8 @@ def forecast(gain: float, alpha: float, most: int = MOST_FORECAST) -> Forecast:
     """Return the number of prompts until "better" is proven, if the win rate is ½ + gain.
 
     The numbers are exact for one verdict per prompt and no ties. They are computed by following, prompt
-    by prompt, the distribution of the number of wins among the evaluations that have not ended. Ties at the same gain make an evaluation shorter.
+    by prompt, the distribution of the number of wins among the evaluations that have not ended. Ties at
+    the same gain make an evaluation shorter.
     """
     rate, threshold = 0.5 + gain, math.log(2 / alpha)
     running, ended, median = np.array([1.0]), 0.0, None  # running: probability of 0 … n wins

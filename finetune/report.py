@@ -56,7 +56,8 @@ class PolicyTraining(TrainingFigures):
 class FinetuneReport(Quality, Provenance):
     """The report of a fine-tuning run. `kind` is the method's name.
 
-    `learned_from` is the training data as a phrase. `pairs` and `prompts` are counts of the train and the test split, as earlier reports have them.
+    `learned_from` is the training data as a phrase. `pairs` and `prompts` are counts of the train and
+    the test split, as earlier reports have them.
     """
 
     kind: str

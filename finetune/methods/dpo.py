@@ -68,6 +68,8 @@ class DPOSettings(PreferenceSettings, ReferenceSettings):
         advanced=True,
     )
 
+    # The objective is also that of reward models, which can have several heads and rate criteria.
+
     @property
     def heads(self) -> int:
         return 1

@@ -33,9 +33,9 @@ def model_card(report: FinetuneReport) -> str:
         "## On held-out prompts\n",
         *_likelihood_lines(report["likelihood"]),
         *_score_lines(report.get("score_change")),
-        "The implicit reward of a response is the increase of its log-probability by the adapter, times β if the method has one. "
-        "Its accuracy shows that the preferences were learned, not that the answers are better. For "
-        "that, evaluate the answers of both models.\n",
+        "The implicit reward of a response is the increase of its log-probability by the adapter, "
+        "times β if the method has one. Its accuracy shows that the preferences were learned, not "
+        "that the answers are better. For that, evaluate the answers of both models.\n",
         *held_out_table(
             {
                 "implicit reward orders pairs as reviewers did": report["accuracy"],

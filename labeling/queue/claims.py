@@ -150,6 +150,7 @@ FROM labeling_project project
 WHERE slot.id = %(id)s AND project.id = slot.project_id AND slot.reviewer_id IS NULL
 RETURNING slot.*
 """  # noqa: S608 - made of constants
+"""Lease one given slot, if it is free. Used for gold slots, which are not taken from the queue."""
 
 
 def claim_leases(

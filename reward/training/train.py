@@ -99,7 +99,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         objective = Objective.of(config, data.groups["train"])
 
         def attempt(
-            micro_batch_size: int, accumulation: int
+            micro_batch_size: int, _accumulation: int
         ) -> tuple[GroupTrainer, str | None, str]:
             set_seed(config.seed)
             folder.stage("Loading the model")

@@ -115,6 +115,8 @@ def _run_attempt(run: Run, lease: Lease, slot: MachineSlot | None) -> None:
         process.start(command, lock, gpus)
         if slot:
             slot.note(lease, watchdog_pid=process.child.watchdog_pid)
+    # The child has inherited the locks, so they are held until it ends, although the block above
+    # has closed this process's copies.
     status = process.wait()
     if status == 0:
         workspace.mark_finished(run_dir)

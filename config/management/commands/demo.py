@@ -31,8 +31,9 @@ class Command(BaseCommand):
     help = (
         "Run the whole loop on the demo project, and then serve it. The loop samples answers, has "
         "simulated reviewers rank them, freezes a snapshot, trains a reward model, fine-tunes with DPO, "
-        "evaluates on held-out letters and promotes the tuned model if it is proven better. If the demo is already finished, it is only served. With --exit, "
-        "the last line of the output is a JSON object with the figures."
+        "evaluates on held-out letters and promotes the tuned model if it is proven better. If the "
+        "demo is already finished, it is only served. With --exit, the last line of the output is a "
+        "JSON object with the figures."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -66,6 +66,11 @@ class PolicyTrainer(GroupTrainer):
     def losses(
         self, outputs: dict[str, torch.Tensor], batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the losses of the groups, (G,), and the scores, (G, K).
+
+        If `StepCollator` gave the part a `share`, the mean of the losses over the step's groups is
+        the mean over all its items, such as tokens.
+        """
         losses, scores = self.loss(outputs, batch)
         return (losses * batch["share"] if "share" in batch else losses), scores
 
@@ -150,14 +155,16 @@ def fit(
     loss = method.loss(prepared.groups["train"])
     ready: _Ready | None = None
 
-    def attempt(micro_batch_size: int, accumulation: int) -> Fitted:
+    # A batch of the trainer is a whole step, which the collator divides into parts, so there are no
+    # accumulation steps.
+    def attempt(micro_batch_size: int, _accumulation: int) -> Fitted:
         nonlocal ready
         set_seed(config.seed)
         restore(policy, untrained)
         steps = step_collator(with_token_limit(config), collator, micro_batch_size)
         train = ready.train if ready else prepared.tokens["train"]
         trainer = make_trainer(run_dir, config, policy, loss, train, steps, stop)
-        ready = ready or prepare(trainer)
+        ready = ready or check_first_batch(trainer)
         trainer.train_dataset = ready.train
         held_out = HeldOut(policy, method, prepared, ready.test_reference, collator, stop)
         events = ProgressEvents(run_dir)
@@ -175,7 +182,7 @@ def fit(
             ready.first,
         )
 
-    def prepare(trainer: PolicyTrainer) -> _Ready:
+    def check_first_batch(trainer: PolicyTrainer) -> _Ready:
         first = first_batch(trainer)
         run_dir.stage("Checking the first batch")
         head_reason = processes.from_rank_0(check_head(policy, first, collator.pad_id))
