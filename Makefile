@@ -26,8 +26,10 @@ FAST := tests/accounts tests/config tests/demo tests/house tests/labeling tests/
 FAST_VENV = .venv-fast/$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 test-fast:
-	@test -d $(FAST_VENV) || $(PYTHON) -m venv $(FAST_VENV)
-	$(FAST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@if [ ! $(FAST_VENV)/installed -nt pyproject.toml ] || [ ! $(FAST_VENV)/installed -nt constraints.txt ]; then \
+		$(PYTHON) -m venv $(FAST_VENV) && \
+		$(FAST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]' && \
+		touch $(FAST_VENV)/installed; fi
 	$(FAST_VENV)/bin/python -m pytest -m "not browser and not processes and not slow and not torch and not worker" $(FAST) $(if $(DATABASE_URL)$(REDIS_URL),,--numprocesses 2 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
 check: setup-dev

@@ -16,6 +16,8 @@ from psycopg.conninfo import make_conninfo
 from config.web.connections import SILENT_SECONDS, OutageConnection, limited_waiting
 from tests.worker import database_url
 
+pytestmark = pytest.mark.slow
+
 
 class Proxy:
     """A proxy in front of PostgreSQL, which forwards nothing while `silent` is set."""

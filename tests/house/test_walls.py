@@ -46,6 +46,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("entry", ["config.urls", "config.celery", "config.wsgi"])
 def test_web_and_worker_processes_never_import_torch(entry: str) -> None:
     code = (
@@ -62,6 +63,7 @@ def test_web_and_worker_processes_never_import_torch(entry: str) -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "modules", ["labeling.importing.reading, labeling.importing.process", "config.celery"]
 )
@@ -79,6 +81,7 @@ def test_imports_and_workers_load_neither_arrow_nor_the_pages(modules: str) -> N
     assert result.stdout.strip() == "[]", result.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.torch
 @pytest.mark.parametrize("recipe", ["reward.training.train", "finetune.training.train"])
 def test_recipes_import_no_django_celery_or_database(recipe: str) -> None:
@@ -89,6 +92,7 @@ def test_recipes_import_no_django_celery_or_database(recipe: str) -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("package", ["reward.training", "finetune.training"])
 @pytest.mark.parametrize(("chosen", "used"), [("", "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_waiting_threads_do_not_spin(

@@ -132,6 +132,7 @@ class SwitchedConnection(psycopg.Connection[Any]):
         return super().connect(*args, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 def test_a_waiting_thread_gets_a_connection_when_the_database_returns() -> None:
     options = {**settings.DATABASES["default"]["OPTIONS"]["pool"]}

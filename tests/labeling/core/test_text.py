@@ -207,6 +207,7 @@ def test_direction_marks_are_shown_in_ascii_and_kept_next_to_letters_that_need_t
     assert visible("שלום\u200f!") == "שלום\u200f!"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["%s", "a%sa", "ä%sä", "\u200d%s", "%s\ufe0f"])
 def test_the_fast_search_finds_every_hidden_character(context):
     """`visible` skips the slow search of texts without a suspect."""

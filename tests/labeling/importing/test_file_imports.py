@@ -17,7 +17,7 @@ from tests.labeling.pages.test_pages_data import line, sent
 from tests.labeling.pages.test_pages_project import make_lead
 from tests.worker import celery_worker, database_url, runs_dir, wait_until  # noqa: F401
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
 
 
 @pytest.fixture
