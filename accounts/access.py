@@ -24,7 +24,9 @@ def user_of(request: HttpRequest) -> User:
     return request.user
 
 
-def _restrict(rule: Callable[[User], bool], view: View[P], refusal: Promise) -> View[P]:
+def restrict(rule: Callable[[User], bool], view: View[P], refusal: Promise) -> View[P]:
+    """Restrict a view to the people for whom the rule holds. Others get a 403 with the refusal."""
+
     @wraps(view)
     def protected_view(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         if not rule(user_of(request)):
@@ -36,17 +38,17 @@ def _restrict(rule: Callable[[User], bool], view: View[P], refusal: Promise) -> 
 
 def lead_required(view: View[P]) -> View[P]:
     """Restrict a view to leads. Anonymous visitors are asked to sign in; reviewers get a 403."""
-    return _restrict(lambda user: user.can_lead, view, _("Only leads may see this page."))
+    return restrict(lambda user: user.can_lead, view, _("Only leads may see this page."))
 
 
 def trainer_required(view: View[P]) -> View[P]:
     """Restrict a view to trainers. Anonymous visitors are asked to sign in; others get a 403."""
-    return _restrict(lambda user: user.can_train, view, _("Only trainers may see this page."))
+    return restrict(lambda user: user.can_train, view, _("Only trainers may see this page."))
 
 
 def administrator_required(view: View[P]) -> View[P]:
     """Restrict a view to administrators. Anonymous visitors are asked to sign in; others get a 403."""
-    return _restrict(
+    return restrict(
         lambda user: user.is_active and user.is_superuser,
         view,
         _("Only administrators may see this page."),

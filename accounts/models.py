@@ -10,6 +10,8 @@ from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
 from django.utils import timezone
 
+from database import clock
+
 LAST_USE_PRECISION = timedelta(minutes=1)
 """Precision of `Token.last_used_at`. It is updated only this often, so that few requests write it."""
 
@@ -158,7 +160,7 @@ class SignInAttempts(models.Model):
 class AuditEntry(models.Model):
     """A record of a user's action on an object that the object itself does not show."""
 
-    at = models.DateTimeField(auto_now_add=True, db_index=True)
+    at = models.DateTimeField(default=clock.now, editable=False, db_index=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT)
     action = models.CharField(max_length=60)
     subject = models.CharField(max_length=200)

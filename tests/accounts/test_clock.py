@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from accounts.models import audit
 from database import clock
 from labeling.rankings import recording, skip, undo
 from labeling.rankings.content import Content
@@ -19,9 +20,7 @@ def ten_minutes_slow(monkeypatch):
     real = timezone.now
     monkeypatch.setattr(timezone, "now", lambda: real() - timedelta(minutes=10))
     monkeypatch.setattr(clock, "_measured_at", -clock.MEASURED_EVERY)
-    yield
-    monkeypatch.setattr(timezone, "now", real)
-    clock._measured_at = -clock.MEASURED_EVERY
+    monkeypatch.setattr(clock, "_ahead", timedelta())  # so that it is restored with the measurement
 
 
 def test_now_is_the_database_time_on_a_machine_with_a_slow_clock(ten_minutes_slow):
@@ -51,3 +50,9 @@ def test_the_undo_window_does_not_depend_on_the_web_servers_clock(ten_minutes_sl
     assert back.leased_until - clock.now() <= timedelta(minutes=project.lease_minutes)
     slots.skip(slot_id=back.pk, project=project, reviewer=reviewer, reason="unclear", note="")
     assert skip.newest(project, reviewer) is not None
+
+
+def test_the_audit_trail_has_the_database_time(ten_minutes_slow):
+    assert audit(None, "tested", "clocks").at - timezone.now() == pytest.approx(
+        timedelta(minutes=10), abs=timedelta(seconds=5)
+    )
