@@ -13,8 +13,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class RunDirError(Exception):
 class RunDir:
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.observers: list[Callable[[str, dict[str, Any]], None]] = []
+        """Functions that are called with each event that this object has written."""
 
     @property
     def whole(self) -> "RunDir":
@@ -97,30 +99,41 @@ class RunDir:
         return run_dir
 
     def spec(self) -> dict[str, Any]:
-        """Return the contents of run.json. Raises RunDirError if it is missing or is not JSON."""
+        """Return the contents of run.json. Raises RunDirError if it is missing or not a JSON object."""
         spec_file = self.path / "run.json"
         try:
-            return json.loads(spec_file.read_text())
+            spec = json.loads(spec_file.read_text())
         except FileNotFoundError:
             raise RunDirError(
                 f"{spec_file} does not exist: {self.path} is not a run directory."
             ) from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise RunDirError(f"{spec_file} is not valid JSON: {error}.") from None
+        if not isinstance(spec, dict):
+            raise RunDirError(f"{spec_file} is not a JSON object.")
+        return spec
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append an event. A line is written in one call, so readers never see a part of it."""
+        """Append an event. A line is written in one call, so readers never see a part of it.
+
+        Only a full disk can cut a line off. The next event then begins on a new line. Raises OSError.
+        """
         line = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": event,
             **fields,
         }
         data = (json.dumps(line, allow_nan=False, default=float) + "\n").encode()
-        descriptor = os.open(self.events_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self.events_file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, data)
+            if _ends_within_line(descriptor):
+                data = b"\n" + data
+            while data:  # on a full disk, the second call reports the error that the first one met
+                data = data[os.write(descriptor, data) :]
         finally:
             os.close(descriptor)
+        for observer in self.observers:
+            observer(event, fields)
 
     def message(self, text: str, level: str = "info") -> None:
         self.emit("message", level=level, text=text)
@@ -132,12 +145,15 @@ class RunDir:
     def events(self) -> list[dict[str, Any]]:
         """Return all complete events so far, oldest first.
 
-        An incomplete last line, which a full disk can cause, is skipped.
+        Incomplete lines, which a full disk can cause, are skipped.
         """
         if not self.events_file.exists():
             return []
-        lines = self.events_file.read_bytes().split(b"\n")[:-1]
-        return [json.loads(line) for line in lines if line]
+        events = []
+        for line in self.events_file.read_bytes().split(b"\n")[:-1]:
+            with suppress(ValueError):
+                events.append(json.loads(line))
+        return events
 
     @contextmanager
     def publish(self) -> Iterator[Path]:
@@ -159,6 +175,12 @@ class RunDir:
             self.output.rename(replaced)
         draft.rename(self.output)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _ends_within_line(descriptor: int) -> bool:
+    """Return whether the last line of the open file is incomplete."""
+    end = os.lseek(descriptor, 0, os.SEEK_END)
+    return bool(end) and os.pread(descriptor, 1, end - 1) != b"\n"
 
 
 @contextmanager
@@ -200,6 +222,18 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return installed
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a hard link to the file or, if that is impossible, a copy.
+
+    With a link, a change of one file would change the other. So both must be replaced, never written to.
+    """
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def write_json(path: Path, value: Any) -> None:

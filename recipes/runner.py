@@ -20,6 +20,7 @@ from recipes.report import Provenance
 from recipes.rundir import RESTART, STOPPED, TRAINER_FOLDER, RunDir, RunDirError, versions
 from recipes.settings import ConfigError, RecipeConfig
 from recipes.stopping import StopSignal
+from recipes.tracking.tensorboard import write_tensorboard
 from recipes.training_settings import DTYPES
 
 
@@ -42,6 +43,8 @@ def run_recipe(
     quiet_libraries()
     try:
         if run_dir.path.is_dir():
+            if not processes.rank():
+                write_tensorboard(run_dir)
             begin(run_dir, uses_gpu=uses_gpu)
         recipe(run_dir, stop)
     except Stopped:
@@ -69,8 +72,10 @@ def begin(run_dir: RunDir, *, uses_gpu: bool) -> None:
     with suppress(RunDirError):  # the recipe reports a missing run.json
         dtype = run_dir.spec().get("config", {}).get("dtype", "auto")
         if dtype in DTYPES:  # the recipe refuses others, with the name of the setting
-            run_dir.message(checks.sentence_about(checks.device_of(dtype)))
-    run_dir.stage("Reading the data")
+            device = checks.device_of(dtype)
+            run_dir.message(checks.sentence_about(device))
+            run_dir.emit("device", **device)
+    run_dir.stage("Starting")
 
 
 def _failed(run_dir: RunDir, sentence: str) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Protocol
 
+from recipes.presets import BEST_QUALITY, QUICK_LOOK, SMALL_GPU
 from recipes.settings import RecipeConfig, option
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -56,6 +57,7 @@ class ChatSettings(RecipeConfig):
         "begins.",
         label="Date in chats",
         advanced=True,
+        unit="YYYY-MM-DD",
     )
 
     def conflicts(self) -> dict[str, str]:
@@ -81,12 +83,41 @@ class TrainingSettings(ChatSettings):
     A recipe adds further settings. It may declare one again to change its default.
     """
 
+    preset_values = {
+        QUICK_LOOK: {"epochs": 0.25},
+        BEST_QUALITY: {"epochs": 2.0, "lora_r": 32, "lora_alpha": 64},
+        SMALL_GPU: {"micro_batch_size": 1, "tokens_at_once": 1024},
+    }
+    importance = (
+        "learning_rate", "epochs", "steps", "rounds", "prompts_per_round", "samples_per_prompt",
+        "beta", "scale_rewards", "desirable_weight", "undesirable_weight", "min_margin",
+        "batch_size", "max_length", "max_new_tokens", "temperature", "tie_margin", "heads",
+        "lora_r", "lora_alpha", "lora_dropout", "micro_batch_size",
+    )  # fmt: skip
+    sections = {
+        "Rankings": (
+            "ties", "strength", "strength_scale", "reviewer_weights", "label_smoothing",
+            "smoothing", "cut_weight", "criteria_weight",
+        ),
+        "Optimizer": ("warmup", "schedule", "weight_decay", "max_grad_norm", "seed"),
+        "Adapter": ("lora_variant", "lora_targets"),
+        "Memory and speed": (
+            "tokens_at_once", "gradient_checkpointing", "sampling_batch_size", "engine", "quantize", "dtype",
+            "packing", "layout", "compile", "max_tokens",
+        ),
+        "Evaluation and checkpoints": (
+            "evaluations", "learning_curve", "label_mistakes", "checkpoint_steps",
+        ),
+        "Chats": ("chat_template_kwargs", "chat_date"),
+    }  # fmt: skip
+
     epochs: float = option(
         1.0,
         "How many times training passes over the data. Models overfit preferences quickly; one "
         "to three passes are usual.",
         min=0.01,
         max=50,
+        unit="passes",
     )
     learning_rate: float = option(
         1e-4,
@@ -101,6 +132,7 @@ class TrainingSettings(ChatSettings):
         label="Prompts per step",
         min=1,
         max=4096,
+        unit="prompts",
     )
     micro_batch_size: int = option(
         4,
@@ -110,6 +142,7 @@ class TrainingSettings(ChatSettings):
         label="Prompts per forward pass",
         min=1,
         max=4096,
+        unit="prompts",
     )
     lora_r: int = option(
         16,
@@ -143,6 +176,7 @@ class TrainingSettings(ChatSettings):
         min=0,
         max=1,
         advanced=True,
+        unit="share of steps",
     )
     schedule: str = option(
         "cosine",
@@ -174,6 +208,7 @@ class TrainingSettings(ChatSettings):
         min=0,
         max=1_000_000,
         advanced=True,
+        unit="steps",
     )
     tokens_at_once: int | None = option(
         None,
@@ -184,6 +219,7 @@ class TrainingSettings(ChatSettings):
         label="Tokens per forward pass",
         min=1,
         advanced=True,
+        unit="tokens",
     )
     layout: str = option(
         "auto",
@@ -225,6 +261,12 @@ class TrainingSettings(ChatSettings):
             return {"micro_batch_size": text}
         return {}
 
+    def unused(self) -> dict[str, str]:
+        reasons = super().unused()
+        if self.layout == "plain" and "packing" not in self.without:
+            reasons["packing"] = "It has no effect with the layout plain, which packs nothing."
+        return reasons
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSettings(RecipeConfig):
@@ -245,6 +287,7 @@ class PreferenceSettings(RecipeConfig):
         min=0,
         max=10,
         advanced=True,
+        unit="points of score",
     )
     label_smoothing: float = option(
         0.0,
@@ -253,6 +296,7 @@ class PreferenceSettings(RecipeConfig):
         min=0,
         max=0.49,
         advanced=True,
+        unit="share of judgments",
     )
     smoothing: str = option(
         "conservative",
@@ -289,6 +333,14 @@ class PreferenceSettings(RecipeConfig):
         max=100,
         advanced=True,
     )
+
+    def unused(self) -> dict[str, str]:
+        reasons = super().unused()
+        if self.strength == "ignore":
+            reasons["strength_scale"] = "It has no effect while graded strength is ignored."
+        if not self.label_smoothing:
+            reasons["smoothing"] = "It has no effect without label smoothing."
+        return reasons
 
 
 class ObjectiveSettings(Protocol):

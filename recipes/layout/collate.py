@@ -51,7 +51,7 @@ class Collator:
             tensors = plain_layout(groups, self.pad_id)
         if self.targets:
             tensors |= response_targets(groups, self._starts(groups))
-        return {**tensors, **evidence(groups)}
+        return {**tensors, **loss_tensors(groups)}
 
     def _starts(self, groups: Sequence[TokenGroup]) -> list[list[tuple[int, int, int]]]:
         """Return where each response of each group begins.
@@ -251,17 +251,17 @@ LAYOUT = frozenset(
         *("target_rows", "target_positions", "target_ids", "target_responses"),
     }
 )
-"""The tensors of a batch that the model reads. The loss reads the other tensors, the evidence."""
+"""The tensors of a batch that the model reads. The loss reads the others."""
 
 
 def for_model(batch: Batch) -> Batch:
     return {name: values for name, values in batch.items() if name in LAYOUT}
 
 
-def evidence(groups: Sequence[TokenGroup]) -> Batch:
+def loss_tensors(groups: Sequence[TokenGroup]) -> Batch:
     """Return the tensors that the loss reads, padded with zeros to K responses.
 
-    They include the `signals` of preferences/evidence.py.
+    They include the `signals` of preferences/loss_inputs.py.
     """
     width = max(len(group.responses) for group in groups)
     wins = np.zeros((len(groups), width, width), dtype=np.float32)

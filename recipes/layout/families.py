@@ -116,8 +116,7 @@ def _gradients(
     model: SharedPromptModel, group: Sequence[TokenGroup], collator: Collator, dtype: torch.dtype
 ) -> torch.Tensor:
     """Return the gradients of a weighted sum of the scores, flat, in float32, without dropout."""
-    mixed = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
-    with evaluating(model), mixed:
+    with evaluating(model), autocast(model.device, dtype):
         outputs = model(**inputs_of(model, group, collator))["outputs"]  # (1, K, N + C)
         k = torch.arange(outputs.shape[1], device=outputs.device)
         weights = (1 - 2 * (k % 2)) / (1 + k)  # (K,): 1, -½, ⅓, …
@@ -130,6 +129,11 @@ def _gradients(
 def precision(model: SharedPromptModel) -> torch.dtype:
     """Return the number format in which the layers compute. For quantized layers it is bfloat16."""
     return torch.bfloat16 if is_quantized(model.inner) else model.inner.dtype
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return a context in which layers compute in this number format, unless it is float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def unsupported_architecture(model: SharedPromptModel) -> str | None:

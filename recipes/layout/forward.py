@@ -17,8 +17,13 @@ from recipes.machine.memory import free_memory, is_out_of_memory
 from recipes.preferences.tokens import TokenGroup
 from recipes.stopping import StopSignal
 
-SCORING_TOKENS = 8192
-"""The number of tokens in a forward pass without gradients. It is halved if memory runs out."""
+TOKENS_AT_ONCE = {False: 512, True: 8192}
+"""The default limit on tokens per forward pass, without and with a GPU.
+
+On a CPU, a product of 256 rows is as fast as one of 4,096 (87 GFLOP/s on one core), so a higher limit
+would only take more memory: with 8,192 tokens, scoring takes a gigabyte more than training for a model
+with 135 million weights.
+"""
 
 
 class SharedPromptModel(Protocol):
@@ -44,6 +49,11 @@ class SharedPromptModel(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]: ...
     def zero_grad(self, set_to_none: bool = True) -> None: ...
     def __call__(self, **batch: Any) -> dict[str, torch.Tensor]: ...
+
+
+def default_tokens_at_once() -> int:
+    """Return the default limit on tokens per forward pass on this machine."""
+    return TOKENS_AT_ONCE[torch.cuda.is_available()]
 
 
 @torch.no_grad()
@@ -75,10 +85,10 @@ def score_all(
 ) -> list[np.ndarray]:
     """Return the outputs for the responses of each group, in order, as arrays (K, N).
 
-    If memory runs out, the number of tokens per forward pass is halved. Raises Stopped if the run was
+    If memory runs out, the limit on tokens per forward pass is halved. Raises Stopped if the run was
     asked to stop.
     """
-    sizes, at_once = [collator.tokens(group) for group in groups], SCORING_TOKENS
+    sizes, at_once = [collator.tokens(group) for group in groups], default_tokens_at_once()
     scores: list[np.ndarray] = []
     while len(scores) < len(groups):
         if stop:

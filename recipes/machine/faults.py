@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,17 @@ def is_no_space(error: BaseException) -> bool:
     return _number(error) in NO_SPACE
 
 
+def folder_problem(folder: str | Path) -> str | None:
+    """Return a sentence if the disk of the folder is full or files cannot be created, otherwise None."""
+    if sentence := disk_is_full(folder):
+        return sentence
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return storage_problem(error, folder)
+
+
 def disk_is_full(folder: str | Path) -> str | None:
     """Return a sentence if the disk of the folder has less than 16 MiB free, otherwise None."""
     try:
@@ -92,6 +104,11 @@ def _sentence(number: int, folder: Path | None) -> str | None:
     where = str(folder) if folder else "the folder it writes to"
     if number in NO_SPACE:
         return f"No space is left in {where}{_free(folder)}. Free some space, then try again."
+    if number == errno.EROFS:
+        return (
+            f"{where} cannot be written: it is on a read-only file system. Mount it for writing, then "
+            "try again. Linux mounts a disk read-only after errors; see the system's log."
+        )
     if number in NOT_WRITABLE:
         return (
             f"{where} cannot be written or read: {os.strerror(number).lower()}. Change its owner or "

@@ -8,18 +8,25 @@ from dataclasses import dataclass
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SMI_SECONDS = 20
-FIELDS = ("index", "uuid", "name", "memory.total", "memory.free")
+FIELDS = (
+    "index", "uuid", "name", "memory.total", "memory.free", "utilization.gpu", "temperature.gpu",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU. Its memory is in MiB, or None if the driver does not report it."""
+    """A GPU. Its memory is in MiB, its use in percent of the time, and its temperature in °C.
+
+    A value that the driver does not report is None.
+    """
 
     index: str
     uuid: str
     name: str
     total_mb: int | None = None
     free_mb: int | None = None
+    use: int | None = None
+    temperature: int | None = None
 
 
 def installed() -> list[Gpu]:
@@ -27,8 +34,8 @@ def installed() -> list[Gpu]:
     table = _smi(f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
     rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines()]
     return [
-        Gpu(index, uuid, name, _megabytes(total), _megabytes(free))
-        for index, uuid, name, total, free in (row for row in rows if len(row) == len(FIELDS))
+        Gpu(index, uuid, name, *map(_whole_number, numbers))
+        for index, uuid, name, *numbers in (row for row in rows if len(row) == len(FIELDS))
     ]
 
 
@@ -70,5 +77,5 @@ def _smi(*arguments: str) -> str:
     return process.stdout if process.returncode == 0 else ""
 
 
-def _megabytes(text: str) -> int | None:
+def _whole_number(text: str) -> int | None:
     return int(text) if text.isdigit() else None

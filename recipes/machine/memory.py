@@ -1,10 +1,12 @@
 """The memory of a training process: its peak, and smaller batches if it runs out."""
 
+import ctypes
 import gc
 import resource
 import sys
 from collections.abc import Callable
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,11 @@ def peak_memory_mb() -> float:
     """Return the peak memory of this process in MiB: GPU memory if it uses a GPU, otherwise RAM."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    if sys.platform == "linux":
+        # `ru_maxrss` would include the peak of the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return round(int(peak.split()[1]) / 2**10, 1)
     unit = 1 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
@@ -28,6 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     words = (
         "out of memory",
         "can't allocate memory",
+        "cannot allocate memory",
         "not enough memory",
         "cublas_status_alloc_failed",  # cuBLAS could not allocate its workspace
     )
@@ -66,10 +74,7 @@ def with_smaller_batches(
                 "on gradient checkpointing, or choose a smaller model."
             )
         smaller = next(n for n in range(failed_size // 2, 0, -1) if batch_size % n == 0)
-        continues = (
-            f"with {smaller} and {batch_size // smaller} accumulation steps, so each update still "
-            f"sees {batch_size}."
-        )
+        continues = f"with {smaller} at a time. Each update still uses {batch_size} examples."
         if processes.count() > 1:
             processes.record_micro_batch(run_dir, smaller)
             raise RestartRequired(
@@ -84,7 +89,34 @@ def with_smaller_batches(
         free_memory()
 
 
+def module_bytes(module: torch.nn.Module) -> int:
+    """Return the bytes of the weights and buffers of a module."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def stored_bytes(reference: str | Path) -> int:
+    """Return the bytes of the weights in a folder, or 0 if it has none, such as a name on a hub."""
+    return sum(path.stat().st_size for path in Path(reference).glob("*.safetensors"))
+
+
 def free_memory() -> None:
+    """Return unused memory to the GPU, and with glibc also to the operating system."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if _return_unused is not None:
+        _return_unused(0)
+
+
+def _glibc_trim() -> Any:
+    """Return malloc_trim of glibc, or None on systems with another C library.
+
+    glibc keeps the memory that was freed below a block in use. After sampling from a model with 135
+    million weights, that was 290 MB.
+    """
+    if sys.platform != "linux":
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+_return_unused = _glibc_trim()

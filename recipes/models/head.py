@@ -161,6 +161,25 @@ def _frozen_logps(
     return logps, u
 
 
+# --- memory of the model's own head -----------------------------------------------------------------
+
+
+def keep_head_input_contiguous(model: Any) -> None:
+    """Make the head of a language model copy a sliced input, so that it multiplies one matrix.
+
+    transformers passes the last positions of all rows to the head, as a slice. With frozen weights,
+    torch.matmul (2.13) then repeats the weights for each row of the batch: 2.6 GB and 8 seconds for 48
+    rows of a model with 135 million weights in bfloat16 on a CPU, instead of 5 MB and 0.02 seconds.
+    """
+    if (layer := model.get_output_embeddings()) is not None:
+        layer.register_forward_pre_hook(_contiguous)
+
+
+def _contiguous(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    hidden, *others = inputs
+    return hidden.contiguous(), *others
+
+
 # --- finding the head -------------------------------------------------------------------------------
 
 

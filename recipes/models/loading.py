@@ -12,10 +12,16 @@ from typing import Any
 
 from huggingface_hub.errors import GatedRepoError
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from recipes.errors import RecipeError
 from recipes.models import chat_template
+
+LOADING_ERRORS = (OSError, ValueError, SafetensorError)
+"""The errors of libraries about models, tokenizers and adapters that are missing or damaged."""
+
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
 
 
 def read_config(name: str, revision: str | None, **options: Any) -> Any:
@@ -44,7 +50,17 @@ def read_tokenizer(name: str, revision: str | None) -> Any:
 
     Raises OSError or ValueError, and RecipeError for a chat template that exceeds the limits.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    folder = Path(name)
+    if folder.is_dir() and not any(any(folder.glob(files)) for files in TOKENIZER_FILES):
+        raise ValueError(
+            "it has no tokenizer.json. Copy the files of its tokenizer to this folder."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can cause any error
+        raise ValueError(_damaged("its files", f"{type(error).__name__}: {error}")) from error
     try:
         chat_template.check(tokenizer.chat_template)
     except chat_template.TemplateTooCostly as error:
@@ -63,6 +79,8 @@ def why_not_loaded(error: BaseException) -> str:
     Libraries wrap the error of a download in other errors, so the whole chain of causes is examined.
     """
     reason = first_line(error)
+    if isinstance(error, SafetensorError):
+        reason = _damaged("a file of its weights", reason)
     step: BaseException | None = error
     while step is not None:
         status = getattr(getattr(step, "response", None), "status_code", None)
@@ -70,6 +88,10 @@ def why_not_loaded(error: BaseException) -> str:
             return f"{reason} {_access_advice()}"
         step = step.__cause__ or step.__context__
     return reason
+
+
+def _damaged(files: str, detail: str) -> str:
+    return f"{files} cannot be read ({detail}). Download or copy the model again."
 
 
 def _access_advice() -> str:
@@ -82,11 +104,17 @@ def _access_advice() -> str:
 
 
 def read_adapter(
-    model: Any, name: str | Path, revision: str | None = None, *, trainable: bool = False
+    model: Any,
+    name: str | Path,
+    revision: str | None = None,
+    *,
+    trainable: bool = False,
+    label: str = "default",
 ) -> Any:
     """Return the model with the adapter, frozen unless `trainable`.
 
-    Raises RecipeError for pickled weights.
+    A model that already has adapters keeps them, and gets another one with the name `label`. Raises
+    RecipeError for pickled weights.
     """
     folder = Path(name)
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
@@ -94,6 +122,11 @@ def read_adapter(
             f"The adapter {folder} has no adapter_model.safetensors. Save it as safetensors; "
             "pickled weights are not read."
         )
+    if isinstance(model, PeftModel):
+        model.load_adapter(
+            name, label, revision=revision, use_safetensors=True, is_trainable=trainable
+        )
+        return model
     return PeftModel.from_pretrained(
-        model, name, revision=revision, use_safetensors=True, is_trainable=trainable
+        model, name, label, revision=revision, use_safetensors=True, is_trainable=trainable
     )

@@ -10,8 +10,8 @@ from typing import Self
 import torch
 
 from recipes.preferences import loss
-from recipes.preferences.evidence import tie_share, unweighted
 from recipes.preferences.groups import Group
+from recipes.preferences.loss_inputs import tie_share, unweighted
 from recipes.training_settings import ObjectiveSettings
 
 
@@ -48,7 +48,7 @@ class Objective:
     ) -> torch.Tensor:
         """Return the loss of each group, averaged over the heads, (G,) float32.
 
-        `batch` contains the result of `layout.collate.evidence`.
+        `batch` contains the result of `layout.collate.loss_tensors`.
         """
         scores, of_criteria = outputs.movedim(-1, 0).split_with_sizes(
             [self.heads, outputs.shape[-1] - self.heads]

@@ -14,20 +14,20 @@ import numpy as np
 
 from recipes.errors import RecipeError
 from recipes.models.chat_format import NOTES, ChatFormat
-from recipes.preferences.evidence import (
-    Evidence,
-    Objection,
-    Signals,
-    plain_evidence,
-    relative_to,
-    why_no_evidence,
-)
 from recipes.preferences.groups import (
     RESPONSES_CUT_OFF,
     Group,
     PreferenceError,
     keep_responses,
     read_folder,
+)
+from recipes.preferences.loss_inputs import (
+    LossInputs,
+    Objection,
+    Signals,
+    plain_loss_inputs,
+    relative_to,
+    why_no_comparison,
 )
 from recipes.report import LeftOut
 from recipes.rundir import RunDir
@@ -37,12 +37,12 @@ EQUAL = "the same tokens as an earlier response to its prompt"
 
 @dataclass(frozen=True)
 class TokenGroup:
-    """One prompt, its K responses and the evidence about them, as numbers."""
+    """One prompt, its K responses and what its loss reads, as numbers."""
 
     prompt: np.ndarray  # (P,) int32
     responses: list[np.ndarray]  # K arrays (R_k,) int32
     wins: np.ndarray  # (K, K) float32
-    signals: Signals = field(default_factory=dict)  # see evidence.py
+    signals: Signals = field(default_factory=dict)  # see loss_inputs.py
     mismatched: "TokenGroup | None" = None
     """The same prompt with responses to another prompt, if the method needs their log π."""
 
@@ -75,12 +75,12 @@ class Prepared:
     used, by (split, key of NOTES).
     """
 
-    evidence: Callable[[Group], Evidence] = plain_evidence
+    loss_inputs: Callable[[Group], LossInputs] = plain_loss_inputs
     groups: dict[str, list[Group]] = field(default_factory=lambda: {"train": [], "test": []})
     tokens: dict[str, list[TokenGroup]] = field(default_factory=lambda: {"train": [], "test": []})
     left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     notes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    objection: Objection = why_no_evidence
+    objection: Objection = why_no_comparison
 
     def add(self, group: Group, chat: ChatFormat, limit: int) -> None:
         """Tokenize one group. Responses with more than `limit` tokens are left out and counted."""
@@ -95,11 +95,11 @@ class Prepared:
             self.notes[group.split, note] += count
         fits = self._fitting(group, len(prompt), responses, limit)
         readable = keep_responses(group, [group.response_ids[k] for k in fits])
-        evidence = self.evidence(readable)
-        if why := self.objection(readable, evidence):
+        inputs = self.loss_inputs(readable)
+        if why := self.objection(readable, inputs):
             self.left_out[group.split, "prompts", why] += 1
             return
-        tokens = TokenGroup(prompt, [responses[k] for k in fits], evidence.wins, evidence.signals)
+        tokens = TokenGroup(prompt, [responses[k] for k in fits], inputs.wins, inputs.signals)
         self.groups[group.split].append(readable)
         self.tokens[group.split].append(tokens)
 
@@ -161,10 +161,10 @@ def prepare(
     groups: Iterable[Group],
     chat: ChatFormat,
     limit: int,
-    evidence: Callable[[Group], Evidence] = plain_evidence,
-    objection: Objection = why_no_evidence,
+    loss_inputs: Callable[[Group], LossInputs] = plain_loss_inputs,
+    objection: Objection = why_no_comparison,
 ) -> Prepared:
-    prepared = Prepared(evidence, objection=objection)
+    prepared = Prepared(loss_inputs, objection=objection)
     for group in groups:
         prepared.add(group, chat, limit)
     return prepared
@@ -174,12 +174,12 @@ def read_prepared(
     run_dir: RunDir,
     chat: ChatFormat,
     limit: int,
-    evidence: Callable[[Group], Evidence] = plain_evidence,
-    objection: Objection = why_no_evidence,
+    loss_inputs: Callable[[Group], LossInputs] = plain_loss_inputs,
+    objection: Objection = why_no_comparison,
 ) -> Prepared:
     """Return the data of the run. Raises RecipeError for a file that is not preference data."""
     try:
-        return prepare(read_folder(run_dir.data), chat, limit, evidence, objection)
+        return prepare(read_folder(run_dir.data), chat, limit, loss_inputs, objection)
     except PreferenceError as error:
         raise RecipeError(str(error)) from error
 

@@ -224,14 +224,23 @@ class Small(torch.nn.Module):
 
 
 def test_scoring_counts_every_copy_of_a_prompt(monkeypatch):
-    monkeypatch.setattr("recipes.layout.forward.SCORING_TOKENS", 200)
+    monkeypatch.setattr("recipes.layout.forward.default_tokens_at_once", lambda: 200)
     model, groups = Small(200), [token_group(n, 20, [5] * 4) for n in range(6)]
     scores = score_all(model, groups, Collator(0, "plain"))
     assert [row[:, 0].tolist() for row in scores] == [[25.0] * 4] * 6
     assert model.seen == [200] * 3
 
 
-def test_scoring_continues_with_smaller_batches_when_memory_runs_out():
+@pytest.mark.parametrize("gpu, passes", [(False, [500, 500, 200]), (True, [1200])])
+def test_scoring_forwards_few_tokens_at_a_time_without_a_gpu(monkeypatch, gpu, passes):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    model, groups = Small(1200), [token_group(n, 20, [5] * 4) for n in range(12)]
+    score_all(model, groups, Collator(0, "plain"))
+    assert model.seen == passes
+
+
+def test_scoring_continues_with_smaller_batches_when_memory_runs_out(monkeypatch):
+    monkeypatch.setattr("recipes.layout.forward.default_tokens_at_once", lambda: 600)
     model, groups = Small(110), [token_group(n, 20, [5] * 4) for n in range(6)]
     scores = score_all(model, groups, Collator(0, "plain"))
     assert [len(row) for row in scores] == [4] * 6

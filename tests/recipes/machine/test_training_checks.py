@@ -19,7 +19,7 @@ from recipes.rundir import RunDir
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
 from tests.finetune.training.training_runs import messages
-from tests.machines import GPU_MB, install_smi
+from tests.machines import GPU_MB, TEMPERATURE, USE, install_smi
 
 H200 = Gpu("0", "GPU-aa0", "NVIDIA H200", GPU_MB, GPU_MB)
 READY = Machine(
@@ -33,8 +33,8 @@ READY = Machine(
 def test_the_driver_reports_gpus_and_its_cuda_version(monkeypatch, tmp_path):
     install_smi(monkeypatch, tmp_path, gpus=2, free_mb=500)
     assert gpus.installed() == [
-        Gpu("0", "GPU-aa0", "NVIDIA H200", GPU_MB, 500),
-        Gpu("1", "GPU-aa1", "NVIDIA H200", GPU_MB, 500),
+        Gpu("0", "GPU-aa0", "NVIDIA H200", GPU_MB, 500, USE, TEMPERATURE),
+        Gpu("1", "GPU-aa1", "NVIDIA H200", GPU_MB, 500, USE, TEMPERATURE),
     ]
     assert gpus.driver_cuda() == (12, 8)
 

@@ -161,6 +161,59 @@ GRANITE = (
     "{{- '<|end_of_text|>\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|start_of_role|>assistant<|end_of_role|>' }}{%- endif %}"
 )
+GEMMA_3 = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}"
+    "{% set first = messages[0].content + '\n\n' %}{% set turns = messages[1:] %}"
+    "{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}{% for m in turns %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "{% set role = 'model' if m.role == 'assistant' else m.role %}"
+    "{{ '<start_of_turn>' + role + '\n' + (first if loop.first else '') }}"
+    "{{ m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+MISTRAL_V7 = (
+    "{{- bos_token }}{%- for m in messages %}{%- if m.role == 'system' %}"
+    "{{- '[SYSTEM_PROMPT]' + m.content + '[/SYSTEM_PROMPT]' }}{%- elif m.role == 'user' %}"
+    "{{- '[INST]' + m.content + '[/INST]' }}{%- elif m.role == 'assistant' %}"
+    "{{- m.content + eos_token }}{%- elif m.role == 'tool' %}"
+    "{{- '[TOOL_RESULTS]' + m.content + '[/TOOL_RESULTS]' }}{%- endif %}{%- endfor %}"
+)
+PHI_4 = (
+    "{% for m in messages %}{% if m.role in ('system', 'user', 'assistant') %}"
+    "{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
+)
+OLMO_2 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{{ '<|assistant|>\n' + m.content + eos_token + ('' if loop.last else '\n') }}"
+    "{% elif m.role in ('system', 'user') %}{{ '<|' + m.role + '|>\n' + m.content + '\n' }}{% endif %}"
+    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
+)
+SMOLLM_3 = (
+    "{%- if enable_thinking is not defined %}{%- set enable_thinking = true %}{%- endif %}"
+    "{%- if messages[0].role == 'system' %}{%- set system = messages[0].content %}"
+    "{%- set turns = messages[1:] %}{%- else %}{%- set system = 'You are a helpful AI assistant.' %}"
+    "{%- set turns = messages %}{%- endif %}"
+    "{{- '<|im_start|>system\n## Metadata\n\nToday Date: ' + strftime_now('%d %B %Y') }}"
+    "{{- '\nReasoning Mode: ' + ('/think' if enable_thinking else '/no_think') }}"
+    "{{- '\n\n## Custom Instructions\n\n' + system + '<|im_end|>\n' }}"
+    "{%- for m in turns %}{%- if m.role == 'assistant' %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if not enable_thinking %}{{- '<think>\n\n</think>\n' }}{%- endif %}"
+    "{{- m.content.lstrip('\n') + '<|im_end|>\n' }}{%- else %}"
+    "{{- '<|im_start|>user\n' + m.content + '<|im_end|>\n' }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if not enable_thinking %}{{- '<think>\n\n</think>\n' }}{%- endif %}{%- endif %}"
+)
+HARMONY = (
+    "{{- '<|start|>system<|message|>Current date: ' + strftime_now('%Y-%m-%d') + '<|end|>' }}"
+    "{%- for m in messages %}{%- if m.role == 'assistant' %}"
+    "{{- '<|start|>assistant<|channel|>final<|message|>' + m.content }}"
+    "{{- '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}"
+    "{%- else %}{{- '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{%- endif %}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"
+)
+"""The template of gpt-oss, whose model writes the channel of its answer itself."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +330,46 @@ FAMILIES = [
         GRANITE,
         ("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"),
         "<|end_of_text|>",
+        prints_date=True,
+    ),
+    Family(
+        "Gemma 3",
+        GEMMA_3,
+        ("<pad>", "<eos>", "<bos>", "<unk>"),
+        "<end_of_turn>",
+        "<bos>",
+        "<eos>",
+        added=("<start_of_turn>", "<end_of_turn>"),
+        spaces=True,
+        refuses={"tool": "must alternate"},
+    ),
+    Family(
+        "Mistral v7",
+        MISTRAL_V7,
+        (
+            *S, "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_RESULTS]",
+            "[/TOOL_RESULTS]",
+        ),
+        "</s>",
+        "<s>",
+    ),
+    Family(
+        "Phi-4", PHI_4, (*IM, "<|im_sep|>"), "<|im_end|>", refuses={"tool": LEAVES_OUT}
+    ),
+    Family(
+        "OLMo 2",
+        OLMO_2,
+        ("<|pad|>", "<|endoftext|>"),
+        "<|endoftext|>",
+        "<|endoftext|>",
+        refuses={"tool": LEAVES_OUT},
+    ),
+    Family(
+        "SmolLM3",
+        SMOLLM_3,
+        IM,
+        "<|im_end|>",
+        added=("<think>", "</think>"),
         prints_date=True,
     ),
 ]  # fmt: skip

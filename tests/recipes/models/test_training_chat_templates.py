@@ -9,7 +9,7 @@ import pytest
 from finetune.training.models.language_model import PolicyChat
 from recipes.errors import RecipeError
 from recipes.models.chat_options import ChatOptions, fingerprint, refuse_unused
-from tests.recipes.models.chat_templates import CHATML, FAMILIES, IM, Family, family
+from tests.recipes.models.chat_templates import CHATML, FAMILIES, HARMONY, IM, Family, family
 
 USER = {"role": "user", "content": "What is the capital of France?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -141,12 +141,28 @@ def test_a_response_that_was_cut_off_does_not_teach_an_end(family):
     assert cut.tolist() == whole.tolist()[: len(cut)] and len(cut) < len(whole)
 
 
-def test_a_chat_without_thinking_has_the_same_tokens_in_training_as_served():
-    chat = PolicyChat(family("Qwen3").tokenizer, options=ChatOptions({"enable_thinking": False}))
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [("Qwen3", "<think>\n\n</think>\n\n"), ("SmolLM3", "<think>\n\n</think>\n")],
+)
+def test_a_chat_without_thinking_has_the_same_tokens_in_training_as_served(name, ending):
+    options = ChatOptions({"enable_thinking": False}, DAY)
+    chat = PolicyChat(family(name).tokenizer, options=options)
     for messages in ([USER], [SYSTEM, USER, ANSWER, USER]):
         read, whole, notes = assert_as_served(chat, messages, "The answer is Paris.", "<|im_end|>")
         assert not notes and whole[: len(read)] == read
-    assert chat.tokenizer.decode(chat.prompt_ids([USER])).endswith("<think>\n\n</think>\n\n")
+    assert chat.tokenizer.decode(chat.prompt_ids([USER])).endswith(ending)
+
+
+def test_a_template_with_control_tokens_before_the_response_is_refused():
+    """Check gpt-oss, whose model writes `<|channel|>final<|message|>` itself before an answer."""
+    special = (
+        "<|endoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>",
+    )  # fmt: skip
+    chat = PolicyChat(Family("gpt-oss", HARMONY, special, "<|return|>").tokenizer)
+    with pytest.raises(ValueError, match=r"puts the control token <\|channel\|> before a response"):
+        chat.read([USER], ["Paris."])
+    assert chat.prompt_ids([USER]) == served(chat, [USER])
 
 
 @pytest.mark.parametrize("name", ["Qwen3", "DeepSeek-R1"])
@@ -225,6 +241,29 @@ def test_a_template_that_writes_something_else_each_time_is_refused():
     tokenizer.chat_template = "{{ range(10**5) | random }}" + CHATML
     with pytest.raises(RecipeError, match="differently each time"):
         fingerprint(tokenizer, {})
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ (strftime_now)('%d %b') if messages else '' }}",
+        "{% macro day() %}{{ strftime_now('%d %b') }}{% endmacro %}{{ day() }}",
+        "{% for m in messages %}{{ strftime_now('%d %b') if loop.first }}{% endfor %}",
+        "{% if strftime_now('%Y') == '1999' %}{{ '02 Mar' }}{% endif %}",
+    ],
+)
+def test_the_date_is_frozen_wherever_the_template_asks_for_it(template):
+    tokenizer = family("ChatML").tokenizer
+    tokenizer.chat_template = template + CHATML
+    chat = PolicyChat(tokenizer, options=ChatOptions(day=date(1999, 3, 2)))
+    assert tokenizer.decode(chat.prompt_ids([USER])).startswith("02 Mar<|im_start|>")
+
+
+def test_a_date_under_another_name_is_refused():
+    tokenizer = family("ChatML").tokenizer
+    tokenizer.chat_template = "{% set now = strftime_now %}{{ now('%d %b') }}" + CHATML
+    with pytest.raises(ValueError, match="unknown date format"):
+        PolicyChat(tokenizer, options=ChatOptions(day=DAY)).prompt_ids([USER])
 
 
 def test_a_date_in_a_computed_format_is_refused():

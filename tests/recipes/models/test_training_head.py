@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from finetune.training.models.language_model import load_model
 from recipes.models import head as heads
 from recipes.models.head import Head, gathered_logps
+from tests.tiny import make_model
 
 N, H, V = 23, 8, 50
 
@@ -102,3 +104,24 @@ def test_no_tokens_have_no_log_probabilities():
     for frozen in (True, False):
         layer.requires_grad_(not frozen)
         assert Head(layer).token_logps(hidden[:0], tokens[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_slice_of_hidden_states_does_not_repeat_the_weights_of_the_head(tmp_path, frozen):
+    """transformers computes the logits of the last positions from a slice of all hidden states."""
+    model = load_model(str(make_model(tmp_path / "model")), "float32").requires_grad_(not frozen)
+    rows, words = 5, model.config.vocab_size
+    hidden = torch.randn(rows, 7, model.config.hidden_size)
+    sizes: list[int] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            sizes.extend(value.numel() for value in args if isinstance(value, torch.Tensor))
+            return func(*args, **(kwargs or {}))
+
+    layer = model.get_output_embeddings()
+    with torch.no_grad(), Sizes():
+        logits = layer(hidden[:, -1:])
+    assert logits.shape == (rows, 1, words)
+    torch.testing.assert_close(logits[:, 0], hidden[:, -1] @ layer.weight.detach().T)
+    assert max(sizes) <= max(layer.weight.numel(), hidden.numel())

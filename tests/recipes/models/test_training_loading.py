@@ -39,7 +39,7 @@ def test_every_load_disallows_code_and_pickles():
     calls = list(loading_calls())
     assert len(calls) >= 6
     for position, name, options in calls:
-        if "PeftModel" not in name:
+        if "PeftModel" not in name and "GenerationConfig" not in name:  # these have no code
             assert options.get("trust_remote_code") == "False", position
         if "Model" in name:
             assert options.get("use_safetensors") == "True", position

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from recipes.errors import Stopped
 from recipes.layout.collate import Collator, for_model
 from recipes.models.chat_format import ChatFormat
-from recipes.preferences.evidence import bootstrap, evidence
 from recipes.preferences.groups import Group, Judgment
+from recipes.preferences.loss_inputs import bootstrap, loss_inputs
 from recipes.preferences.objective import Objective
 from recipes.preferences.tokens import prepare
 from recipes.stopping import StopSignal
@@ -188,8 +188,8 @@ def test_loss_and_gradients_equal_the_loop_over_judgments_and_pairs(llama, name,
     tokenizer = load_tokenizer(str(llama))
     groups = rich_groups()
     criteria = CRITERIA if config.criteria_weight else []
-    evidence_of = partial(evidence, config=config, criteria=criteria)
-    prepared = prepare(groups, ChatFormat(tokenizer), 200, evidence_of)
+    inputs_of = partial(loss_inputs, config=config, criteria=criteria)
+    prepared = prepare(groups, ChatFormat(tokenizer), 200, inputs_of)
     prepared.make_weights_relative()
     tokens = prepared.tokens["train"]
     objective = Objective.of(config, groups)

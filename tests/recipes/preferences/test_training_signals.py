@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from recipes.layout.collate import LAYOUT, for_model
-from recipes.layout.collate import evidence as batch_of
+from recipes.layout.collate import loss_tensors as batch_of
 from recipes.models.chat_format import ChatFormat
 from recipes.preferences import loss
-from recipes.preferences.evidence import evidence, mean_weight, tie_share
 from recipes.preferences.groups import (
     Group,
     Judgment,
@@ -19,6 +18,7 @@ from recipes.preferences.groups import (
     rated_criteria,
     strengths,
 )
+from recipes.preferences.loss_inputs import loss_inputs, mean_weight, tie_share
 from recipes.preferences.objective import Objective
 from recipes.preferences.tokens import TokenGroup, prepare
 from reward.settings import RewardConfig
@@ -65,7 +65,7 @@ def test_a_graded_win_has_to_be_won_by_its_margin():
 
 
 def test_margins_are_strength_times_scale_and_the_other_direction_has_none():
-    result = evidence(
+    result = loss_inputs(
         group(Judgment("a", [[0], [1]], strength=2.0), k=2),
         config(strength="margin", strength_scale=0.5),
     )
@@ -75,7 +75,7 @@ def test_margins_are_strength_times_scale_and_the_other_direction_has_none():
 
 
 def test_the_loss_of_a_soft_target_is_minimal_at_the_gap_of_its_strength():
-    result = evidence(
+    result = loss_inputs(
         group(Judgment("a", [[0], [1]], strength=2.0, weight=4.0), k=2),
         config(strength="soft", strength_scale=0.5),
     )
@@ -87,7 +87,7 @@ def test_the_loss_of_a_soft_target_is_minimal_at_the_gap_of_its_strength():
 
 
 def test_soft_targets_leave_rankings_without_a_strength_as_they_are():
-    result = evidence(group(Judgment("a", [[0], [1, 2]])), config(strength="soft"))
+    result = loss_inputs(group(Judgment("a", [[0], [1, 2]])), config(strength="soft"))
     assert result.wins.tolist() == [[0, 1, 1], [0, 0, 0.5], [0, 0.5, 0]]
 
 
@@ -95,7 +95,7 @@ def test_soft_targets_leave_rankings_without_a_strength_as_they_are():
 
 
 def test_smoothing_gives_a_share_of_each_win_to_the_other_side():
-    result = evidence(group(Judgment("a", [[0], [1]]), k=2), config(label_smoothing=0.1))
+    result = loss_inputs(group(Judgment("a", [[0], [1]]), k=2), config(label_smoothing=0.1))
     np.testing.assert_allclose(result.wins, [[0, 0.9], [0.1, 0]], rtol=1e-6)
     # Least at a gap of log 9, so that no gap is ever large enough to be sure of.
     scores = torch.tensor([[math.log(9), 0.0]], requires_grad=True)
@@ -110,12 +110,12 @@ def test_the_weight_of_a_group_is_the_mean_over_its_comparisons():
     # Three comparisons of weight 1, one of weight 0.2.
     result = group(Judgment("a", [[0], [1], [2]]), Judgment("b", [[0], [1]], weight=0.2))
     assert mean_weight(result) == pytest.approx(3.2 / 4)
-    assert evidence(result, config()).signals["weight"] == pytest.approx(0.8)
-    assert "weight" not in evidence(result, config(reviewer_weights="within")).signals
+    assert loss_inputs(result, config()).signals["weight"] == pytest.approx(0.8)
+    assert "weight" not in loss_inputs(result, config(reviewer_weights="within")).signals
 
 
 def test_ignored_weights_are_all_one():
-    result = evidence(
+    result = loss_inputs(
         group(Judgment("a", [[0], [1]], weight=0.2), k=2), config(reviewer_weights="ignore")
     )
     assert result.wins.tolist() == [[0, 1], [0, 0]]
@@ -198,7 +198,7 @@ def test_weights_that_are_ignored_do_not_decide_the_width_of_ties():
 
 
 def test_explicit_ties_are_not_wins():
-    result = evidence(group(Judgment("a", [[0], [1, 2]], weight=2.0)), config(ties="davidson"))
+    result = loss_inputs(group(Judgment("a", [[0], [1, 2]], weight=2.0)), config(ties="davidson"))
     assert result.wins.tolist() == [[0, 2, 2], [0, 0, 0], [0, 0, 0]]
     assert result.signals["ties"].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
 
@@ -207,7 +207,7 @@ def test_a_group_of_ties_alone_is_trained_on_when_ties_are_outcomes():
     messages = [{"role": "user", "content": "Hi"}]
     tied = Group("g", messages, [1, 2], ["a", "b"], [Judgment("r", [[1, 2]])])
     settings = config(ties="rao_kupper")
-    result = prepare([tied], ChatFormat(make_tokenizer()), 99, lambda g: evidence(g, settings))
+    result = prepare([tied], ChatFormat(make_tokenizer()), 99, lambda g: loss_inputs(g, settings))
     assert len(result.tokens["train"]) == 1 and not result.account()
 
 
@@ -237,12 +237,12 @@ def test_acceptance_is_the_mean_logistic_loss_of_the_scores_themselves():
 
 def test_the_weight_of_the_line_follows_the_setting():
     judged = group(Judgment("a", [[0], [1]], cut=1), k=2)
-    result = evidence(judged, config(cut_weight=0.5))
+    result = loss_inputs(judged, config(cut_weight=0.5))
     batch = {n: torch.from_numpy(v)[None] for n, v in result.signals.items()}
     batch["wins"] = torch.from_numpy(result.wins)[None]
     losses = Objective.of(config(cut_weight=0.5), [judged]).losses(torch.zeros(1, 2, 1), batch)
     assert losses.item() == pytest.approx(1.5 * math.log(2))
-    assert "above" not in evidence(judged, config()).signals
+    assert "above" not in loss_inputs(judged, config()).signals
 
 
 # --- criteria ---------------------------------------------------------------------------------------
@@ -272,10 +272,10 @@ def test_ratings_rank_by_one_criterion_within_one_reviewer():
 
 
 def test_each_criterion_has_separate_wins():
-    result = evidence(RATED, config(), ["kind", "true"]).signals["criteria"]
+    result = loss_inputs(RATED, config(), ["kind", "true"]).signals["criteria"]
     assert result[0].tolist() == [[0, 0, 0], [1, 0, 0.5], [1, 2.5, 0]]
     assert result[1].tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
-    assert "criteria" not in evidence(RATED, config()).signals
+    assert "criteria" not in loss_inputs(RATED, config()).signals
 
 
 def test_the_weight_of_criteria_follows_the_setting():
@@ -312,7 +312,7 @@ def test_signals_are_padded_to_the_largest_group_and_not_passed_to_the_model():
         group(Judgment("a", [[0, 1]], cut=1), k=2),
         group(Judgment("a", [[0], [1], [2]])),
     ):
-        result = evidence(judged, question, ["kind"])
+        result = loss_inputs(judged, question, ["kind"])
         tokens = [np.ones(1, np.int32)] * len(judged.responses)
         rows.append(TokenGroup(tokens[0], tokens, result.wins, result.signals))
     batch = batch_of(rows)

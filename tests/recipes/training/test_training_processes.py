@@ -147,7 +147,7 @@ def test_a_restart_after_out_of_memory_in_one_process_uses_a_smaller_batch(tmp_p
     assert workspace.recorded_ending(together) == RESTART
     [warning] = [text for text in messages(together, "warning") if "memory" in text]
     assert "with 4 examples at a time in process 2 of 2" in warning
-    assert "continues with 2 and 4 accumulation steps, so each update still sees 8" in warning
+    assert "continues with 2 at a time. Each update still uses 8 examples." in warning
     assert launched(together, monkeypatch, "tests.recipes.training.small_machine").wait(120) == 0
     assert messages(together, "error") == []
     assert losses(together) == pytest.approx(losses(alone), abs=1e-5)
@@ -193,7 +193,7 @@ def test_the_batch_size_that_fits_is_recorded_and_lowered_until_1(tmp_path, monk
 
     with pytest.raises(RestartRequired, match="with 4 examples at a time in process 2 of 2"):
         start(Part(run_dir, "one", "One", set()))
-    with pytest.raises(RestartRequired, match="continues with 1 and 8 accumulation steps"):
+    with pytest.raises(RestartRequired, match="continues with 1 at a time"):
         start(Part(run_dir, "two", "Two", set()))
     with pytest.raises(RecipeError, match="even with one example at a time"):
         start(run_dir)

@@ -1,4 +1,4 @@
-"""The evidence of a group: arrays that its loss reads, computed from its judgments. Pure numpy.
+"""The arrays of a group that its loss reads, computed from its judgments. Pure numpy.
 
 Every group has `wins`, (K, K). Depending on the settings, it also has some of these `signals`:
 
@@ -13,12 +13,15 @@ draws    (N,)       weight of the group for each of several heads; 1 on average
 items    ()         number of tokens or responses of the group, if the loss of a step is a mean over
                     these; by default it is a mean over groups
 
+The methods in finetune/methods add their own: `best`, `desirable`, `undesirable` and `reference`.
+
 Legend: K responses, C criteria, N heads.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -37,26 +40,28 @@ Signals = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class LossInputs:
+    """The arrays that the loss of one group reads."""
+
     wins: np.ndarray  # (K, K) float32
     signals: Signals
 
 
-def plain_evidence(group: Group) -> Evidence:
-    """Return the evidence from the order alone. A tie is half a win for each response."""
-    return Evidence(wins(group).astype(np.float32), {})
+def plain_loss_inputs(group: Group) -> LossInputs:
+    """Return the wins from the order alone. A tie is half a win for each response."""
+    return LossInputs(wins(group).astype(np.float32), {})
 
 
-Objection = Callable[[Group, Evidence], str | None]
-"""A function of a group with its readable responses, and its evidence.
+Objection = Callable[[Group, LossInputs], str | None]
+"""A function of a group with its readable responses, and its loss inputs.
 
 It returns the reason to leave out the group, as a clause, or None.
 """
 
 
-def why_no_evidence(group: Group, evidence: Evidence) -> str | None:
+def why_no_comparison(group: Group, inputs: LossInputs) -> str | None:
     """Return the reason why a group compares no responses, as a clause, or None if it does."""
-    if evidence.wins.any() or np.any(evidence.signals.get("ties", 0)):
+    if inputs.wins.any() or np.any(inputs.signals.get("ties", 0)):
         return None
     if len(group.responses) < 2:
         return "fewer than two readable responses"
@@ -65,8 +70,30 @@ def why_no_evidence(group: Group, evidence: Evidence) -> str | None:
     return "no two responses compared"
 
 
-def evidence(group: Group, config: ObjectiveSettings, criteria: Sequence[str] = ()) -> Evidence:
-    """Return the evidence for the given settings.
+class Compared(Protocol):
+    """The wins and the signals of a group."""
+
+    @property
+    def wins(self) -> np.ndarray: ...
+    @property
+    def signals(self) -> Signals: ...
+
+
+def compared(group: Compared) -> list[bool]:
+    """Return for each response whether it was compared, or put above or below the line."""
+    evidence = group.wins + group.wins.T
+    if "ties" in group.signals:
+        evidence = evidence + group.signals["ties"]
+    amounts = np.abs(evidence).sum(axis=1)
+    for name in ("above", "below"):
+        amounts = amounts + group.signals.get(name, 0)
+    return [bool(amount) for amount in amounts]
+
+
+def loss_inputs(
+    group: Group, config: ObjectiveSettings, criteria: Sequence[str] = ()
+) -> LossInputs:
+    """Return the wins and signals for the given settings.
 
     `weight` is not yet divided by the mean over all groups.
     """
@@ -87,7 +114,7 @@ def evidence(group: Group, config: ObjectiveSettings, criteria: Sequence[str] = 
         signals["criteria"] = np.stack([wins(by_criterion(group, name)) for name in criteria])
     if config.heads > 1:
         signals["draws"] = bootstrap(group.group_id, config.heads, config.seed)
-    return Evidence(matrix.astype(np.float32), _as_float32(signals))
+    return LossInputs(matrix.astype(np.float32), _as_float32(signals))
 
 
 def _wins(group: Group, config: ObjectiveSettings) -> np.ndarray:
@@ -148,7 +175,7 @@ def _unweighted(ranking: Judgment) -> Judgment:
 def mean_weight(group: Group) -> float:
     """Return the mean weight of the group's comparisons, or 0 if it has none.
 
-    The losses are divided by the evidence of the group, so that the size of a group does not matter.
+    The losses are divided by the wins of the group, so that the size of a group does not matter.
     This division also cancels the weights of unreliable reviewers. The mean weight restores them.
     """
     comparisons = wins(unweighted(group)).sum()

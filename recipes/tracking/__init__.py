@@ -1,0 +1,1 @@
+"""Trackers: TensorBoard, MLflow and Weights & Biases follow the curves of a run."""
