@@ -6,7 +6,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from runs.models import Artifact, Run, RunEvent
+from runs.models import Artifact, Notice, Run, RunEvent
 
 
 class ReadOnly(admin.ModelAdmin):
@@ -65,3 +65,10 @@ class RunEventAdmin(ReadOnly):
 
     def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
         return lookup == "run__id" or super().lookup_allowed(lookup, value, request)
+
+
+@admin.register(Notice)
+class NoticeAdmin(ReadOnly):
+    list_display = ["run_id", "channel", "ended_at", "sent_at", "attempts", "error"]
+    list_filter = ["channel"]
+    search_fields = ["=run__id"]

@@ -28,6 +28,10 @@ class FileMissing(Exception):  # noqa: N818
     """Raised if a published file is missing or was changed. The message names it and says what to do."""
 
 
+class FileChanged(RuntimeError):  # noqa: N818
+    """Raised during a download if a file was changed after it was published."""
+
+
 @dataclass(frozen=True)
 class Member:
     """A file to put into the archive.
@@ -62,6 +66,21 @@ def archive(run: Run, *, name: str) -> HttpResponseBase:
     response["Content-Disposition"] = str(disposition)
     response["Content-Length"] = str(_tar_bytes(members))
     return response
+
+
+def save(response: HttpResponseBase, path: Path) -> None:
+    """Write a download to a new file. If it fails, the file is deleted.
+
+    Raises FileExistsError, another OSError, or FileChanged.
+    """
+    assert isinstance(response, StreamingHttpResponse)
+    with path.open("xb") as file:
+        try:
+            for chunk in response:
+                file.write(chunk)
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def single_file(run: Run, file: str, *, name: str) -> HttpResponseBase:
@@ -153,7 +172,7 @@ def _contents(member: Member, file: BinaryIO) -> Iterator[bytes]:
         digest.update(chunk)
         yield chunk
     if remaining or (member.sha256 and digest.hexdigest() != member.sha256):
-        raise RuntimeError(
+        raise FileChanged(
             f"{member.path} was changed after it was published, so the download ends early."
         )
 

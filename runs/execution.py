@@ -1,30 +1,53 @@
 """Execute queued runs: the work of a worker, and of commands that run in the foreground."""
 
+import logging
 import time
+from contextlib import ExitStack
+from datetime import timedelta
 
+from django.conf import settings
+
+from formatting.log_lines import log_ids
+from recipes.machine import faults
 from runs import lifecycle
-from runs.messages import notify_waiting
+from runs.messages import notify_next, notify_overdue
 from runs.models import ENDED, Run, State
 from runs.supervision import machine_slots, supervisor
+
+logger = logging.getLogger("tiebreak.runs")
 
 FOLLOW_SECONDS = 0.5
 
 
-def execute(run_id: int) -> None:
-    """Execute the oldest queued run if this machine has a free slot.
+def execute_next() -> None:
+    """Execute the first run in the queue if this machine has a free slot.
 
-    A worker calls this for each message. The oldest run may be another one than the run in the message,
-    `run_id`. If runs are still queued when it ends, a worker is notified.
+    A worker calls this for each message. If runs are still queued when it ends, a worker is notified.
+    If the slots cannot be used, because the disk is full or read-only, the run fails with the reason.
     """
-    with machine_slots.acquire() as slot:
+    with ExitStack() as stack:
+        try:
+            slot = stack.enter_context(machine_slots.acquire())
+        except OSError as error:
+            _fail_next(error)
+            return
         if slot is None or supervisor.SHUTTING_DOWN.is_set():
             return
-        lease = lifecycle.claim_oldest(supervisor.owner())
+        lease = lifecycle.claim_next(supervisor.owner())
         if lease is None:
             return
         slot.note(lease)
-        supervisor.supervise(lease, slot)
-    notify_waiting(limit=1)
+        with log_ids(run=str(lease.run_id)):
+            supervisor.supervise(lease, slot)
+    notify_next()
+
+
+def _fail_next(error: OSError) -> None:
+    """End the first run in the queue as failed, since its user would otherwise not learn the reason."""
+    logger.error("This machine cannot execute runs: %s", error)
+    if lease := lifecycle.claim_next(supervisor.owner()):
+        problem = faults.storage_problem(error, settings.VAR_DIR)
+        lifecycle.fail(lease, problem or f"The worker cannot lock its slot: {error}")
 
 
 def run_now(run_id: int) -> Run:
@@ -56,6 +79,10 @@ def _give_up(run: Run) -> None:
 
 
 def reap() -> None:
-    """Requeue the runs of dead workers, and notify workers of runs whose message was lost."""
-    lifecycle.reap()
-    notify_waiting(limit=100)
+    """Requeue the runs of dead workers, and notify workers of runs whose message was lost.
+
+    After a restart of the database, workers first get the time to renew their leases.
+    """
+    if lifecycle.database_uptime() > timedelta(seconds=settings.RUN_LEASE_SECONDS):
+        lifecycle.reap()
+    notify_overdue()

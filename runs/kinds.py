@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django import forms
+from django.utils.safestring import SafeString
 
 from recipes.rundir import RunDir
 from recipes.settings import RecipeConfig
@@ -58,8 +59,38 @@ def _no_links(run: Run) -> list[tuple[str, str]]:
     return []
 
 
+def _no_variables(run: Run, run_dir: RunDir) -> dict[str, str]:
+    return {}
+
+
+def _no_answers(runs: list[Run]) -> dict[int, list["Answer"]]:
+    return {}
+
+
+def _no_command(inputs: Inputs, config: Config) -> list[str]:
+    return []
+
+
 def _no_figure(result: dict[str, Any]) -> str:
     return ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of a run's model to a prompt, for the comparison of runs.
+
+    `prompt` identifies the prompt in all runs. `messages` has (role, text) of its messages. Texts are
+    plain, or HTML that `labeling.core.text` has rendered. `note` says where the answer comes from.
+    """
+
+    prompt: str
+    messages: list[tuple[str, str]]
+    text: str
+    note: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        return not isinstance(self.text, SafeString)
 
 
 @dataclass(frozen=True)
@@ -79,13 +110,25 @@ class RunKind:
     decided      Names of the settings that `from_inputs` returns. The form leaves them out.
     checked      Checks the config before the run is queued. Returns it in the form in which it is stored,
                  for example with absolute paths. Raises ConfigError.
+    command      Returns the name and the arguments of the management command that starts such a run with
+                 these inputs and this config. The options of all commands, such as --set, are left out
+                 (runs.launching.command_line). It may query the database.
+    arguments    Names of settings for which the command has an argument of its own instead of --set.
     folders      Names of settings that contain a folder or a model. Rows store them relative to a storage
                  root (runs.storage). They are checked before a run is queued and before it starts.
     figure       Returns the most important number in a result, for the list of runs.
     shares       Names of the metrics and results that are shares. Pages show them as percentages.
     links        Returns (label, URL) for the pages that show the output of a successful run.
+    answers      Returns answers of the runs' models to prompts, by the id of the run, for the comparison of
+                 runs. It gets all runs of the comparison that share the function.
+    variables    Returns environment variables that the recipe sees in addition to the allowed ones
+                 (runs.supervision.environment), such as a key. It is called before each attempt. Raises
+                 CannotRun.
+    first_batch  A module that prints the first batch of a run directory (recipes/preferences/first_batch.py),
+                 or "" if runs of this kind do not train.
     multi_gpu    Whether the recipe can use several GPUs, with one process for each.
     uses_gpu     Whether the recipe uses a GPU. If not, it does not wait for one.
+    forecast     Whether the memory and time of a run can be forecast. Its module has the recipe as RECIPE.
     """
 
     name: str
@@ -100,12 +143,37 @@ class RunKind:
     from_inputs: Callable[[Inputs], dict[str, Any]] = _nothing
     decided: frozenset[str] = frozenset()
     checked: Callable[[Config], Config] = _unchanged
+    command: Callable[[Inputs, Config], list[str]] = _no_command
+    arguments: frozenset[str] = frozenset()
     folders: frozenset[str] = frozenset()
     figure: Callable[[dict[str, Any]], str] = _no_figure
     shares: frozenset[str] = frozenset()
     links: Callable[[Run], list[tuple[str, str]]] = _no_links
+    answers: Callable[[list[Run]], dict[int, list[Answer]]] = _no_answers
+    variables: Callable[[Run, RunDir], dict[str, str]] = _no_variables
+    first_batch: str = ""
     multi_gpu: bool = False
     uses_gpu: bool = True
+    forecast: bool = False
+
+
+def options_of(**values: Any) -> list[str]:
+    """Return command-line options, such as ["--limit", "3", "--order"] for `limit=3, order=True`.
+
+    None, False and "" leave out an option.
+    """
+    options: list[str] = []
+    for name, value in values.items():
+        if value is None or value is False or value == "":
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            options.append(option)
+        elif str(value).startswith("-"):  # argparse would read it as another option
+            options.append(f"{option}={value}")
+        else:
+            options += [option, str(value)]
+    return options
 
 
 _kinds: dict[str, RunKind] = {}

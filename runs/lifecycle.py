@@ -20,21 +20,24 @@ clocks of machines differ.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, Q
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Greatest, Now
 
 from accounts.models import User, audit
-from runs.models import ENDED, Artifact, Run, RunEvent, State
+from runs.models import Artifact, Priority, Run, RunEvent, State
 
 logger = logging.getLogger("tiebreak.runs")
+
+WORKER_LOST = "Its worker was lost"
+"""The beginning of the error of a run that the reaper has ended, by which `regain` recognises it."""
 
 
 class LeaseLost(Exception):  # noqa: N818
@@ -97,14 +100,32 @@ def claim(run_id: int, owner: str) -> Lease | None:
         return Lease(run_id, Run.objects.values_list("fencing_token", flat=True).get(pk=run_id))
 
 
-def claim_oldest(owner: str) -> Lease | None:
-    """Claim the run that has waited longest. Return None if no run is queued."""
+def claim_next(owner: str) -> Lease | None:
+    """Claim the first run in the queue. Return None if no run is queued.
+
+    It is the run that has waited longest among those with the highest priority.
+    """
     while True:
-        oldest = Run.objects.filter(state=State.QUEUED).order_by("id").values_list("id").first()
-        if oldest is None:
+        first = Run.objects.in_queue().values_list("id").first()
+        if first is None:
             return None
-        if lease := claim(oldest[0], owner):
+        if lease := claim(first[0], owner):
             return lease
+
+
+def record_gpus(lease: Lease, names: Sequence[str]) -> None:
+    """Store which GPUs the attempt has, for the page of the queue. Raises LeaseLost."""
+    if not _leased_run(lease).update(gpus=list(names)):
+        raise LeaseLost
+
+
+def set_priority(run: Run, priority: Priority, by: User | None) -> bool:
+    """Change the priority of a queued run. Return False if it is no longer queued."""
+    with transaction.atomic():
+        changed = Run.objects.filter(pk=run.pk, state=State.QUEUED).update(priority=priority)
+        if changed:
+            audit(by, "set priority", run, priority=priority.label)
+    return bool(changed)
 
 
 def heartbeat(lease: Lease) -> None:
@@ -120,7 +141,7 @@ def regain(lease: Lease, owner: str) -> Lease | None:
     expired although the results are valid. The attempt number does not change. Return None if another
     worker has claimed the run in the meantime.
     """
-    reaped = Q(state=State.QUEUED) | Q(state=State.FAILED, error=_lost_too_often())
+    reaped = Q(state=State.QUEUED) | Q(state=State.FAILED, error__startswith=WORKER_LOST)
     with transaction.atomic():
         taken = Run.objects.filter(
             reaped, pk=lease.run_id, fencing_token=lease.token, cancel_requested_at=None
@@ -232,15 +253,24 @@ def request_cancel(run: Run, by: User | None) -> bool:
 def restart(run: Run, by: User | None) -> bool:
     """Put a failed or cancelled run back into the queue, to resume from its last checkpoint.
 
-    Return False if the run is in another state. The caller must send the message after the commit.
+    If it is archived, it is restored. Return False if the run is in another state. The caller must send the message after the commit.
     """
     with transaction.atomic():
         done = Run.objects.filter(pk=run.pk, state__in=[State.FAILED, State.CANCELLED]).update(
-            **_queued(attempt=0, error="", cancel_requested_at=None, cancelled_by=None)
+            **_queued(
+                attempt=0, error="", cancel_requested_at=None, cancelled_by=None, archived_at=None
+            )
         )
         if done:
             audit(by, "restart", run)
     return bool(done)
+
+
+def database_uptime() -> timedelta:
+    """Return the time since PostgreSQL was started. Costs one query."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp() - pg_postmaster_start_time()")
+        return cursor.fetchone()[0]
 
 
 def reap() -> list[int]:
@@ -249,6 +279,7 @@ def reap() -> list[int]:
     If cancelling was requested or the run was lost too often, it ends as cancelled or failed instead.
     Runs that their worker is ending at this moment are skipped.
     """
+    _correct_leases()
     with transaction.atomic():
         silent = list(
             Run.objects.select_for_update(skip_locked=True, no_key=True)
@@ -269,13 +300,21 @@ def reap() -> list[int]:
     return waiting
 
 
+def _correct_leases() -> None:
+    """Let leases that end impossibly late or early end one lease from now.
+
+    No worker has set such an end by the present clock: the clock was set, the machine was suspended, or
+    the database or the reaper was down for long. A worker that lives renews its lease in time, and a
+    run whose worker has died waits neither for an hour nor forever.
+    """
+    limit = timedelta(seconds=60 + 2 * settings.RUN_LEASE_SECONDS)
+    wrong = Q(lease_expires_at__lt=Now() - limit) | Q(lease_expires_at__gt=Now() + limit)
+    Run.objects.filter(wrong, state=State.RUNNING).update(lease_expires_at=_lease_end())
+
+
 def _lost_too_often() -> str:
     times = settings.RUN_MAX_ATTEMPTS
     return (
-        f"Its worker was lost {times} {'time' if times == 1 else 'times'}, so the run was "
+        f"{WORKER_LOST} {times} {'time' if times == 1 else 'times'}, so the run was "
         "ended. Check for machines that restart or run out of memory, then continue the run."
     )
-
-
-def has_ended(run: Run) -> bool:
-    return run.state in ENDED

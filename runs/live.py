@@ -6,48 +6,116 @@ from datetime import datetime, timedelta
 from math import ceil
 from typing import Any
 
-from django.db.models import F, Max, Min, Q
-from django.db.models.functions import Now
+from django.db.models import F, FloatField, Max, Min, Q
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast, Now
 from django.utils import timezone
 
+from formatting import glossary
 from formatting.numbers import number, percent
+from recipes.curves import curves_of
 from runs import kinds
 from runs.kinds import CannotRun, RunKind
 from runs.models import ENDED, Run, RunEvent, State
 
 MAX_POINTS = 1500
 MAX_MESSAGES = 200
+MAX_SAMPLES = 12
 RATE_POINTS = 30
+AGREEMENT = "pairwise_agreement"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run. `stage` names its current activity, and is "" while it trains."""
+    """The progress of a run. `stage` names its current activity, and is "" while it trains.
+
+    `main` has the figures that matter first, and `more` the others: name, value and a note. The note
+    is the step of an older value, or "".
+    """
 
     percent: float | None
     seconds_left: float | None
-    latest: list[tuple[str, str]]
-    waiting_for: int
+    main: list[tuple[str, str, str]]
+    more: list[tuple[str, str, str]]
     stage: str
 
 
 def progress(run: Run) -> Progress:
-    """Return the progress of a run. Costs at most two queries."""
+    """Return the progress of a run. Costs at most four queries."""
     events = run.events.filter(event__in=("progress", "stage")).order_by("-number")
     rows = events.annotate(age=Now() - F("recorded_at")).values_list("event", "at", "data", "age")
     latest = list(rows[:RATE_POINTS])
     recent = [(at, data, age) for name, at, data, age in latest if name == "progress"]
     running = run.state == State.RUNNING
+    values = latest_values(data for _, data, _ in recent)
+    held_out, step = held_out_values(run)
+    notes = {name: f"step {step:,}" for name in held_out if name not in values}
+    texts = texts_of(run, held_out | values) | constants_of(run) | gpu_texts(run)
+    main, more = glossary.in_order(list(texts))
     return Progress(
         percent=100 * run.step / run.total_steps if run.total_steps else None,
         seconds_left=seconds_left(run, recent) if running else None,
-        latest=[
-            (name, format_value(value, share=name in shares_of(run)))
-            for name, value in sorted(latest_values(data for _, data, _ in recent).items())
-        ],
-        waiting_for=waiting_for(run),
+        main=[(name, texts[name], notes.get(name, "")) for name in main],
+        more=[(name, texts[name], notes.get(name, "")) for name in more],
         stage=stage_of([(name, data) for name, _, data, _ in latest]) if running else "",
     )
+
+
+def held_out_values(run: Run) -> tuple[dict[str, float], int]:
+    """Return the newest main figures on held-out data, which most steps do not have, and their step.
+
+    Costs one query.
+    """
+    names = glossary.HELD_OUT
+    events = run.events.filter(event="progress", data__metrics__has_any_keys=names)
+    data = events.order_by("-number").values_list("data", flat=True).first() or {}
+    values = {name: value for name, value in curves_of(data).items() if name in names}
+    step = data.get("step")
+    return values, step if isinstance(step, int) else 0
+
+
+def texts_of(run: Run, values: dict[str, float]) -> dict[str, str]:
+    shares = shares_of(run)
+    return {name: format_value(value, share=name in shares) for name, value in values.items()}
+
+
+def constants_of(run: Run) -> dict[str, str]:
+    """Return the figures that do not change during a run: its device and the reviewers' agreement.
+
+    They are in events before the first step. Costs one query.
+    """
+    rows = run.events.filter(event__in=("device", "data")).order_by("number")
+    events = dict(rows.values_list("event", "data"))
+    texts = {}
+    if device := device_text(events.get("device", {})):
+        texts["device"] = device
+    agreement = events.get("data", {}).get(AGREEMENT)
+    if isinstance(agreement, int | float):
+        texts[AGREEMENT] = percent(agreement)
+    return texts
+
+
+def gpu_texts(run: Run) -> dict[str, str]:
+    """Return the use and the temperature of the run's GPUs, one value for each of them.
+
+    They are absent without GPUs, and if the driver does not report them.
+    """
+    units = {"use": ("gpu_use", "%"), "temperature": ("gpu_temperature", " °C")}
+    reports = run.gpu_reports()
+    texts = {}
+    for key, (name, unit) in units.items():
+        values = [gpu[key] for gpu in reports if isinstance(gpu.get(key), int)]
+        if values:
+            texts[name] = ", ".join(map(str, values)) + unit
+    return texts
+
+
+def device_text(device: dict[str, Any]) -> str:
+    """Return the content of a device event as text, such as "2 × NVIDIA H200, bfloat16"."""
+    count = device.get("count")
+    times = f"{count} × " if isinstance(count, int) and count > 1 else ""
+    parts = [str(device[name]) for name in ("name", "dtype") if device.get(name)]
+    return times + ", ".join(parts) if parts else ""
 
 
 def stage_of(events: list[tuple[str, dict[str, Any]]]) -> str:
@@ -68,14 +136,6 @@ def latest_values(recent: Iterable[dict[str, Any]]) -> dict[str, float]:
         values = {**curves_of(data), **values}
         step = data.get("step")
     return values
-
-
-def waiting_for(run: Run) -> int:
-    """Return the number of runs before a queued run in the queue, or 0 for a run in another state."""
-    if run.state != State.QUEUED:
-        return 0
-    before = Q(state=State.RUNNING) | Q(state=State.QUEUED, pk__lt=run.pk)
-    return Run.objects.filter(before).count()
 
 
 def seconds_left(
@@ -103,19 +163,6 @@ def seconds_left(
     return max(0.0, (run.total_steps - last) * per_step - since)
 
 
-def curves_of(data: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers in a progress event that are plotted as curves."""
-    metrics = data.get("metrics")
-    values = {**(metrics if isinstance(metrics, dict) else {}), "loss": data.get("loss")}
-    for name in ("tokens_per_s", "memory_mb"):
-        values[name] = data.get(name)
-    return {
-        name: float(value)
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
 def points(run: Run, *, after: int = 0) -> list[dict[str, Any]]:
     """Return the points of the curves after event number `after`, thinned out to about MAX_POINTS."""
     new = run.events.filter(event="progress", number__gt=after)
@@ -140,6 +187,53 @@ def messages(run: Run) -> list[RunEvent]:
     return list(newest)[::-1]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a sample prompt after a step of training. `truncated` means that it was cut off."""
+
+    step: int
+    text: str
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The answers to the sample prompts: each prompt with its answers, the newest first.
+
+    `number` is the number of the newest event, 0 without answers.
+    """
+
+    number: int
+    prompts: list[tuple[str, list[Answer]]]
+
+
+def samples(run: Run, *, after: int = 0) -> Samples | None:
+    """Return the newest answers to the sample prompts, or None if there are none after an event.
+
+    A resumed run repeats a step; the later answers count.
+    """
+    rows = run.events.filter(event="samples").order_by("-number").values_list("number", "data")
+    newest = list(rows[:MAX_SAMPLES])
+    if not newest or newest[0][0] <= after:
+        return None
+    answers: dict[str, dict[int, Answer]] = {}
+    texts: dict[str, str] = {}
+    for _, data in newest:
+        step, rows_of_step = data.get("step"), data.get("answers")
+        if not isinstance(step, int) or not isinstance(rows_of_step, list):
+            continue
+        for row in filter(lambda row: isinstance(row, dict), rows_of_step):
+            name = str(row.get("prompt_id", ""))
+            texts.setdefault(name, str(row.get("prompt", "")))
+            answer = Answer(step, str(row.get("answer", "")), row.get("truncated") is True)
+            answers.setdefault(name, {}).setdefault(step, answer)
+    prompts = [
+        (text, sorted(answers[name].values(), key=lambda answer: -answer.step))
+        for name, text in texts.items()
+    ]
+    return Samples(newest[0][0], prompts)
+
+
 def last_number(run: Run) -> int:
     return run.events.aggregate(last=Max("number"))["last"] or 0
 
@@ -149,6 +243,12 @@ def seconds_taken(run: Run) -> float | None:
         return None
     end = run.finished_at if run.state in ENDED and run.finished_at else timezone.now()
     return max(0.0, (end - run.started_at).total_seconds())
+
+
+def peak_memory_mb(run: Run) -> float | None:
+    """Return the highest memory that the run has reported, in MiB, or None if it reported none."""
+    memory = Cast(KeyTextTransform("memory_mb", "data"), FloatField())
+    return run.events.filter(event="progress").aggregate(peak=Max(memory))["peak"]
 
 
 def kind_of(run: Run) -> RunKind | None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from celery import current_app
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from kombu.exceptions import OperationalError as BrokerError
 
@@ -17,6 +17,7 @@ from runs.models import Run, State
 logger = logging.getLogger("tiebreak.runs")
 
 QUEUE = "gpu"
+OVERDUE_AT_ONCE = 100
 
 
 def notify_worker(run_id: int) -> bool:
@@ -30,18 +31,26 @@ def notify_worker(run_id: int) -> bool:
     return True
 
 
-def notify_waiting(*, limit: int) -> None:
-    """Send a message for each of the oldest queued runs that have had none recently.
+def notify_next() -> None:
+    """Send a message for the first run in the queue, even if it has had one: a worker is free for it now.
 
     Nothing is sent while earlier messages are pending.
     """
-    overdue = Q(message_sent_at=None) | Q(
-        message_sent_at__lt=Now() - timedelta(seconds=settings.RUN_LEASE_SECONDS)
-    )
-    if limit == 1:
-        overdue = Q()
-    waiting = Run.objects.filter(overdue, state=State.QUEUED).order_by("id")
-    ids = list(waiting.values_list("id", flat=True)[:limit])
+    _notify(Run.objects.filter(state=State.QUEUED), limit=1)
+
+
+def notify_overdue() -> None:
+    """Send a message for each of the first queued runs that have had none recently.
+
+    Nothing is sent while earlier messages are pending.
+    """
+    recently = Now() - timedelta(seconds=settings.RUN_LEASE_SECONDS)
+    overdue = Q(message_sent_at=None) | Q(message_sent_at__lt=recently)
+    _notify(Run.objects.filter(overdue, state=State.QUEUED), limit=OVERDUE_AT_ONCE)
+
+
+def _notify(waiting: QuerySet[Run], *, limit: int) -> None:
+    ids = list(waiting.order_by("-priority", "id").values_list("id", flat=True)[:limit])
     if ids and not pending_messages():
         for run_id in ids:
             if not notify_worker(run_id):

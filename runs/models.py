@@ -3,12 +3,16 @@ from collections.abc import Collection
 from typing import Any
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from accounts.models import User
 from accounts.parameters import number
+
+MAX_TAG, MAX_TAGS = 40, 20
+"""The maximum length of a tag in characters, and the maximum number of tags of a run."""
 
 
 class State(models.TextChoices):
@@ -22,7 +26,17 @@ class State(models.TextChoices):
 ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 
+class Priority(models.IntegerChoices):
+    LOW = -1, "Low"
+    NORMAL = 0, "Normal"
+    HIGH = 1, "High"
+
+
 class RunQuerySet(models.QuerySet["Run"]):
+    def in_queue(self) -> "RunQuerySet":
+        """Return the queued runs in the order in which workers claim them."""
+        return self.filter(state=State.QUEUED).order_by("-priority", "id")
+
     def visible_to(self, user: User) -> "RunQuerySet":
         """Return the runs that the user may see.
 
@@ -33,14 +47,18 @@ class RunQuerySet(models.QuerySet["Run"]):
             return self
         return self.filter(project__in=projects_led_by(user))
 
+    def in_use(self) -> "RunQuerySet":
+        """Return the runs that are not archived."""
+        return self.filter(archived_at=None)
+
     def matching(self, text: str, *, kinds: Collection[str]) -> "RunQuerySet":
-        """Return the runs of these kinds, and the runs whose name, number or user matches the text.
+        """Return the runs of these kinds, and those whose name, number, user or tag matches the text.
 
         A run without a name is shown under the title of its kind. Callers therefore pass the result of
         `runs.kinds.names_with_title(text)`, which this module cannot import.
         """
         matching = Q(title__icontains=text) | Q(created_by__username__icontains=text)
-        matching |= Q(kind__in=kinds)
+        matching |= Q(kind__in=kinds) | Q(tags__contains=[text])
         if (pk := number(text.removeprefix("#"))) is not None:
             matching |= Q(pk=pk)
         return self.filter(matching)
@@ -83,8 +101,16 @@ class Run(models.Model):
         settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="runs"
     )
     state = models.CharField(max_length=16, choices=State, default=State.QUEUED)
+    priority = models.SmallIntegerField(
+        choices=Priority,
+        default=Priority.NORMAL,
+        help_text="Workers claim queued runs with a higher priority first.",
+    )
     attempt = models.PositiveSmallIntegerField(default=0)
     lease_owner = models.CharField(max_length=200, blank=True)
+    gpus = models.JSONField(
+        default=list, help_text="The GPUs of the attempt, as in CUDA_VISIBLE_DEVICES."
+    )
     fencing_token = models.PositiveBigIntegerField(default=0)
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     heartbeat_at = models.DateTimeField(null=True, blank=True)
@@ -104,6 +130,23 @@ class Run(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
+    tags = ArrayField(models.CharField(max_length=MAX_TAG), default=list, blank=True)
+    notes = models.TextField(blank=True, help_text="Notes of people about the run.")
+    archived_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the run was archived. Lists leave archived runs out."
+    )
+    files_removed_at = models.DateTimeField(
+        null=True, blank=True, help_text="When a clean-up removed the files that the run published."
+    )
+    disk = models.JSONField(
+        null=True, help_text="Bytes of the files of the run by category, as last measured."
+    )
+    disk_measured_at = models.DateTimeField(null=True, blank=True)
+    forecast = models.JSONField(
+        null=True,
+        blank=True,
+        help_text="The forecast of memory, time and cost that was known when the run was queued.",
+    )
 
     objects = RunQuerySet.as_manager()
 
@@ -124,19 +167,47 @@ class Run(models.Model):
                 | (~Q(state__in=ENDED) & Q(finished_at__isnull=True)),
             ),
             models.CheckConstraint(
+                name="run_priority_known", condition=Q(priority__in=Priority.values)
+            ),
+            models.CheckConstraint(
                 name="run_step_within_total",
                 condition=Q(total_steps=0) | Q(step__lte=F("total_steps")),
+            ),
+            models.CheckConstraint(
+                name="run_archived_has_ended", condition=Q(archived_at=None) | Q(state__in=ENDED)
             ),
         ]
         indexes = [
             models.Index("lease_expires_at", name="run_leases", condition=Q(state=State.RUNNING)),
-            models.Index("id", name="run_queued", condition=Q(state=State.QUEUED)),
+            models.Index(
+                F("priority").desc(), "id", name="run_queue", condition=Q(state=State.QUEUED)
+            ),
+            models.Index("finished_at", name="run_by_end", condition=Q(finished_at__isnull=False)),
             models.Index("kind", F("id").desc(), name="run_by_kind"),
             models.Index("project", F("id").desc(), name="run_by_project"),
         ]
 
     def __str__(self) -> str:
         return f"#{self.pk} {self.kind}"
+
+    @property
+    def host(self) -> str:
+        """Return the machine of a running run, from the name of its worker (HOST:PROCESS:THREAD)."""
+        return self.lease_owner.rsplit(":", 2)[0]
+
+    def has_gpu(self, gpu: dict[str, Any]) -> bool:
+        """Return whether the run has this GPU, given as in `Machine.gpus`, of its own machine."""
+        return gpu.get("uuid") in self.gpus or str(gpu.get("index")) in self.gpus
+
+    def gpu_reports(self) -> list[dict[str, Any]]:
+        """Return what the machine of a running run last reported about the run's GPUs.
+
+        Costs one query, or none for a run without GPUs.
+        """
+        if not self.gpus or self.state != State.RUNNING:
+            return []
+        machine = Machine.objects.filter(host=self.host).first()
+        return [gpu for gpu in machine.gpus if self.has_gpu(gpu)] if machine else []
 
 
 class RunEvent(models.Model):
@@ -177,3 +248,93 @@ class Artifact(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} of {self.run}"
+
+
+class Forecast(models.Model):
+    """The measurement for the forecast of a run, made before the run is queued.
+
+    `key` identifies everything that the measurement depends on (runs.preflight). Runs that differ in
+    other settings, such as the learning rate or the number of epochs, share a row. `state` changes only
+    through runs.preflight, by conditional updates.
+    """
+
+    class State(models.TextChoices):
+        QUEUED = "queued", "Queued"
+        MEASURING = "measuring", "Measuring"
+        DONE = "done", "Done"
+        TOO_LARGE = "too_large", "Out of memory"
+        FAILED = "failed", "Failed"
+
+    key = models.CharField(max_length=64, unique=True)
+    kind = models.CharField(max_length=40)
+    config = models.JSONField(default=dict)
+    inputs = models.JSONField(default=dict)
+    state = models.CharField(max_length=16, choices=State, default=State.QUEUED)
+    measurement = models.JSONField(null=True, help_text="See recipes/preflight/forecast.py.")
+    error = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    message_sent_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(
+                name="forecast_done_is_measured",
+                condition=~Q(state="done") | Q(measurement__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"forecast {self.pk} of {self.kind}"
+
+
+class Machine(models.Model):
+    """A machine with a worker, as the worker last reported it.
+
+    `gpus` has a dict for each GPU, with the fields of `recipes.machine.gpus.Gpu`.
+    """
+
+    host = models.CharField(max_length=200, unique=True)
+    slots = models.PositiveSmallIntegerField(help_text="Runs at the same time.")
+    gpus = models.JSONField(default=list)
+    reported_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["host"]
+
+    def __str__(self) -> str:
+        return self.host
+
+
+class Notice(models.Model):
+    """A notice that a run has ended, with the reason of the last failure to send it.
+
+    `runs.notices.sending` owns its state.
+    """
+
+    class Channel(models.TextChoices):
+        EMAIL = "email", "E-mail"
+        WEBHOOK = "webhook", "Webhook"
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="notices")
+    channel = models.CharField(max_length=16, choices=Channel)
+    ended_at = models.DateTimeField(help_text="When the run ended. A run can end again.")
+    attempts = models.PositiveIntegerField(default=0)
+    leased_until = models.DateTimeField(null=True, help_text="Set while a worker sends it.")
+    next_attempt_at = models.DateTimeField(null=True, help_text="Null if no attempt has failed.")
+    sent_at = models.DateTimeField(null=True)
+    error = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint("run", "channel", "ended_at", name="notice_once"),
+        ]
+        indexes = [
+            models.Index("id", name="notice_unsent", condition=Q(sent_at=None)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_channel_display()} about run {self.run_id}"

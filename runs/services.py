@@ -4,14 +4,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from accounts.models import User, audit
 from recipes.settings import ConfigError
-from runs import kinds, lifecycle, storage
+from runs import kinds, lifecycle, preflight, storage
 from runs.kinds import CannotRun, RunKind
 from runs.messages import notify_worker
-from runs.models import ENDED, Run, State
+from runs.models import ENDED, Priority, Run, State
 from runs.supervision import workspace
 
 
@@ -26,58 +26,101 @@ class InvalidConfig(ValueError):  # noqa: N818
         self.errors = errors
 
 
+class SameRun(InvalidConfig):
+    """Raised if a run with the same settings and inputs has not ended. `run` is this run."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        state = run.get_state_display().lower()
+        text = f"Run #{run.pk} has the same settings and inputs, and is {state}."
+        super().__init__({"again": text})
+
+
 def start(
     kind: str,
     config: dict[str, Any],
     by: User | None,
     *,
     inputs: dict[str, Any],
+    preset: str = "",
     title: str = "",
     request_id: UUID | None = None,
+    again: bool = True,
     send: bool = True,
 ) -> Run:
     """Queue a run, and notify a worker after the commit. The same request id returns the same run.
 
+    `config` changes the settings of the preset. Without a preset, it changes the defaults.
+
     If the broker is down, the run waits until the reaper notifies a worker. Pass `send=False` to call
-    `execution.run_now` afterwards. Raises InvalidConfig if the settings or inputs are invalid.
+    `execution.run_now` afterwards. Raises InvalidConfig if the settings or inputs are invalid, and
+    SameRun if a run with the same settings and inputs has not ended, unless `again`.
     """
     request_id = request_id or uuid4()
-    fields = {"kind": kind, "config": checked(kind, config, inputs), "inputs": inputs}
+    fields: dict[str, Any] = {
+        "kind": kind,
+        "config": checked(kind, config, inputs, preset),
+        "inputs": inputs,
+    }
     try:
         with transaction.atomic():
+            if not again:
+                _refuse_same_run(request_id, fields)
             run = Run.objects.create(
                 **fields,
                 project_id=kinds.get(kind).project_of(inputs),
                 title=title[:200],
                 created_by=by,
                 request_id=request_id,
+                forecast=preflight.for_run(kind, fields["config"], inputs),
             )
             audit(by, "start", run)
     except IntegrityError:
-        return _started_before(request_id, fields)
+        earlier = Run.objects.filter(request_id=request_id).first()
+        if earlier is None:
+            raise
+        return _started_before(earlier, fields)
     if send:
         transaction.on_commit(lambda: notify_worker(run.pk))
     return run
 
 
-def _started_before(request_id: UUID, fields: dict[str, Any]) -> Run:
-    run = Run.objects.get(request_id=request_id)
+def _refuse_same_run(request_id: UUID, fields: dict[str, Any]) -> None:
+    """Raise SameRun if another request has queued or started the same run.
+
+    Until the transaction ends, no other request can start a run in this way. So two tabs that send the
+    form at the same time start one run.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('runs.start', 0))")
+    waiting = Run.objects.filter(**fields).exclude(state__in=ENDED).exclude(request_id=request_id)
+    if same := waiting.order_by("pk").first():
+        raise SameRun(same)
+
+
+def _started_before(run: Run, fields: dict[str, Any]) -> Run:
     if any(getattr(run, name) != value for name, value in fields.items()):
         text = f"This form has already started run #{run.pk}, with other settings. Submit it again."
         raise InvalidConfig({"request_id": text})
     return run
 
 
-def checked(kind: str, config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the complete config that would be stored with the run. Raises InvalidConfig."""
+def checked(
+    kind: str, config: dict[str, Any], inputs: dict[str, Any], preset: str = ""
+) -> dict[str, Any]:
+    """Return the complete config that would be stored with the run. Raises InvalidConfig.
+
+    A setting that has no effect, because of another setting, is refused.
+    """
     try:
         run_kind = kinds.get(kind)
-        decided = run_kind.from_inputs(inputs)
+        of_inputs = run_kind.from_inputs(inputs)
     except CannotRun as error:
         raise InvalidConfig({"inputs": str(error)}) from None
     try:
-        values = run_kind.config_class.from_dict({**config, **decided}).to_dict()
-        frozen = run_kind.checked(values)
+        chosen = run_kind.config_class.with_preset(preset, config)
+        values = run_kind.config_class.from_dict({**chosen, **of_inputs})
+        frozen = run_kind.checked(values.without_unused(preset).to_dict())
         _check_folders(run_kind, frozen)
     except ConfigError as error:
         raise InvalidConfig(_of_form(run_kind, error.errors)) from None
@@ -117,6 +160,11 @@ def why_not_cancelled(run: Run) -> str:
     )
 
 
+def set_priority(run: Run, priority: Priority, by: User | None) -> bool:
+    """Change the priority of a queued run. Return False if it is no longer queued."""
+    return lifecycle.set_priority(run, priority, by)
+
+
 def restart(run: Run, by: User | None) -> bool:
     """Continue a failed or cancelled run from its last checkpoint.
 
@@ -129,12 +177,12 @@ def restart(run: Run, by: User | None) -> bool:
 
 
 def restart_label(run: Run) -> str:
-    """Return the label of the button that restarts the run, or "" if there should be no button.
+    """Return the label of the button that restarts the run, or "" if it cannot be restarted.
 
-    There is none for a run that failed before its first checkpoint, because it would fail again.
+    A run that failed before its first checkpoint has the button too: its disk may have been full.
     """
     if run.state not in (State.FAILED, State.CANCELLED):
         return ""
     if workspace.has_checkpoint(workspace.run_dir_of(run)):
         return "Continue from the last checkpoint"
-    return "Start from the beginning" if run.state == State.CANCELLED else ""
+    return "Start from the beginning"

@@ -8,7 +8,7 @@ Face, and absolute paths of folders that a user has entered, are stored unchange
 import hashlib
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from django.conf import settings
 
@@ -121,5 +121,10 @@ def digest_of(path: Path, files: list[Path]) -> str:
     """Return the SHA-256 of a file, or that of the output of `sha256sum` for all files in a folder."""
     if path.is_file():
         return sha256(path)
-    listing = "".join(f"{sha256(file)}  {file.relative_to(path.parent)}\n" for file in files)
+    return digest_of_listing((file.relative_to(path.parent), sha256(file)) for file in files)
+
+
+def digest_of_listing(digests: Iterable[tuple[PurePath, str]]) -> str:
+    """Return the SHA-256 of the output of `sha256sum` for these files, sorted by path."""
+    listing = "".join(f"{digest}  {path}\n" for path, digest in sorted(digests))
     return hashlib.sha256(listing.encode()).hexdigest()

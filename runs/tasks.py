@@ -1,21 +1,43 @@
 import signal
+from typing import Any
 
 from celery import shared_task
-from celery.signals import beat_embedded_init, worker_shutting_down
+from celery.signals import beat_embedded_init, worker_ready, worker_shutting_down
 
-from runs import execution
+from runs import execution, preflight
+from runs.messages import QUEUE
+from runs.notices import sending
+from runs.supervision import machine_report
 from runs.supervision.supervisor import SHUTTING_DOWN
 from runs.supervision.watchdog import PR_SET_PDEATHSIG, prctl
 
 
 @shared_task
 def execute(run_id: int) -> None:
-    execution.execute(run_id)
+    """Execute the first run in the queue. It may be another one than `run_id`, which is only for the log."""
+    execution.execute_next()
+
+
+@shared_task
+def measure_forecast(forecast_id: int) -> None:
+    preflight.measure(forecast_id)
 
 
 @shared_task
 def reap() -> None:
     execution.reap()
+
+
+@shared_task
+def send_notices() -> None:
+    sending.send_due()
+
+
+@worker_ready.connect
+def report_machine(sender: Any = None, **kwargs: object) -> None:
+    """Report the machine of a worker that executes runs, but not those of other workers."""
+    if QUEUE in sender.app.amqp.queues.consume_from:
+        machine_report.start()
 
 
 @worker_shutting_down.connect

@@ -1,22 +1,19 @@
 from typing import Any
 
 from django.contrib import messages
-from django.core.paginator import Paginator
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.utils import translation
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import lead_required, trainer_required, user_of
 from accounts.parameters import number
-from runs import kinds, live, services
-from runs.forms import FilterForm, Launch, initial_from
-from runs.kinds import CannotRun, RunKind
-from runs.models import ENDED, Run, State
+from formatting import glossary
+from runs import live, queue, services
+from runs.models import ENDED, Priority, Run
 from runs.supervision import workspace
 
-PAGE_SIZE = 25
 LOG_TAIL = 6000
 
 
@@ -26,44 +23,6 @@ def run_for(request: HttpRequest, run_id: int) -> Run:
     return get_object_or_404(
         visible.select_related("project", "created_by", "cancelled_by"), pk=run_id
     )
-
-
-def kind_or_404(name: str) -> RunKind:
-    try:
-        return kinds.get(name)
-    except CannotRun as error:
-        raise Http404(str(error)) from None
-
-
-@lead_required
-@require_safe
-def run_list(request: HttpRequest) -> HttpResponse:
-    form = FilterForm(request.GET, user=user_of(request))
-    runs = form.runs().select_related("created_by", "project").defer("config")
-    page = Paginator(runs, PAGE_SIZE).get_page(request.GET.get("page"))
-    context = {"page": page, "form": form, "filtered": bool(form.chosen), "section": "runs"}
-    return render(request, "runs/list.html", context)
-
-
-@trainer_required
-@require_safe
-def choose_kind(request: HttpRequest) -> HttpResponse:
-    return render(request, "runs/kinds.html", {"kinds": kinds.all_kinds(), "section": "runs"})
-
-
-@trainer_required
-@require_http_methods(["GET", "POST"])
-def launch(request: HttpRequest, kind: str) -> HttpResponse:
-    run_kind = kind_or_404(kind)
-    if request.method == "POST":
-        form = Launch(run_kind, request.POST)
-        run = form.start(user_of(request))
-        if run:
-            return redirect("run", run.pk)
-    else:
-        form = Launch(run_kind, initial=initial_from(run_kind, request.GET))
-    context = {"kind": run_kind, "launch": form, "section": "runs"}
-    return render(request, "runs/launch.html", context, status=422 if form.invalid else 200)
 
 
 @lead_required
@@ -76,9 +35,11 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
         "kind": live.kind_of(run),
         "points": points,
         "last": points[-1]["number"] if points else 0,
+        "samples": live.samples(run),
         "artifacts": run.artifacts.all(),
         "links": live.links(run),
         "shares": " ".join(sorted(live.shares_of(run))),
+        "main_figures": glossary.MAIN,
         "may_change": user_of(request).can_train,
         "restart_label": services.restart_label(run),
         "section": "runs",
@@ -91,6 +52,7 @@ def _live_context(run: Run) -> dict[str, Any]:
     return {
         "run": run,
         "progress": live.progress(run),
+        "reason": queue.reason_of(run),
         "recent_messages": live.messages(run),
         "log": workspace.log_tail(log, LOG_TAIL),
         "ended": run.state in ENDED,
@@ -113,10 +75,21 @@ def run_live(request: HttpRequest, run_id: int) -> HttpResponse:
         "seconds_left": live_context["progress"].seconds_left,
         "points": live.points(run, after=number(after) or 0),
         "status": in_english("runs/status.html", live_context, request),
+        "figures": in_english("runs/figures.html", live_context, request),
         "messages": in_english("runs/messages.html", live_context, request),
+        "samples": _new_samples(run, request),
         "log": live_context["log"],
     }
     return JsonResponse(answer, headers={"Cache-Control": "no-store"})
+
+
+def _new_samples(run: Run, request: HttpRequest) -> dict[str, Any] | None:
+    """Return the sample answers as HTML, or None if the page has the newest ones."""
+    samples = live.samples(run, after=number(request.GET.get("samples", "")) or 0)
+    if samples is None:
+        return None
+    html = in_english("runs/samples.html", {"samples": samples}, request)
+    return {"number": samples.number, "html": html}
 
 
 def in_english(template: str, context: dict[str, Any], request: HttpRequest) -> str:
@@ -135,6 +108,40 @@ def run_log(request: HttpRequest, run_id: int) -> HttpResponse:
     return FileResponse(path.open("rb"), content_type="text/plain; charset=utf-8")  # type: ignore[return-value]
 
 
+@lead_required
+@require_safe
+def run_queue(request: HttpRequest) -> HttpResponse:
+    visible = Run.objects.visible_to(user_of(request))
+    overview = queue.overview()
+    runs = [run for host in overview.hosts for run in host.runs]
+    runs += [waiting.run for waiting in overview.waiting]
+    context = {
+        "overview": overview,
+        "visible": set(
+            visible.filter(pk__in=[run.pk for run in runs]).values_list("pk", flat=True)
+        ),
+        "priorities": list(reversed(Priority)),
+        "may_change": user_of(request).can_train,
+        "section": "runs",
+    }
+    return render(request, "runs/queue.html", context)
+
+
+@trainer_required
+@require_POST
+def run_priority(request: HttpRequest, run_id: int) -> HttpResponse:
+    run = run_for(request, run_id)
+    values = {str(priority.value): priority for priority in Priority}
+    priority = values.get(request.POST.get("priority", ""))
+    if priority is None:
+        messages.error(request, "Choose a priority: low, normal or high.")
+    elif services.set_priority(run, priority, user_of(request)):
+        messages.success(request, f"Run {run.pk} has the priority {priority.label.lower()}.")
+    else:
+        messages.warning(request, f"Run {run.pk} is no longer queued.")
+    return redirect("run-queue")
+
+
 @trainer_required
 @require_POST
 def run_cancel(request: HttpRequest, run_id: int) -> HttpResponse:
@@ -150,10 +157,7 @@ def run_cancel(request: HttpRequest, run_id: int) -> HttpResponse:
 @require_POST
 def run_restart(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_for(request, run_id)
-    if run.state == State.FAILED and not services.restart_label(run):
-        text = "This run failed before its first checkpoint. Run it again with other settings."
-        messages.warning(request, text)
-    elif services.restart(run, user_of(request)):
+    if services.restart(run, user_of(request)):
         messages.success(request, "The run is in the queue again.")
     else:
         messages.warning(request, "Only a failed or cancelled run can be continued.")

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
@@ -34,30 +34,43 @@ def command_for(module: str, run_dir: Path, *, gpus: int) -> list[str]:
 class Child:
     """A command that runs under a watchdog (runs.supervision.watchdog). Its output is appended to `log`.
 
-    The command sees only the GPUs in its lease. It inherits `lock` and the locks of the GPUs, so the
+    The command sees only the GPUs in its lease, the allowed environment variables and `variables`. It inherits `lock` and the locks of the GPUs, so the
     caller may close its own copies once this object exists.
     """
 
-    def __init__(self, command: list[str], *, log: Path, lock: int, gpus: GpuLease | None = None):
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        log: Path,
+        lock: int,
+        gpus: GpuLease | None = None,
+        variables: Mapping[str, str] | None = None,
+    ):
         gpus = gpus or GpuLease()
         locks = [lock, *gpus.locks]
         reader, self._pipe = os.pipe()
         self._open = True
-        with log.open("ab") as output:
-            self._watchdog = subprocess.Popen(
-                [
-                    sys.executable, "-m", "runs.supervision.watchdog", str(reader),
-                    ",".join(map(str, locks)), *command,
-                ],
-                cwd=settings.BASE_DIR,
-                env=environment(command, gpus.names),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=[reader, *locks],
-            )  # fmt: skip
-        os.close(reader)
+        try:
+            with log.open("ab") as output:
+                self._watchdog = subprocess.Popen(
+                    [
+                        sys.executable, "-m", "runs.supervision.watchdog", str(reader),
+                        ",".join(map(str, locks)), *command,
+                    ],
+                    cwd=settings.BASE_DIR,
+                    env={**environment(command, gpus.names), **(variables or {})},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=[reader, *locks],
+                )  # fmt: skip
+        except BaseException:
+            self._close_pipe()
+            raise
+        finally:
+            os.close(reader)
         self.watchdog_pid = self._watchdog.pid
 
     def ask_to_stop(self) -> None:

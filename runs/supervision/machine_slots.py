@@ -23,6 +23,7 @@ from runs import lifecycle
 from runs.lifecycle import Lease
 
 MUTEX_SECONDS = 2
+NOTE_BYTES = 200
 
 
 class MachineSlot:
@@ -37,13 +38,16 @@ class MachineSlot:
         holder = (
             {"run": lease.run_id, "token": lease.token, "watchdog": watchdog_pid} if lease else {}
         )
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, json.dumps(holder).encode(), 0)
+        # Writing in place needs no new space, so it succeeds on a full disk.
+        os.pwrite(self.descriptor, json.dumps(holder).encode().ljust(NOTE_BYTES), 0)
 
 
 @contextmanager
 def acquire() -> Iterator[MachineSlot | None]:
-    """Yield one of the machine's slots, or None if all are taken. Costs one query per taken slot."""
+    """Yield one of the machine's slots, or None if all are taken. Costs one query per taken slot.
+
+    Raises OSError if the files of the slots cannot be written.
+    """
     folder = settings.VAR_DIR / "slots"
     folder.mkdir(parents=True, exist_ok=True)
     with _mutex(folder) as exclusive:
@@ -67,10 +71,14 @@ def _take(path: Path) -> MachineSlot | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return MachineSlot(descriptor)
+        return MachineSlot(descriptor)
+    except OSError as error:
+        os.close(
+            descriptor
+        )  # also on a full disk, as this process would otherwise hold the slot forever
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
 
 
 def _evict(path: Path) -> bool:

@@ -13,27 +13,28 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from functools import partial
 from typing import TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connection
 from django.db.models import Max
 
 from recipes.machine import faults
-from recipes.rundir import RESTART, STOPPED, RunDir
+from recipes.rundir import RESTART, STOPPED, RunDir, RunDirError
 from runs import kinds, lifecycle
 from runs.kinds import CannotRun
 from runs.lifecycle import Lease, LeaseLost
 from runs.models import Run
 from runs.supervision import workspace
 from runs.supervision.child import Child, command_for
-from runs.supervision.events import EventTail, remove_partial_line
+from runs.supervision.events import EventTail, repair
 from runs.supervision.gpus import GpuLease, lease_gpus
 from runs.supervision.machine_slots import MachineSlot
+from runs.supervision.tracking import TrackingProcess
 
 logger = logging.getLogger("tiebreak.runs")
 T = TypeVar("T")
@@ -42,6 +43,13 @@ TICK_SECONDS = 0.2
 POLL_SECONDS = 1.0
 LOG_TAIL_BYTES = 4000
 MAX_RETRY_SECONDS = 3600
+
+DATABASE_ERRORS = (OperationalError, InterfaceError, InternalError)
+"""Errors that pass when the database is available again. After a failover, a standby that refuses
+writes reports an InternalError."""
+
+OUTCOMES = {0: "succeeded", STOPPED: "stopped", RESTART: "stopped"}
+"""The outcome that trackers get, by the exit status of the recipe. Others mean "failed"."""
 
 SHUTTING_DOWN = threading.Event()
 """Set when this process is asked to end. Recipes then write a checkpoint, and their runs are requeued."""
@@ -65,9 +73,10 @@ def owner() -> str:
 def supervise(lease: Lease, slot: MachineSlot | None = None) -> None:
     """Execute a claimed run until it ends or this worker loses it.
 
-    The id of the watchdog is recorded in `slot`.
+    The id of the watchdog is recorded in `slot`. If the database is unavailable before the recipe
+    starts, the run returns to the queue.
     """
-    run = Run.objects.get(pk=lease.run_id)
+    run = retry_until_available(lambda: Run.objects.get(pk=lease.run_id))
     logger.info("Run %s (%s): attempt %s begins.", run.pk, run.kind, run.attempt)
     try:
         sentence = _try_attempt(run, lease, slot)
@@ -75,6 +84,27 @@ def supervise(lease: Lease, slot: MachineSlot | None = None) -> None:
             _end(run, lambda: lifecycle.fail(lease, sentence))
     except LeaseLost:
         logger.warning("Run %s: the lease was lost to another worker.", run.pk)
+    except DATABASE_ERRORS as error:
+        forget_connection(error)
+        sentence = _database_problem(run, error)
+        with suppress(LeaseLost):
+            _end(run, lambda: _try_later(run, lease, sentence))
+
+
+def _try_later(run: Run, lease: Lease, sentence: str) -> None:
+    """Return the run to the queue or, after its last attempt, end it as failed."""
+    if run.attempt < settings.RUN_MAX_ATTEMPTS:
+        lifecycle.requeue(lease, counted=True)
+    else:
+        lifecycle.fail(lease, sentence)
+
+
+def _database_problem(run: Run, error: Exception) -> str:
+    detail = str(error).strip().partition("\n")[0]
+    return (
+        f"The database did not respond while attempt {run.attempt} was prepared ({detail}). Check "
+        "that PostgreSQL is running and has free connections, then continue the run."
+    )
 
 
 def _try_attempt(run: Run, lease: Lease, slot: MachineSlot | None) -> str:
@@ -83,7 +113,7 @@ def _try_attempt(run: Run, lease: Lease, slot: MachineSlot | None) -> str:
         _run_attempt(run, lease, slot)
     except CannotRun as error:
         return str(error)
-    except (LeaseLost, OperationalError, InterfaceError):
+    except (LeaseLost, *DATABASE_ERRORS):
         raise
     except Exception as error:
         logger.exception("Run %s", run.pk)
@@ -111,15 +141,16 @@ def _run_attempt(run: Run, lease: Lease, slot: MachineSlot | None) -> None:
                 gpus = stack.enter_context(lease_gpus(kind, process.wait_for_gpu))
         except ShuttingDown:
             return _end(run, lambda: lifecycle.requeue(lease, counted=False))
+        retry_until_available(lambda: lifecycle.record_gpus(lease, gpus.names))
+        variables = _run_hook(run, "Preparing", lambda: kind.variables(run, run_dir))
         command = command_for(kind.module, run_dir.path, gpus=len(gpus.names))
-        process.start(command, lock, gpus)
-        if slot:
-            slot.note(lease, watchdog_pid=process.child.watchdog_pid)
+        process.start(command, lock, gpus, variables, slot)
     # The child has inherited the locks, so they are held until it ends, although the block above
     # has closed this process's copies.
     status = process.wait()
     if status == 0:
-        workspace.mark_finished(run_dir)
+        with suppress(OSError):  # on a full disk: the mark only saves the next attempt some work
+            workspace.mark_finished(run_dir)
         return _store_results(run, kind, process)
     process.copy_rest()
     return _end(run, process.ending(status))
@@ -132,7 +163,8 @@ def _store_results(run: Run, kind: kinds.RunKind, process: "RecipeProcess") -> N
     worker claims it again. If another worker has claimed it first, that worker finds the finished
     directory and publishes it.
     """
-    process.run_dir.stage("Checking and storing the results")
+    with suppress(OSError):  # a full disk does not matter any more
+        process.run_dir.stage("Checking and storing the results")
     try:
         process.copy_rest()
         _succeed(run, process.lease, process.run_dir, kind, process.tail)
@@ -145,6 +177,7 @@ def _store_results(run: Run, kind: kinds.RunKind, process: "RecipeProcess") -> N
             process.copy_rest()
             _succeed(run, regained, process.run_dir, kind, process.tail)
         except CannotRun as error:
+            # The caller has only the lost lease, with which it cannot end the run.
             sentence = str(error)
             _end(run, lambda: lifecycle.fail(regained, sentence))
 
@@ -154,7 +187,7 @@ def _check_cancel(lease: Lease) -> None:
     try:
         if lifecycle.cancel_requested(lease):
             raise CannotRun("It was cancelled while it was queued.")
-    except (OperationalError, InterfaceError) as error:
+    except DATABASE_ERRORS as error:
         forget_connection(error)
 
 
@@ -166,9 +199,8 @@ def _succeed(run: Run, lease: Lease, run_dir: RunDir, kind: kinds.RunKind, tail:
         try:
             result = _run_hook(run, "Storing the results", lambda: kind.finish(current, run_dir))
         except CannotRun:
-            workspace.forget_finished(
-                run_dir
-            )  # so that the recipe starts again if the run is continued
+            # If the run is continued, the recipe starts again.
+            workspace.forget_finished(run_dir)
             raise
         return result or tail.result
 
@@ -185,8 +217,10 @@ def _run_hook(run: Run, what: str, work: Callable[[], T]) -> T:
     """Call a kind's function. An unexpected error is logged and raised as CannotRun with a sentence."""
     try:
         return work()
-    except (CannotRun, LeaseLost, OperationalError, InterfaceError):
+    except (CannotRun, LeaseLost, *DATABASE_ERRORS):
         raise
+    except RunDirError as error:
+        raise CannotRun(f"{error} Start a new run with these settings.") from error
     except Exception as error:
         logger.exception("Run %s: %s failed.", run.pk, what)
         run_dir = workspace.run_dir_of(run)
@@ -221,7 +255,7 @@ class RecipeProcess:
         """
         if SHUTTING_DOWN.is_set():
             raise ShuttingDown
-        with suppress(OperationalError, InterfaceError):
+        with suppress(*DATABASE_ERRORS):
             lifecycle.heartbeat(self.lease)
         _check_cancel(self.lease)
         if not self.waits_for_gpu:
@@ -229,11 +263,18 @@ class RecipeProcess:
             self.run_dir.stage("Waiting for a free GPU")
             self.copy_rest()
 
-    def start(self, command: list[str], lock: int, gpus: GpuLease) -> None:
-        remove_partial_line(self.run_dir)
+    def start(
+        self,
+        command: list[str],
+        lock: int,
+        gpus: GpuLease,
+        variables: Mapping[str, str],
+        slot: MachineSlot | None,
+    ) -> None:
+        repair(self.run_dir, copied=self.tail.after)
         workspace.forget_endings(self.run_dir)
         self.copy_events()
-        self.tail.error = ""
+        self.tail.error = ""  # an error of an earlier attempt is not one of this attempt
         with heartbeats(self.lease):
             resumed_from = workspace.resume_point(self.run_dir)
         if resumed_from:
@@ -246,17 +287,28 @@ class RecipeProcess:
         with self.log.open("a") as log:
             print(f"--- attempt {self.run.attempt} on {socket.gethostname()}", file=log)
         self.log_start = self.log.stat().st_size
-        self.child = Child(command, log=self.log, lock=lock, gpus=gpus)
-        workspace.note_holder(lock, self.child.watchdog_pid)
-
-    def wait(self) -> int:
-        """Wait until the recipe ends, and return its exit status. If an error occurs here, kill it."""
+        self.child = Child(command, log=self.log, lock=lock, gpus=gpus, variables=variables)
         try:
-            while (status := self.child.ended(TICK_SECONDS)) is None:
-                self._tick()
+            workspace.note_holder(lock, self.child.watchdog_pid)
+            if slot:
+                slot.note(self.lease, watchdog_pid=self.child.watchdog_pid)
         except BaseException:
             self.child.kill()
             raise
+        self.tracking = TrackingProcess(self.run, self.run_dir)
+
+    def wait(self) -> int:
+        """Wait until the recipe ends, and return its exit status. If an error occurs here, kill it."""
+        outcome = "stopped"
+        try:
+            while (status := self.child.ended(TICK_SECONDS)) is None:
+                self._tick()
+            outcome = OUTCOMES.get(status, "failed")
+        except BaseException:
+            self.child.kill()
+            raise
+        finally:
+            self.tracking.end(outcome)
         if status in (0, STOPPED, RESTART):
             return status
         return workspace.recorded_ending(self.run_dir) or status
@@ -272,7 +324,7 @@ class RecipeProcess:
                 self.copy_events()
                 if lifecycle.cancel_requested(self.lease):
                     self._stop(StopReason.CANCEL)
-        except (OperationalError, InterfaceError) as error:
+        except DATABASE_ERRORS as error:
             forget_connection(error)
         if SHUTTING_DOWN.is_set():
             self._stop(StopReason.SHUTDOWN)
@@ -325,7 +377,7 @@ class RecipeProcess:
     def _why(self, status: int) -> str:
         if self.tail.error:
             return self.tail.error
-        if sentence := faults.disk_is_full(self.run_dir.path):
+        if sentence := faults.folder_problem(self.run_dir.path):
             return sentence
         last = self._last_line()
         if status == 128 + signal.SIGKILL:
@@ -373,7 +425,7 @@ def retry_until_available(write: Callable[[], T]) -> T:
     while True:
         try:
             return write()
-        except (OperationalError, InterfaceError) as error:
+        except DATABASE_ERRORS as error:
             forget_connection(error)
             if time.monotonic() > until or SHUTTING_DOWN.wait(1):
                 raise
@@ -403,7 +455,7 @@ def _renew_until(lease: Lease, done: threading.Event) -> None:
         while not done.wait(settings.RUN_LEASE_SECONDS / 3):
             try:
                 lifecycle.heartbeat(lease)
-            except (OperationalError, InterfaceError) as error:
+            except DATABASE_ERRORS as error:
                 forget_connection(error)
     except LeaseLost:
         logger.warning("Run %s: the lease was lost.", lease.run_id)

@@ -26,6 +26,7 @@ LOCK = ".lock"
 FINISHED = ".finished"
 """Name of the file that marks a directory whose recipe has finished, so that it is not repeated."""
 STALE_SECONDS = 3
+NOTE_BYTES = 400
 
 
 def run_dir_of(run: Run) -> RunDir:
@@ -81,6 +82,17 @@ def prepare(run: Run, kind: RunKind) -> RunDir:
 
 def _write_spec(run_dir: RunDir, spec: dict[str, Any]) -> None:
     write_atomically(run_dir.path / "run.json", json.dumps(spec, indent=2, sort_keys=True) + "\n")
+
+
+def write_input(run: Run, kind: RunKind, folder: Path) -> RunDir:
+    """Write the settings and the data of a run that is not stored to a temporary run directory.
+
+    Raises CannotRun, as `prepare` does.
+    """
+    spec = {"kind": run.kind, "config": config_with_paths(run, kind), "inputs": run.inputs}
+    run_dir = RunDir.create(folder, spec)
+    kind.prepare(run, run_dir)
+    return run_dir
 
 
 def config_with_paths(run: Run, kind: RunKind) -> dict[str, Any]:
@@ -216,8 +228,9 @@ def lock_run_dir(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterat
 
 def note_holder(descriptor: int, watchdog_pid: int | None) -> None:
     note = json.dumps({"host": socket.gethostname(), "watchdog": watchdog_pid}).encode()
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, note, 0)
+    os.pwrite(
+        descriptor, note.ljust(NOTE_BYTES), 0
+    )  # in place, which needs no space on a full disk
 
 
 def _lock_within(descriptor: int, seconds: float, waiting: Callable[[], None]) -> bool:

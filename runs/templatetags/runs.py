@@ -1,14 +1,18 @@
+import unicodedata
 from collections.abc import Collection
 from typing import Any
 
 from django import template
 from django.utils.translation import gettext_lazy as _
 
+from formatting import glossary
 from formatting.numbers import UNKNOWN
-from runs import live, storage
-from runs.models import Run, State
+from runs import live, preflight, storage
+from runs.models import ENDED, Run, State
 
 register = template.Library()
+
+SIGNS = {"\n": "⏎\n", "\t": "⇥\t"}
 
 BADGES = {
     State.QUEUED: (_("Queued"), ""),
@@ -34,6 +38,29 @@ def duration(seconds: float | None) -> str:
         if count or not words:
             words.append(f"{count} {name}")
     return " ".join(words)
+
+
+@register.filter
+def memory(megabytes: float | None) -> str:
+    """Format MiB as 512 MB or 1.4 GB, the units that nvidia-smi and the pages of runs use."""
+    if megabytes is None:
+        return ""
+    return f"{megabytes:.0f} MB" if megabytes < 1024 else f"{megabytes / 1024:,.1f} GB"
+
+
+@register.inclusion_tag("runs/outcome.html")
+def forecast_and_outcome(run: Run) -> dict[str, Any]:
+    """Return the forecast of a run and what was measured. Costs a query if there is a forecast."""
+    if not run.forecast:
+        return {}
+    seconds = live.seconds_taken(run)
+    return {
+        "forecast": run.forecast,
+        "ended": run.state in ENDED,
+        "memory_mb": live.peak_memory_mb(run),
+        "seconds": seconds,
+        "cost": "" if seconds is None else preflight.cost_text(seconds),
+    }
 
 
 @register.filter
@@ -75,32 +102,43 @@ def value_text(value: Any, *, share: bool = False) -> str:
     return live.format_value(value, share=share and isinstance(value, float))
 
 
-METRICS = {
-    "tokens_per_s": "tokens/s",
-    "memory_mb": "memory, MB",
-    "nll_per_token": "nats per token, best response",
-    "nll_per_token_before": "nats per token, before training",
-    "nll_change": "change in nats per token",
-    "held_out/nll": "held out, nats per token",
-    "drift": "drift on other prompts",
-    "reward_score": "mean score of samples",
-    "kl": "KL to the original model, nats",
-    "kl_per_token": "KL to the original model, nats per token",
-    "reward_spread": "spread of the scores of samples",
-    "equal_rewards": "prompts whose samples have equal scores",
-    "mean_tokens": "mean length of samples, tokens",
-    "truncated": "samples cut off",
-    "clipped": "share clipped",
-    "unscored": "samples without a score",
-    "distinct": "different samples",
-    "score_change": "change in the mean score of samples",
-}
-"""Labels for metrics and results, where replacing the underscores in the name is not enough."""
+@register.inclusion_tag("runs/tokens.html")
+def tokens(text: dict[str, Any]) -> dict[str, Any]:
+    """Show the tokens of a text, with the trained ones marked."""
+    pieces, trained = text["pieces"], text["trained"]
+    first = 0 if trained is None else len(pieces) - trained
+    marked = [(visible(piece), index >= first) for index, piece in enumerate(pieces)]
+    return {"pieces": marked, "more": text["more"]}
+
+
+def visible(piece: str) -> str:
+    """Return the text of a token with signs for line breaks and tabs, and for characters without one.
+
+    Invisible characters and those that change the direction of text are written as their code.
+    """
+    return "".join(_visible(character) for character in piece) or "∅"
+
+
+def _visible(character: str) -> str:
+    if character in SIGNS:
+        return SIGNS[character]
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return f"⟨U+{ord(character):04X}⟩" if hidden else character
+
+
+@register.filter
+def setting(value: Any) -> str:
+    """Format the value of a setting, which may be the text that a user has typed."""
+    if value is None or value == "":
+        return "empty"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value_text(value) if isinstance(value, bool) else str(value)
 
 
 @register.filter
 def metric(name: str) -> str:
-    return METRICS.get(name, name.replace("_", " ").replace("/", " "))
+    return glossary.label_of(name)
 
 
 @register.inclusion_tag("runs/value.html")

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from django import forms
+from django.db import OperationalError
 
+from recipes.presets import QUICK_LOOK, SMALL_GPU
 from recipes.rundir import RunDir
 from recipes.settings import RecipeConfig, option
 from runs import kinds
@@ -20,6 +22,8 @@ TROUBLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class CountingConfig(RecipeConfig):
+    preset_values = {QUICK_LOOK: {"total": 2}, SMALL_GPU: {"checkpoint_every": 1, "loud": True}}
+
     total: int = option(5, "Number of steps to count.", min=1, max=100_000)
     checkpoint_every: int = option(2, "Steps between two checkpoints.", min=1, max=1000)
     delay: float = option(0.0, "Seconds a step takes.", min=0.0, max=10.0, advanced=True)
@@ -32,6 +36,9 @@ class CountingConfig(RecipeConfig):
         if self.checkpoint_every > self.total:
             return {"checkpoint_every": "There would be no checkpoint at all."}
         return {}
+
+    def unused(self) -> dict[str, str]:
+        return {"at": "It has no effect without trouble."} if self.trouble == "none" else {}
 
 
 class CountingInputs(forms.Form):
@@ -46,6 +53,10 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
         raise CannotRun("The snapshot's file is gone.")
     if run.inputs.get("word") == "bug":
         raise KeyError("oops")
+    if run.inputs.get("word") == "long outage" or (
+        run.inputs.get("word") == "outage" and run.attempt == 1
+    ):
+        raise OperationalError("connection refused")
     assert not list(run_dir.data.iterdir())
     (run_dir.data / "words.txt").write_text(run.inputs["word"])
     return {"letters": len(run.inputs["word"])}
@@ -74,6 +85,8 @@ COUNTING = RunKind(
     prepare=prepare,
     finish=finish,
     from_inputs=decide,
+    first_batch="tests.runs.first_batch",
+    command=lambda inputs, config: ["count", inputs["word"]],
     decided=frozenset({"word"}),
     figure=lambda result: f"{result['accuracy']:.0%}" if "accuracy" in result else "",
 )

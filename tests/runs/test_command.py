@@ -93,3 +93,31 @@ def test_the_admin_shows_runs_and_events_but_changes_nothing(client):
     assert client.post(f"/admin/runs/run/{run.pk}/change/", {"title": "Other"}).status_code == 403
     assert client.post(f"/admin/runs/run/{run.pk}/delete/", {"post": "yes"}).status_code == 403
     assert Run.objects.get().title == "Mine"
+
+
+def test_runs_are_tagged_archived_and_restored_with_the_command():
+    run, other = in_state(State.FAILED), in_state(State.FAILED)
+    assert (
+        runs("note", str(run.pk), "--tags", "keep, long")
+        == f"Run {run.pk} has the tags keep, long.\n"
+    )
+    runs("note", str(run.pk), "--notes", "Better data.")
+    run.refresh_from_db()
+    assert (run.tags, run.notes) == (["keep", "long"], "Better data.")
+    assert json.loads(runs("list", "--tag", "keep", "--json"))["run"] == run.pk
+    assert runs("archive", str(run.pk)) == f"Run {run.pk} is archived.\n"
+    assert json.loads(runs("list", "--json"))["run"] == other.pk
+    assert json.loads(runs("list", "--archived", "--json"))["run"] == run.pk
+    assert runs("unarchive", str(run.pk)) == f"Run {run.pk} is not archived.\n"
+    assert "No run matches." in runs("list", "--archived")
+
+
+def test_the_command_refuses_long_tags_and_runs_that_have_not_ended():
+    run = in_state(State.QUEUED)
+    for words, sentence in (
+        (["archive"], "has not ended"),
+        (["note"], "--tags, --notes or both"),
+        (["note", "--tags", "x" * 41], "The maximum is 40"),
+    ):
+        with pytest.raises(CommandError, match=sentence):
+            runs(words[0], str(run.pk), *words[1:])

@@ -1,11 +1,13 @@
 import json
+import os
 
 import pytest
 
 from recipes.rundir import RunDir
 from runs.lifecycle import Lease, record
 from runs.models import Run, RunEvent
-from runs.supervision.events import EventTail, remove_partial_line
+from runs.supervision.events import EventTail, repair
+from tests.disks import files_limited_to
 
 
 @pytest.fixture
@@ -85,9 +87,44 @@ def test_an_invalid_step_is_clamped(run_dir):
 
 def test_a_repair_truncates_only_the_partial_line(run_dir):
     append(run_dir, line(text="one") + b"\n" + b'{"half')
-    remove_partial_line(run_dir)
+    repair(run_dir, copied=0)
     run_dir.message("two")
     assert [event["text"] for event in run_dir.events()] == ["one", "two"]
+
+
+def test_an_event_that_a_full_disk_cuts_off_does_not_damage_the_next(run_dir):
+    run_dir.message("one")
+    with files_limited_to(run_dir.events_file.stat().st_size + 10), pytest.raises(OSError):
+        run_dir.message("two")
+    run_dir.message("three")
+    assert [e.data["text"] for e in EventTail(1, run_dir).read()] == ["one", "three"]
+    assert [event["text"] for event in run_dir.events()] == ["one", "three"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 130])
+def test_events_after_a_cut_get_new_numbers(run_dir, kept):
+    append(run_dir, b"".join(line(text=str(n)) + b"\n" for n in range(5)))
+    tail = EventTail(1, run_dir)
+    assert len(tail.read()) == 5
+    os.truncate(run_dir.events_file, kept)
+    assert tail.read() == []
+    run_dir.message("after a cut during the attempt")
+    assert [event.number for event in tail.read()] == [6]
+    os.truncate(run_dir.events_file, kept)
+    repair(run_dir, copied=6)
+    run_dir.message("after a cut between two attempts")
+    assert [event.number for event in EventTail(1, run_dir, after=6).read()] == [7]
+
+
+def test_a_lost_events_file_is_replaced_by_empty_lines(run_dir):
+    repair(run_dir, copied=3)
+    run_dir.message("new")
+    assert [event.number for event in EventTail(1, run_dir, after=3).read()] == [4]
+
+
+def test_a_deeply_nested_line_is_skipped(run_dir):
+    append(run_dir, b"[" * 100_000 + b"\n" + line(text="next") + b"\n")
+    assert [event.number for event in EventTail(1, run_dir).read()] == [2]
 
 
 def test_a_very_long_line_is_one_event(run_dir, monkeypatch):

@@ -1,10 +1,8 @@
 """Tests of messages for full disks, unwritable folders and damaged files, with real errors."""
 
 import errno
+import fcntl
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,20 +19,12 @@ from finetune.engines.sampled_text import (
 from recipes.machine import faults
 from recipes.machine.faults import storage_problem
 from recipes.preferences.groups import PreferenceError, read_groups, write_groups
-from runs import execution
+from runs import execution, lifecycle
 from runs.models import State
+from runs.supervision import child, machine_slots, supervisor
+from runs.supervision.machine_slots import MachineSlot
+from tests.disks import files_limited_to
 from tests.finetune.training.training_runs import groups_that_like_b
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """Limit the size of files, which causes a real error (EFBIG), as a quota does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def write_plainly(path: Path) -> None:
@@ -93,6 +83,17 @@ def test_the_cause_of_an_error_is_considered(tmp_path):
     except RuntimeError as error:
         sentence = storage_problem(error)
     assert sentence and f"{tmp_path} cannot be written or read: permission denied" in sentence
+
+
+def test_a_read_only_file_system_has_its_own_remedy(tmp_path):
+    error = OSError(errno.EROFS, "Read-only file system", str(tmp_path / "file"))
+    sentence = storage_problem(error) or ""
+    assert f"{tmp_path} cannot be written: it is on a read-only file system. Mount it" in sentence
+
+
+def test_a_folder_in_which_no_file_can_be_created_has_a_problem(tmp_path):
+    assert faults.folder_problem(tmp_path) is None
+    assert f"{tmp_path / 'gone'} is missing" in (faults.folder_problem(tmp_path / "gone") or "")
 
 
 @pytest.mark.parametrize(
@@ -159,3 +160,62 @@ def test_a_folder_that_cannot_be_created_is_named(begin, settings, tmp_path):
     assert run.state == State.FAILED
     assert str(settings.RUNS_DIR) in run.error
     assert "manage.py doctor" in run.error
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("runs_dir")
+def test_a_full_disk_fails_the_run_with_a_sentence_and_leaves_the_slot_free(begin, settings):
+    run = begin(send=False)
+    with files_limited_to(0):
+        execution.execute_next()
+    run.refresh_from_db()
+    assert run.state == State.FAILED
+    assert run.error.startswith(f"No space is left in {settings.VAR_DIR}")
+    with machine_slots.acquire() as slot:
+        assert slot is not None
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("runs_dir")
+def test_a_recipe_whose_slot_cannot_be_written_is_not_left_alone(begin, tmp_path, runs_dir):
+    run = begin(total=1000, delay=0.05, send=False)
+    slot = MachineSlot(os.open(tmp_path / "slot", os.O_RDWR | os.O_CREAT))
+    read_only = os.open(tmp_path / "slot", os.O_RDONLY)
+    os.dup2(read_only, slot.descriptor)
+    lease = lifecycle.claim(run.pk, "me")
+    assert lease
+    supervisor.supervise(lease, slot)
+    run.refresh_from_db()
+    assert (run.state, "Bad file descriptor" in run.error) == (State.FAILED, True)
+    with (runs_dir / str(run.pk) / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while a recipe runs
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("runs_dir")
+def test_a_finished_run_succeeds_although_it_cannot_be_marked(begin, runs_dir):
+    run = begin(send=False)
+    (runs_dir / str(run.pk) / "..finished.draft").mkdir(parents=True)
+    assert execution.run_now(run.pk).state == State.SUCCEEDED
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_recipe_that_cannot_be_started_leaves_no_descriptor_open(tmp_path):
+    before = open_descriptors()
+    with (tmp_path / "lock").open("w") as lock, pytest.raises(FileNotFoundError):
+        child.Child(["true"], log=tmp_path / "gone" / "log.txt", lock=lock.fileno())
+    assert open_descriptors() == before
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("runs_dir")
+@pytest.mark.parametrize(("word", "state"), [("outage", "succeeded"), ("long outage", "failed")])
+def test_a_run_is_prepared_again_after_an_outage_of_the_database(begin, settings, word, state):
+    settings.RUN_MAX_ATTEMPTS = 2
+    run = execution.run_now(begin(word=word, send=False).pk)
+    assert (run.state, run.attempt) == (state, 2)
+    expected = "The database did not respond while attempt 2 was prepared (connection refused)."
+    assert run.error.startswith(expected) == (state == State.FAILED)

@@ -7,10 +7,11 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.db.models import F
 from django.db.models.functions import Now
 
 from accounts.models import AuditEntry
-from runs import lifecycle
+from runs import execution, lifecycle
 from runs.lifecycle import Lease, LeaseLost
 from runs.models import ENDED, Artifact, Run, RunEvent, State
 
@@ -91,7 +92,9 @@ def test_every_illegal_transition_is_refused_and_changes_nothing(verb, state):
 @pytest.mark.django_db
 def test_a_worker_regains_only_reaped_runs_without_an_owner():
     def reaped(**fields) -> Run:
-        run = in_state(State.RUNNING, **{"lease_expires_at": Now() - timedelta(1), **fields})
+        run = in_state(
+            State.RUNNING, **{"lease_expires_at": Now() - timedelta(seconds=1), **fields}
+        )
         lifecycle.reap()
         return run
 
@@ -221,6 +224,27 @@ def test_the_reaper_fails_a_run_after_its_last_attempt(settings):
     assert lifecycle.reap() == []
     assert row(run)["state"] == State.FAILED
     assert "lost 3 times" in row(run)["error"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1)])
+def test_a_jump_of_the_clock_costs_no_attempt_and_delays_no_reaping(jump, settings):
+    run = in_state(State.RUNNING, lease_expires_at=Now() - jump)
+    assert lifecycle.reap() == []
+    end = Run.objects.annotate(left=F("lease_expires_at") - Now()).get().left
+    assert timedelta(0) < end <= timedelta(seconds=settings.RUN_LEASE_SECONDS)
+    lifecycle.heartbeat(holding(run))
+
+
+@pytest.mark.django_db
+def test_the_reaper_gives_workers_time_after_a_restart_of_the_database(settings):
+    run = silent()
+    settings.RUN_LEASE_SECONDS = int(lifecycle.database_uptime().total_seconds()) + 1000
+    execution.reap()
+    assert row(run)["state"] == State.RUNNING
+    settings.RUN_LEASE_SECONDS = 0
+    execution.reap()
+    assert row(run)["state"] == State.QUEUED
 
 
 @pytest.mark.django_db

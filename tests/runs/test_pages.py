@@ -7,12 +7,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db.models import F
+from django.db.models.functions import Now
 from django.urls import reverse
+from django.utils.html import escape
 
 from accounts.models import Role, User
+from formatting.glossary import GLOSSARY
 from runs import execution, services
 from runs.live import progress as progress_of
-from runs.models import Run, RunEvent, State
+from runs.models import Machine, Run, RunEvent, State
 from tests.reward.factory import join, make_project
 from tests.runs.test_lifecycle import in_state
 
@@ -230,13 +233,14 @@ def test_a_second_cancel_reports_the_progress_of_the_first(trainer, state, sente
 CONTINUE = "Continue from the last checkpoint"
 
 
-def test_a_run_that_failed_before_its_first_checkpoint_cannot_be_resumed(trainer):
-    run = in_state(State.FAILED)
-    assert CONTINUE not in trainer.get(f"/runs/{run.pk}/").text
-    answer = trainer.post(f"/runs/{run.pk}/continue", follow=True)
-    assert "failed before its first checkpoint" in answer.text
+@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED])
+def test_a_run_that_ended_before_its_first_checkpoint_starts_from_the_beginning(trainer, state):
+    run = in_state(state)
+    page = trainer.get(f"/runs/{run.pk}/").text
+    assert "Start from the beginning" in page and CONTINUE not in page
+    trainer.post(f"/runs/{run.pk}/continue")
     run.refresh_from_db()
-    assert run.state == State.FAILED
+    assert run.state == State.QUEUED
 
 
 def test_a_run_with_a_checkpoint_is_resumed(trainer, runs_dir):
@@ -246,11 +250,6 @@ def test_a_run_with_a_checkpoint_is_resumed(trainer, runs_dir):
     trainer.post(f"/runs/{run.pk}/continue")
     run.refresh_from_db()
     assert run.state == State.QUEUED
-
-
-def test_a_run_cancelled_before_its_first_checkpoint_starts_from_the_beginning(trainer):
-    page = trainer.get(f"/runs/{in_state(State.CANCELLED).pk}/").text
-    assert "Start from the beginning" in page and CONTINUE not in page
 
 
 @pytest.mark.parametrize("url", [*LOOK[1:], *CHANGE])
@@ -352,7 +351,60 @@ def test_the_latest_values_come_from_the_last_step_of_any_event(trainer):
             run=run, number=number, at=run.created_at, event="progress",
             data={"step": min(number, 2), "total": 9, "metrics": metrics},
         )  # fmt: skip
-    assert dict(progress_of(run).latest) == {"a": "2", "held_out": "3"}
+    assert progress_of(run).more == [("a", "2", ""), ("held_out", "3", "")]
+
+
+def test_the_figures_that_matter_first_come_first_and_the_others_are_folded(trainer):
+    run = in_state(State.RUNNING)
+    device = {"kind": "cuda", "name": "NVIDIA H200", "count": 2, "dtype": "bfloat16"}
+    metrics = {"grad_norm": 0.5, "held_out/accuracy": 0.75, "strange": 7}
+    for number, (event, data) in enumerate(
+        [
+            ("device", device),
+            ("data", {"pairwise_agreement": 0.8}),
+            ("progress", {"step": 1, "total": 2, "loss": 0.6, "metrics": metrics}),
+        ],
+        1,
+    ):
+        RunEvent.objects.create(run=run, number=number, at=run.created_at, event=event, data=data)
+    progress = progress_of(run)
+    assert progress.main == [
+        ("loss", "0.6", ""), ("held_out/accuracy", "0.75", ""),
+        ("pairwise_agreement", "80.0%", ""), ("device", "2 × NVIDIA H200, bfloat16", ""),
+    ]  # fmt: skip
+    assert progress.more == [("grad_norm", "0.5", ""), ("strange", "7", "")]
+    figures = live(trainer, run)["figures"]
+    main, folded = figures.split("<details")
+    assert "held-out accuracy" in main and "gradient norm" in folded
+    explanation = re.search(
+        r'aria-describedby="(term-now-loss)".*?id="\1">([^<]*)<', main, re.DOTALL
+    )
+    assert explanation and explanation[2] == escape(GLOSSARY["loss"].explanation)
+
+
+def test_the_newest_held_out_accuracy_stays_visible_with_its_step(trainer):
+    run = in_state(State.RUNNING)
+    for number, accuracy in enumerate([0.5, 0.7], 1):
+        RunEvent.objects.create(
+            run=run, number=number, at=run.created_at, event="progress",
+            data={"step": 10 * number, "total": 90, "metrics": {"held_out/accuracy": accuracy}},
+        )  # fmt: skip
+    progress(run, *range(21, 70), start=2)
+    assert ("held_out/accuracy", "0.7", "step 20") in progress_of(run).main
+
+
+@pytest.mark.parametrize("data", [{"device": "x"}, {"count": "9", "name": 3}, {}])
+def test_strange_events_about_the_device_and_the_data_are_harmless(trainer, data):
+    run = in_state(State.RUNNING)
+    for number, event in enumerate(("device", "data"), 1):
+        RunEvent.objects.create(
+            run=run,
+            number=number,
+            at=run.created_at,
+            event=event,
+            data={**data, "pairwise_agreement": "<b>"},
+        )
+    assert "<b>" not in live(trainer, run)["figures"]
 
 
 def test_a_single_step_gives_no_time_left(trainer):
@@ -378,7 +430,10 @@ def test_a_queued_run_shows_its_position(trainer):
 
 
 def test_a_run_without_a_broker_shows_that_it_waits_for_one(trainer):
-    assert "broker is not reachable" in live(trainer, in_state(State.QUEUED))["status"]
+    run = in_state(State.QUEUED)
+    assert "No worker is running." in live(trainer, run)["status"]
+    Machine.objects.create(host="big", slots=1, reported_at=Now())
+    assert "broker is not reachable" in live(trainer, run)["status"]
 
 
 def test_hostile_messages_metrics_and_logs_are_shown_as_text(trainer, runs_dir):
@@ -394,11 +449,57 @@ def test_hostile_messages_metrics_and_logs_are_shown_as_text(trainer, runs_dir):
     (runs_dir / str(run.pk)).mkdir(parents=True)
     (runs_dir / str(run.pk) / "log.txt").write_text(evil)
     answer = live(trainer, run)
-    assert evil not in answer["messages"] + answer["status"]
+    assert evil not in answer["messages"] + answer["status"] + answer["figures"]
     assert evil not in trainer.get(f"/runs/{run.pk}/").content.decode()
     log = trainer.get(f"/runs/{run.pk}/log")
     assert log["Content-Type"].startswith("text/plain")
     assert b"".join(log.streaming_content).decode() == evil
+
+
+def sampled(run: Run, number: int, step: int, *answers: str, **fields) -> None:
+    rows = [
+        {"prompt_id": str(n), "prompt": f"Question {n}?", "answer": text, "truncated": False}
+        for n, text in enumerate(answers)
+    ]
+    RunEvent.objects.create(
+        run=run, number=number, at=run.created_at, event="samples",
+        data={"step": step, "total": 9, "answers": rows, **fields},
+    )  # fmt: skip
+
+
+def test_sample_answers_are_shown_newest_first_and_sent_only_when_they_are_new(trainer):
+    run = in_state(State.RUNNING)
+    assert live(trainer, run)["samples"] is None
+    sampled(run, 1, 0, "before", "early")
+    sampled(run, 2, 6, "lost attempt", "late")
+    sampled(run, 3, 3, "between", "middle")
+    sampled(run, 4, 6, "after 6", "late")
+    answer = live(trainer, run, samples=3)["samples"]
+    assert answer["number"] == 4
+    texts = re.findall(r">(before|between|after 6|lost attempt|Before training)<", answer["html"])
+    assert texts == ["after 6", "between", "Before training", "before", "Before training"]
+    assert live(trainer, run, samples=4)["samples"] is None
+    assert "Question 1?" in trainer.get(f"/runs/{run.pk}/").text
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{}, {"step": 1}, {"step": "x", "answers": []}, {"step": 1, "answers": ["x", None, {}]},
+     {"step": 1, "answers": {"prompt_id": 1}}],
+)  # fmt: skip
+def test_invalid_sample_events_are_harmless(trainer, data):
+    run = in_state(State.RUNNING)
+    RunEvent.objects.create(run=run, number=1, at=run.created_at, event="samples", data=data)
+    assert live(trainer, run, samples="²")["samples"]["number"] == 1
+    assert trainer.get(f"/runs/{run.pk}/").status_code == 200
+
+
+def test_hostile_sample_answers_are_shown_as_text(trainer):
+    run = in_state(State.RUNNING)
+    sampled(run, 1, 1, "<img src=x onerror=alert(1)>\u202e", "<b>")
+    html = live(trainer, run)["samples"]["html"]
+    assert "<img" not in html and "<b>" not in html and "\u202e" not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html
 
 
 @pytest.mark.parametrize("state", State)
@@ -455,8 +556,8 @@ def test_the_number_of_queries_does_not_grow_with_the_number_of_runs(
 ):
     for number in range(30):
         in_state(State.SUCCEEDED, created_by=people["lead"], title=str(number))
-    # session, user, projects for the filter, count, runs
-    with django_assert_num_queries(5):
+    # session, user, count, runs, and for the filters projects, metrics, tags and three kinds of rows
+    with django_assert_num_queries(10):
         assert "Page 1 of 2" in trainer.get("/runs/").content.decode()
 
 
@@ -465,9 +566,9 @@ def test_the_number_of_queries_of_a_run_does_not_grow_with_its_events(
 ):
     run = in_state(State.RUNNING)
     progress(run, *range(1, 50))
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(10):
         live(trainer, run)
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(11):
         trainer.get(f"/runs/{run.pk}/")
 
 

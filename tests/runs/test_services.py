@@ -133,7 +133,7 @@ def test_waiting_messages_are_not_resent():
     start()
     assert messages.pending_messages() == 2
     Run.objects.update(message_sent_at=None)
-    messages.notify_waiting(limit=100)
+    messages.notify_overdue()
     assert messages.pending_messages() == 2
     empty_queues()
 
@@ -141,8 +141,8 @@ def test_waiting_messages_are_not_resent():
 @pytest.mark.django_db
 def test_a_second_delivery_does_nothing(runs_dir):
     run = execution.run_now(start().pk)
-    execution.execute(run.pk)
-    execution.execute(run.pk + 1000)
+    execution.execute_next()
+    execution.execute_next()
     run.refresh_from_db()
     assert (run.state, run.attempt, run.fencing_token) == (State.SUCCEEDED, 1, 1)
 
@@ -152,10 +152,10 @@ def test_a_busy_machine_claims_no_second_run(runs_dir):
     run = start()
     with machine_slots.acquire() as slot:
         assert slot
-        execution.execute(run.pk)
+        execution.execute_next()
     run.refresh_from_db()
     assert (run.state, run.attempt) == (State.QUEUED, 0)
-    execution.execute(run.pk)
+    execution.execute_next()
     run.refresh_from_db()
     assert run.state == State.SUCCEEDED
 

@@ -104,6 +104,17 @@ def test_an_incomplete_preparation_is_repeated_after_a_crash(begin, runs_dir):
     assert [path.name for path in data.iterdir()] == ["words.txt"]
 
 
+def test_a_damaged_run_json_is_named_with_a_remedy(begin, runs_dir):
+    run = begin(send=False)
+    workspace.prepare(run, kinds.get(run.kind))
+    file = runs_dir / str(run.pk) / "run.json"
+    file.write_text('{"kind": "coun')
+    run = execution.run_now(run.pk)
+    assert run.state == State.FAILED
+    assert run.error.startswith(f"{file} is not valid JSON: ")
+    assert run.error.endswith(". Start a new run with these settings.")
+
+
 def test_a_run_is_prepared_once(begin, runs_dir):
     run = execution.run_now(begin(trouble="error", send=False).pk)
     marker = runs_dir / str(run.pk) / "data" / "words.txt"
@@ -214,6 +225,45 @@ def test_a_run_that_finishes_during_an_outage_publishes_afterwards(begin, runs_d
     assert sorted(steps) == list(range(1, 21))
 
 
+@contextmanager
+def standby() -> Iterator[None]:
+    """Refuse writes, as a standby does after a failover, except on this thread's connection."""
+    name = connection.settings_dict["NAME"]
+    connection.ensure_connection()
+    own = connection.connection.info.backend_pid
+    elsewhere = urlsplit(database_url())._replace(path="/postgres").geturl()
+    with psycopg.connect(elsewhere, autocommit=True) as server:
+
+        def change(to: str) -> None:
+            server.execute(f'ALTER DATABASE "{name}" {to}')
+            server.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = %s AND pid <> %s",
+                [name, own],
+            )
+
+        change("SET default_transaction_read_only = on")
+        try:
+            yield
+        finally:
+            change("RESET default_transaction_read_only")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_recipe_goes_on_while_the_database_refuses_writes(begin, runs_dir):
+    run = begin(total=20, delay=0.05, send=False)
+    folder = runs_dir / str(run.pk)
+    supervising = threading.Thread(target=execution.run_now, args=(run.pk,))
+    supervising.start()
+    wait_until(lambda: (folder / "events.jsonl").exists())
+    with standby():
+        wait_until(lambda: (folder / ".finished").exists())
+    supervising.join(60)
+    run.refresh_from_db()
+    assert (run.state, run.attempt, run.error) == (State.SUCCEEDED, 1, "")
+    assert run.events.filter(event="progress").count() == 20
+
+
 def test_results_of_an_earlier_attempt_are_reused(begin, runs_dir):
     run = begin(total=4, send=False)
     workspace.prepare(run, kinds.get(run.kind))
@@ -248,9 +298,8 @@ def directory_in_use(run: Run) -> Iterator[None]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_lease_is_renewed_while_the_run_waits_for_its_directory(begin, settings, monkeypatch):
+def test_the_lease_is_renewed_while_the_run_waits_for_its_directory(begin, settings):
     settings.RUN_LEASE_SECONDS = 2
-    monkeypatch.setattr(workspace, "STALE_SECONDS", 0.8)
     run = begin(total=2, send=False)
     with directory_in_use(run):
         waiting = threading.Thread(target=execution.run_now, args=(run.pk,))

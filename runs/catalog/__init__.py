@@ -1,0 +1,1 @@
+"""The list of runs: filters, sorting, metrics, tags, notes and the archive."""

@@ -1,0 +1,1 @@
+"""Notices about runs that have ended, by e-mail and by webhook."""
