@@ -5,6 +5,7 @@ Coordinates are already formatted as text, because a template would format numbe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, floor, log10
 from typing import Any, Protocol
 
 WIDTH, HEIGHT = 640, 190
@@ -81,22 +82,55 @@ class Trend:
     height: int = HEIGHT
 
 
+@dataclass(frozen=True)
+class Axis:
+    """A vertical axis from `low` to `high`, with a tick at each multiple of `step`."""
+
+    low: float
+    high: float
+    step: float
+
+    def ticks(self) -> list[float]:
+        steps = round((self.high - self.low) / self.step)
+        return [self.low + self.step * number for number in range(steps + 1)]
+
+
 MAX_LABELS = 8
+MOST_STEPS = 5
 FLOORS = {0.5: 0.1, 0.0: 0.25, -0.25: 0.25, -0.5: 0.25, -1.0: 0.5}
-"""The possible lower ends of the vertical axis, which ends at 1, with the distance between its ticks."""
+"""The possible lower ends of the axis of a share or coefficient, with the distance between its ticks."""
 
 
-def trend(points: Sequence[tuple[Any, Figure]]) -> Trend | None:
-    """Return the trend of those points that have a value, or None if there are fewer than two."""
+def share_axis(lowest: float) -> Axis:
+    """Return an axis from one of FLOORS to 1."""
+    low = next(edge for edge in FLOORS if lowest >= edge or edge == -1.0)
+    return Axis(low, 1.0, FLOORS[low])
+
+
+def axis_around(lowest: float, highest: float) -> Axis:
+    """Return an axis around the values with at most MOST_STEPS + 1 steps of 1, 2 or 5 times a power of 10."""
+    span = (highest - lowest) or abs(highest) or 1.0
+    power = 10.0 ** floor(log10(span / MOST_STEPS))
+    step = next(power * size for size in (1, 2, 5, 10) if power * size * MOST_STEPS >= span)
+    low, high = floor(lowest / step) * step, ceil(highest / step) * step
+    return Axis(low, high if high > low else low + step, step)
+
+
+def trend(
+    points: Sequence[tuple[Any, Figure]], axis: Axis | None = None, width: int = WIDTH
+) -> Trend | None:
+    """Return the trend of those points that have a value, or None if there are fewer than two.
+
+    Values outside the axis are drawn at its end. Without an axis, they are shares or coefficients.
+    """
     defined = [(label, figure) for label, figure in points if figure.value is not None]
     if len(defined) < 2:
         return None
-    lowest = min(float(figure.low or 0) for _, figure in defined)
-    floor = next(edge for edge in FLOORS if lowest >= edge or edge == -1.0)
-    step = (WIDTH - LEFT - RIGHT) / len(defined)
+    axis = axis or share_axis(min(float(figure.low or 0) for _, figure in defined))
+    step = (width - LEFT - RIGHT) / len(defined)
 
     def y(value: float) -> float:
-        share = (min(1.0, max(floor, value)) - floor) / (1 - floor)
+        share = (min(axis.high, max(axis.low, value)) - axis.low) / (axis.high - axis.low)
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
     every = -(-len(defined) // MAX_LABELS)
@@ -104,11 +138,12 @@ def trend(points: Sequence[tuple[Any, Figure]]) -> Trend | None:
         _dot(label, figure, LEFT + step * (n + 0.5), y, (len(defined) - 1 - n) % every == 0)
         for n, (label, figure) in enumerate(defined)
     ]
-    ticks = [floor + FLOORS[floor] * n for n in range(round((1 - floor) / FLOORS[floor]) + 1)]
     return Trend(
         dots=dots,
         line=" ".join(f"{dot.x},{dot.y}" for dot in dots),
-        ticks=[(f"{y(tick):.1f}", round(tick, 2)) for tick in ticks],
+        ticks=[(f"{y(tick):.1f}", round(tick, 6)) for tick in axis.ticks()],
+        right=width - RIGHT,
+        width=width,
     )
 
 

@@ -48,7 +48,7 @@ def make(
         explanation=explanation,
         by=by,
     )
-    take_off_queue(task=task)
+    take_off_queue(task_ids=[task.pk])
     return gold
 
 

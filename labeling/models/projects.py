@@ -53,6 +53,15 @@ class ProjectQuerySet(models.QuerySet["Project"]):
         """
         return self._of_lead(user).filter(archived_at=None)
 
+    def chatted_by(self, user: User) -> "ProjectQuerySet":
+        """Return the projects, without archived ones, with whose models the user may chat.
+
+        These are the projects that the user leads, and those that allow it to their reviewers.
+        """
+        own = Membership.objects.filter(user=user).values("project")
+        allowed = Q(reviewers_chat=True, archived_at=None, pk__in=own)
+        return self.filter(Q(pk__in=self.led_by(user).values("pk")) | allowed)
+
     def archived_led_by(self, user: User) -> "ProjectQuerySet":
         """Return the archived projects that the user may view and restore."""
         return self._of_lead(user).filter(archived_at__isnull=False)
@@ -158,6 +167,18 @@ class Project(models.Model):
         choices=Promotion,
         default=Promotion.PEOPLE,
         help_text="The verdicts that must prove a fine-tuned model better before it is promoted.",
+    )
+    require_regression_set = models.BooleanField(
+        default=False,
+        help_text="Whether a fine-tuned model must be proven not worse on the project's regression set.",
+    )
+    promote_withdrawn = models.BooleanField(
+        default=False,
+        help_text="Whether a model that was trained on withdrawn data can be promoted without a reason.",
+    )
+    reviewers_chat = models.BooleanField(
+        default=False,
+        help_text="Whether reviewers may chat with the project's models. Leads can read these chats.",
     )
     simulated = models.BooleanField(
         default=False,

@@ -28,6 +28,7 @@ class Ranking(models.Model):
         REVIEW = "review", "Reviewer"
         IMPORT = "import", "Import"
         SIMULATION = "simulation", "Simulation"
+        CHAT = "chat", "Chat"
 
     task = models.ForeignKey(Task, on_delete=models.PROTECT, related_name="rankings")
     reviewer = models.ForeignKey(
@@ -66,6 +67,11 @@ class Ranking(models.Model):
     extra = models.BooleanField(
         default=False,
         help_text="Whether the ranking arrived after someone else had taken its slot, and is kept in addition.",
+    )
+    removed_at = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="When its reviewer's data was withdrawn. The row is then empty.",
     )
     created_at = models.DateTimeField(default=clock.now)
 

@@ -17,7 +17,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Visibility": ("sees_models", "sees_others", "sees_suggestions"),
     "Gold and qualification": ("gold_percent", "qualification_percent"),
     "Queue": ("lease_minutes",),
-    "Models": ("promotion_policy",),
+    "Models": ("promotion_policy", "require_regression_set", "promote_withdrawn", "reviewers_chat"),
 }
 FIELDS = tuple(name for names in SECTIONS.values() for name in names)
 FIELDSETS: list[tuple[str, Any]] = [(name, {"fields": names}) for name, names in SECTIONS.items()]
@@ -46,6 +46,9 @@ LABELS = {
     "qualification_percent": "Pass mark (%)",
     "lease_minutes": "Reservation (minutes)",
     "promotion_policy": "Promotion needs",
+    "require_regression_set": "Require the regression set",
+    "promote_withdrawn": "Allow models with withdrawn data",
+    "reviewers_chat": "Allow reviewers to chat",
 }
 MORE_HELP = {
     "name": "The name shown to reviewers. Renaming the project does not change its address.",

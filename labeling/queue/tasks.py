@@ -1,6 +1,6 @@
 """Create tasks with their slots, hold tasks back, release them and change their priority."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from database.copying import copy_rows, reserve_ids
 from database.lookups import AnyOf
-from labeling.models import Project, Prompt, Response, Task
+from labeling.models import Project, Prompt, Response, Slot, Task
 from labeling.queue.slots import OFF_QUEUE, NextPosition
 from labeling.queue.withdrawals import PARKED, follow_withdrawals, lock_additions
 
@@ -142,12 +142,13 @@ def set_priority(*, task: Task, priority: int) -> None:
     Task.objects.filter(pk=task.pk).update(priority=priority)
 
 
-def take_off_queue(*, task: Task) -> int:
-    """Take the open slots of a task off the queue; return their number.
+def take_off_queue(*, task_ids: Collection[int]) -> int:
+    """Take the open slots of tasks off the queue; return their number.
 
     Reviewers who hold one of these slots may still fill it.
     """
-    return task.slots.filter(ranking=None, priority__lt=PARKED).update(priority=OFF_QUEUE)
+    open_slots = Slot.objects.filter(task__in=task_ids, ranking=None, priority__lt=OFF_QUEUE)
+    return open_slots.update(priority=OFF_QUEUE)
 
 
 _RELEASE_HELD = """

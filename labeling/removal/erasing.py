@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db import connection, transaction
-from django.db.models import Q, QuerySet, TextField
-from django.db.models.functions import Cast
+from django.db.models import Func, Q, QuerySet, TextField
+from django.db.models.functions import Cast, Coalesce
 from django.utils import timezone
 
 from accounts.models import AuditEntry, Token, User
@@ -19,8 +19,12 @@ from labeling.models import (
     Adjudication,
     Finding,
     Gold,
+    GuidelineConfirmation,
     Membership,
+    Project,
     Prompt,
+    Qualification,
+    QueueCursor,
     Ranking,
     Response,
     Skip,
@@ -37,7 +41,7 @@ ERASED_MESSAGES = [{"role": "user", "content": ERASED}]
 
 @contextmanager
 def unfrozen() -> Iterator[None]:
-    """Allow changes to rankings and published guidelines, which triggers otherwise refuse."""
+    """Allow changes to rankings, guidelines and audit entries, which triggers otherwise refuse."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('tiebreak.erasing', 'on', true)")
         yield
@@ -99,11 +103,12 @@ def _erase_remarks(task_ids: list[int]) -> None:
 
 
 def _erase_notes(entries: QuerySet[AuditEntry]) -> None:
-    for entry in entries:
-        for details in (entry.details, entry.details.get("before") or {}):
-            if details.get("note"):
-                details["note"] = ""
-        entry.save(update_fields=["details"])
+    with unfrozen():
+        for entry in entries:
+            for details in (entry.details, entry.details.get("before") or {}):
+                if details.get("note"):
+                    details["note"] = ""
+            entry.save(update_fields=["details"])
 
 
 @transaction.atomic
@@ -144,9 +149,53 @@ def _rename_in_audit(before: str, after: str) -> None:
     entries = AuditEntry.objects.annotate(text=text).filter(
         Q(subject__contains=before) | Q(text__contains=before)
     )
-    for entry in entries:
-        entry.subject = word.sub(after, entry.subject)
-        entry.details = {
-            key: after if value == before else value for key, value in entry.details.items()
-        }
-        entry.save(update_fields=["subject", "details"])
+    with unfrozen():
+        for entry in entries:
+            entry.subject = word.sub(after, entry.subject)
+            entry.details = {
+                key: after if value == before else value for key, value in entry.details.items()
+            }
+            entry.save(update_fields=["subject", "details"])
+
+
+# --- a reviewer's data in one project ------------------------------------------------------------
+
+NOBODY = "withdrawn-reviewers"
+"""The username of the account to which the empty rows of withdrawn rankings belong."""
+
+
+@transaction.atomic
+def withdraw_reviewer(*, project: Project, reviewer: User) -> int:
+    """Empty a reviewer's rankings in a project, and return their number.
+
+    The rows are kept, without content and without the reviewer, because other rows refer to them.
+    Their tasks return to the queue. Skips, decisions about disputes, drafts and the membership are
+    deleted. Do not call this directly; see the head of this module.
+    """
+    nobody, _ = User.objects.get_or_create(
+        username=NOBODY,
+        defaults={"is_active": False, "password": "!"},
+    )
+    rankings = Ranking.objects.filter(task__project=project, reviewer=reviewer)
+    ids = list(rankings.values_list("pk", flat=True))
+    Membership.objects.filter(project=project, user=reviewer).delete()
+    own = Slot.objects.filter(project=project)
+    slots.forget_rankings(own.filter(ranking__in=ids))
+    slots.free_leases(own.filter(reviewer=reviewer), keep_drafts=False)
+    slots.forget_drafts(own.filter(draft_by=reviewer))
+    past = own.filter(past_reviewers__contains=[reviewer.pk])
+    past.update(past_reviewers=Func("past_reviewers", reviewer.pk, function="array_remove"))
+    now = timezone.now()
+    with unfrozen():
+        Ranking.objects.filter(pk__in=ids).update(
+            reviewer=nobody, tiers=[], cut=None, strength=None, ratings={}, flags={}, rationale="",
+            shown_order=[], active_seconds=0, removed_at=now,
+            superseded_at=Coalesce("superseded_at", now),
+        )  # fmt: skip
+    Skip.objects.filter(task__project=project, reviewer=reviewer).delete()
+    Adjudication.objects.filter(task__project=project, by=reviewer).delete()
+    for table in (Qualification, QueueCursor):
+        table._default_manager.filter(project=project, reviewer=reviewer).delete()
+    versions = GuidelineConfirmation.objects.filter(version__guideline__project=project)
+    versions.filter(reviewer=reviewer).delete()
+    return len(ids)

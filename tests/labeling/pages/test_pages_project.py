@@ -209,7 +209,7 @@ def test_the_menu_shows_each_role_its_pages(project):
     assert places(make_member(project)) == ["Review", "Projects"]
     assert places(make_lead(project))[-1] == "Admin"
     assert places(make_user(Role.TRAINER)) == [
-        "Review", "Projects", "Snapshots", "Runs", "Models", "Admin",
+        "Review", "Projects", "Snapshots", "Runs", "Models", "Chats", "Admin",
     ]  # fmt: skip
 
 
