@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django import forms
+from django.utils.functional import Promise
 
 from accounts.models import User
 from labeling.models import GuidelineVersion, Project, Ranking
@@ -27,7 +28,7 @@ class OfferField(forms.ModelChoiceField):
 
     iterator = OfferIterator
 
-    def __init__(self, *args: Any, none_yet: str, **kwargs: Any):
+    def __init__(self, *args: Any, none_yet: str | Promise, **kwargs: Any):
         self.none_yet = none_yet
         super().__init__(*args, **kwargs)
 
@@ -119,6 +120,22 @@ class ScoreInputs(forms.Form):
             "order": values["order"],
             "random_share": values["random_share"],
         }
+
+
+class OnnxInputs(forms.Form):
+    reward_model = RewardModelChoiceField(
+        queryset=RewardModel.objects.none(),
+        empty_label=None,
+        none_yet="No reward models yet: train one first",
+        help_text="The reward model to export. The model itself stays unchanged.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        offer(self, "reward_model", usable_reward_models())
+
+    def inputs(self) -> dict[str, Any]:
+        return {"reward_model": self.cleaned_data["reward_model"].pk}
 
 
 class SnapshotForm(forms.Form):

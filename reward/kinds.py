@@ -14,7 +14,7 @@ from reward.references import ReferenceProblem, checked_reference
 from reward.run_files import put_snapshot, read_report, snapshot_of
 from reward.settings import RewardConfig
 from runs import storage
-from runs.kinds import RunKind, register
+from runs.kinds import Config, Inputs, RunKind, options_of, register
 from runs.models import Run
 
 
@@ -32,16 +32,14 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
     snapshot, report = snapshot_of(run.inputs), read_report(run_dir)
-    model, _ = RewardModel.objects.get_or_create(
+    model = RewardModel.objects.create(
         run=run,
-        defaults={
-            "name": f"{snapshot.project.slug}-reward-{run.pk}"[:120],
-            "project": snapshot.project,
-            "base": run.config["base_model"],
-            "path": storage.stored(run_dir.output),
-            "snapshot": snapshot,
-            "report": report,
-        },
+        name=f"{snapshot.project.slug}-reward-{run.pk}"[:120],
+        project=snapshot.project,
+        base=run.config["base_model"],
+        path=storage.stored(run_dir.output),
+        snapshot=snapshot,
+        report=report,
     )
     return {"reward_model": model.pk, **main_figures(report)}
 
@@ -56,6 +54,11 @@ def links(run: Run) -> list[tuple[str, str]]:
     return [(f"Report of {model}", reverse("reward-model", args=[model.pk]))] if model else []
 
 
+def command(inputs: Inputs, config: Config) -> list[str]:
+    base = storage.resolve(config["base_model"])
+    return ["train_reward", *options_of(snapshot=inputs["snapshot"], base=base)]
+
+
 REWARD = RunKind(
     name="reward",
     title="Reward model",
@@ -67,11 +70,15 @@ REWARD = RunKind(
     project_of=lambda inputs: snapshot_of(inputs).project_id,
     inputs_form=RewardInputs,
     checked=checked,
+    command=command,
+    arguments=frozenset({"base_model"}),
     folders=frozenset({"base_model"}),
     figure=figure,
     shares=SHARES | {"test_accuracy", "train_agreement"},
     links=links,
+    first_batch="reward.training.first_batch",
     multi_gpu=True,
+    forecast=True,
 )
 
 

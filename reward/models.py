@@ -1,6 +1,8 @@
 import json
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from django.conf import settings
@@ -8,7 +10,7 @@ from django.db import models
 from django.db.models import Q
 
 from formatting.numbers import percent, percent_range
-from labeling.models import Project, Response, Task
+from labeling.models import Project, Prompt, Response, Task
 from recipes.rundir import MOVED_BASE, write_atomically
 from reward.evaluation.figures import no_better_than_length
 from reward.evaluation.schema import RewardReport
@@ -22,13 +24,52 @@ def new_key() -> str:
 
 
 class PseudonymKey(models.Model):
-    """The key that makes the pseudonyms of the reviewers of a project. It never changes."""
+    """The key that makes the pseudonyms of the reviewers of a project.
+
+    It changes only when a pseudonym is burned; see reward.preferences.pseudonyms.
+    """
 
     project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="+")
     key = models.CharField(max_length=64, default=new_key, editable=False)
 
     def __str__(self) -> str:
         return f"pseudonyms of {self.project}"
+
+
+class Pseudonym(models.Model):
+    """A pseudonym that was made with an earlier key of its project."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="+")
+    reviewer = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+"
+    )
+    name = models.CharField(max_length=20)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("project", "reviewer", name="pseudonym_once"),
+            models.UniqueConstraint("project", "name", name="pseudonym_of_one_reviewer"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class BurnedPseudonym(models.Model):
+    """A pseudonym that is never given out again. Nothing links it to the account that had it.
+
+    A trigger refuses to change or delete it.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="burned_pseudonyms")
+    name = models.CharField(max_length=20)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint("project", "name", name="burned_pseudonym_once")]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Snapshot(models.Model):
@@ -132,6 +173,13 @@ class RewardModel(Promotable):
             if base.startswith("/") and base != self.base_folder and not Path(base).is_dir():
                 write_atomically(self.folder.parent / MOVED_BASE, self.base_folder)
         return self.folder
+
+    def withdrawals(self) -> list["Withdrawal"]:
+        """Return the withdrawals of data that it was trained on, in one query."""
+        return withdrawals_in([(self.snapshot_id, self.created_at)])
+
+    def doubts_about_data(self) -> list[str]:
+        return doubts_about(self.project, self.withdrawals())
 
     def doubts(self) -> list[str]:
         """Return the reasons not to rely on the model, each as a sentence, from its report."""
@@ -268,3 +316,77 @@ class OrderedTask(models.Model):
 
     def __str__(self) -> str:
         return f"{self.place}: {self.task_id}"
+
+
+class Withdrawal(models.Model):
+    """The removal of the data of a reviewer, a prompt or a response from a project, and what it reached.
+
+    The removal of a reviewer's data does not name the reviewer.
+    """
+
+    class Kind(models.TextChoices):
+        REVIEWER = "reviewer", "A reviewer's data"
+        PROMPT = "prompt", "A prompt"
+        RESPONSE = "response", "A response"
+
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="withdrawals")
+    kind = models.CharField(max_length=16, choices=Kind)
+    prompt = models.ForeignKey(
+        Prompt,
+        null=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="Of a prompt or response.",
+    )
+    reason = models.CharField(max_length=300, blank=True)
+    reach = models.JSONField(default=dict, help_text="Rows that the data had reached, by kind.")
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
+    )
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"withdrawal {self.pk} ({self.get_kind_display().lower()})"
+
+
+class WithdrawnSnapshot(models.Model):
+    """A snapshot that contained withdrawn data until the withdrawal."""
+
+    withdrawal = models.ForeignKey(
+        Withdrawal, on_delete=models.CASCADE, related_name="snapshots", db_index=False
+    )
+    snapshot = models.ForeignKey(Snapshot, on_delete=models.CASCADE, related_name="withdrawals")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("withdrawal", "snapshot", name="withdrawn_snapshot_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.snapshot} in {self.withdrawal}"
+
+
+def withdrawals_in(uses: Iterable[tuple[int | None, datetime]]) -> list[Withdrawal]:
+    """Return the withdrawals of data that models contain, oldest first, in one query.
+
+    `uses` holds (snapshot, when the model was made). Models that were made after a withdrawal were
+    trained on the snapshot without the data.
+    """
+    used = Q(pk__in=[])
+    for snapshot, made_at in uses:
+        if snapshot is not None:
+            used |= Q(snapshots__snapshot=snapshot, at__gt=made_at)
+    return list(Withdrawal.objects.filter(used).distinct().order_by("id"))
+
+
+def doubts_about(project: Project, withdrawals: Iterable[Withdrawal]) -> list[str]:
+    """Return a doubt for each withdrawal, or none if the project allows such models."""
+    if project.promote_withdrawn:
+        return []
+    return [
+        f"It was trained on data that was withdrawn later ({withdrawal}, {withdrawal.at:%Y-%m-%d})."
+        for withdrawal in withdrawals
+    ]

@@ -1,5 +1,6 @@
 """The states of a model in its project, shared by reward models and language models."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from django.db import models, transaction
@@ -7,6 +8,7 @@ from django.db.models import Q
 
 from accounts.models import User, audit
 from labeling.models import Project
+from runs.models import Run
 
 MAX_REASON_LENGTH = 1000
 """Characters of a reason to promote a model with doubts that are recorded."""
@@ -41,6 +43,20 @@ class Promotable(models.Model):
         """Return the reasons not to promote this model, each as a sentence."""
         raise NotImplementedError
 
+    def doubts_about_data(self) -> list[str]:
+        """Return the reasons not to promote a model that was trained on withdrawn data."""
+        raise NotImplementedError
+
+    def all_doubts(self) -> list[str]:
+        return [*self.doubts_about_data(), *self.doubts()]
+
+    def files_removed_at(self) -> datetime | None:
+        """Return when a clean-up removed the files of its run, or None. Costs a query."""
+        number: int | None = getattr(self, "run_id", None)
+        if number is None:
+            return None
+        return Run.objects.values_list("files_removed_at", flat=True).get(pk=number)
+
     @transaction.atomic
     def promote(self, *, by: User | None, reason: str = "") -> Self | None:
         """Promote this model and return the one it replaces, which becomes a candidate again.
@@ -53,7 +69,7 @@ class Promotable(models.Model):
             return None
         if self.state == self.State.ARCHIVED:
             raise CannotMove(f"{self} is archived. Restore it first.")
-        doubts, reason = self.doubts(), reason.strip()[:MAX_REASON_LENGTH]
+        doubts, reason = self.all_doubts(), reason.strip()[:MAX_REASON_LENGTH]
         if doubts and not reason:
             raise CannotMove(" ".join([*doubts, "To promote it anyway, give a reason."]))
         details: dict[str, Any] = {"doubts": doubts, "reason": reason} if doubts else {"doubts": []}
@@ -63,8 +79,18 @@ class Promotable(models.Model):
             previous._set_state(self.State.CANDIDATE)
             details["instead_of"] = previous.pk
         self._set_state(self.State.PROMOTED)
+        details |= self._record_promotion(by=by, previous=previous, doubts=doubts, reason=reason)
         audit(by, "promoted", self, id=self.pk, **details)
         return previous
+
+    def _record_promotion(
+        self, *, by: User | None, previous: Self | None, doubts: list[str], reason: str
+    ) -> dict[str, Any]:
+        """Record a promotion in its transaction, and return details for the audit trail.
+
+        A subclass can override this. Raises CannotMove if the promotion cannot be recorded.
+        """
+        return {}
 
     @transaction.atomic
     def archive(self, *, by: User | None) -> None:
@@ -78,8 +104,16 @@ class Promotable(models.Model):
 
     @transaction.atomic
     def restore(self, *, by: User | None) -> None:
-        """Make an archived model a candidate again."""
+        """Make an archived model a candidate again.
+
+        Raises CannotMove if a clean-up has removed its files.
+        """
         self._lock_state()
+        if removed := self.files_removed_at():
+            raise CannotMove(
+                f"The files of {self} were removed on {removed:%-d %b %Y}, so it cannot be used again. "
+                "Train it again with the settings of its run."
+            )
         if self.state == self.State.ARCHIVED:
             self._set_state(self.State.CANDIDATE)
             audit(by, "restored", self, id=self.pk)

@@ -62,12 +62,17 @@ def config_of(reference: str) -> dict[str, Any] | None:
 
     A hub name is only looked up in the local cache. Nothing is downloaded.
     """
-    folder = Path(reference) if looks_like_folder(reference) else _cached_folder(reference)
+    folder = folder_of(reference)
     try:
         config = json.loads((folder / "config.json").read_text()) if folder else None
     except (OSError, ValueError):
         return None
     return config if isinstance(config, dict) else None
+
+
+def folder_of(reference: str) -> Path | None:
+    """Return the folder of a model, or that of a hub name in the local cache, if there is one."""
+    return Path(reference) if looks_like_folder(reference) else _cached_folder(reference)
 
 
 def _cached_folder(reference: str) -> Path | None:

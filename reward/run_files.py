@@ -4,14 +4,12 @@ The run kinds of `reward` and `finetune` use this module.
 """
 
 import json
-import os
-import shutil
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from recipes.preferences.groups import PreferenceError, content_hash, read_groups
-from recipes.rundir import RunDir
-from reward.models import Snapshot
+from recipes.rundir import RunDir, link_or_copy
+from reward.models import RewardModel, Snapshot
 from runs.kinds import CannotRun
 
 
@@ -22,6 +20,15 @@ def snapshot_of(inputs: dict[str, Any]) -> Snapshot:
         return Snapshot.objects.select_related("project").get(pk=number)
     except (Snapshot.DoesNotExist, TypeError, ValueError):
         raise CannotRun(f"There is no snapshot {number}.") from None
+
+
+def reward_model_of(inputs: Mapping[str, Any]) -> RewardModel:
+    """Return the reward model that the inputs of a run name. Raises CannotRun if there is none."""
+    number: Any = inputs.get("reward_model")
+    try:
+        return RewardModel.objects.select_related("project", "snapshot").get(pk=number)
+    except (RewardModel.DoesNotExist, TypeError, ValueError):
+        raise CannotRun(f"There is no reward model {number}.") from None
 
 
 def put_snapshot(snapshot: Snapshot, run_dir: RunDir) -> dict[str, Any]:
@@ -40,15 +47,6 @@ def put_snapshot(snapshot: Snapshot, run_dir: RunDir) -> dict[str, Any]:
         )
     link_or_copy(snapshot.file, run_dir.data / "preferences.parquet")
     return {"snapshot_hash": snapshot.content_hash}
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make a hard link to the file or, if that is impossible, a copy. Neither file changes later."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def read_report(run_dir: RunDir) -> dict[str, Any]:

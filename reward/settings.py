@@ -1,16 +1,24 @@
-"""The settings of the recipe for reward models.
+"""The settings of the recipes that train reward models and export them to ONNX.
 
 The web form is made from them, so torch is not imported.
 """
 
 from dataclasses import MISSING, dataclass
 
-from recipes.settings import option
+from recipes.presets import BEST_QUALITY, SMALL_GPU
+from recipes.settings import RecipeConfig, option
 from recipes.training_settings import PreferenceSettings, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig(PreferenceSettings, TrainingSettings):
+    """Settings for training a reward model."""
+
+    preset_values = {
+        BEST_QUALITY: {"heads": 8},
+        SMALL_GPU: {"gradient_checkpointing": True},
+    }
+
     base_model: str = option(
         MISSING,
         "The base model: a folder, a Hugging Face name, or name@revision.",
@@ -21,6 +29,7 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
         "quickly; one or two passes are usual.",
         min=0.01,
         max=50,
+        unit="passes",
     )
     learning_rate: float = option(
         2e-4,
@@ -37,6 +46,7 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
         label="LoRA dropout",
         min=0,
         max=0.9,
+        unit="share",
     )
     heads: int = option(
         1,
@@ -45,6 +55,7 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
         "their standard deviation. Several heads cost little more than one; 8 is a good number.",
         min=1,
         max=64,
+        unit="heads",
     )
     criteria_weight: float = option(
         0.0,
@@ -65,6 +76,7 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
         min=0,
         max=8,
         advanced=True,
+        unit="halvings",
     )
     label_mistakes: int = option(
         0,
@@ -77,6 +89,7 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
         min=0,
         max=20,
         advanced=True,
+        unit="parts",
     )
     lora_r: int = option(
         16,
@@ -94,6 +107,7 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
         label="Longest input",
         min=8,
         advanced=True,
+        unit="tokens",
     )
     gradient_checkpointing: bool = option(
         False,
@@ -115,3 +129,17 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
             text = "LoRA rank 0 trains all weights, but four-bit weights cannot be trained."
             return {"quantize": text}
         return {}
+
+    def unused(self) -> dict[str, str]:
+        reasons = super().unused()
+        if not self.lora_r:
+            text = "It has no effect with LoRA rank 0, which trains all weights."
+            reasons |= dict.fromkeys(("lora_alpha", "lora_dropout", "lora_variant"), text)
+        return reasons
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxConfig(RecipeConfig):
+    """Settings for the export of a reward model to ONNX."""
+
+    reward_model: str = option(MISSING, "The output folder of a run that trained a reward model.")

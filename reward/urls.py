@@ -24,5 +24,6 @@ urlpatterns: list[URLPattern] = [
         )
         for part in ("archive", "card", "report")
     ),
+    path("models/reward/<int:pk>/onnx/", downloads.download_onnx, name="reward-model-onnx"),
     path("models/reward/<int:pk>/move/", views.move_reward_model, name="move-reward-model"),
 ]

@@ -15,6 +15,7 @@ import numpy as np
 from labeling.statistics.agreement import NO_STRICT, PAIRWISE, strict_counts
 from labeling.statistics.intervals import FEW_CLUSTERS, ShareSums, share_interval
 from recipes.preferences.groups import Group, by_criterion, strict_wins, wins
+from recipes.rundir import RunDir
 from reward.evaluation.schema import (
     Agreement,
     Bin,
@@ -115,6 +116,15 @@ def reviewer_agreement(groups: Sequence[Group]) -> Agreement:
     weights = {ranking.weight for group in groups for ranking in group.rankings}
     weighted = ", rankings weighted" if len(weights) > 1 else ""
     return {**share, "name": PAIRWISE, "sample": f"held-out prompts{weighted}"}
+
+
+def emit_agreement(run_dir: RunDir, groups: Sequence[Group]) -> None:
+    """Write an event with the reviewers' agreement on held-out groups, for the page of the run.
+
+    It is a constant, and the page shows it next to the accuracy of the model.
+    """
+    value = reviewer_agreement(groups)["value"]
+    run_dir.whole.emit("data", pairwise_agreement=value)
 
 
 def agreement_tally(group: Group) -> Tally:

@@ -61,7 +61,7 @@ class ModelCommand(BaseCommand):
     def promote(self, options: dict[str, Any]) -> None:
         model = self.named(options["model"])
         if options["dry_run"]:
-            self.stdout.write(" ".join(model.doubts()) or f"{model} can be promoted.")
+            self.stdout.write(" ".join(model.all_doubts()) or f"{model} can be promoted.")
         else:
             self._move(model, options)
 

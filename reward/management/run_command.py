@@ -9,11 +9,13 @@ from django.core.management import BaseCommand, CommandError, CommandParser, cal
 from django.db import connection
 
 from labeling.management.lookups import project_named
+from recipes.presets import Preset
 from recipes.settings import Option
 from reward.models import Snapshot
-from runs import execution, kinds, services
-from runs.models import Run, State
+from runs import execution, kinds, preflight, services
+from runs.models import Forecast, Run, State
 from runs.services import InvalidConfig
+from runs.templatetags.runs import duration, memory
 
 EXIT_NOT_SUCCEEDED = 2
 
@@ -32,23 +34,36 @@ class RunCommand(BaseCommand):
 
     kind: str
     description: str
-    own_arguments: frozenset[str] = frozenset()
-    """Settings that have an argument of their own and cannot be set with --set."""
 
     def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
         self.help = self.description + ENDING + self._settings()
         return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
 
     def _settings(self) -> str:
-        lines = [_help_of(option) for option in self._options()]
-        return "\nSettings for --set, with their defaults:\n" + "\n".join(lines)
+        presets = [_help_of_preset(preset) for preset in self._presets()]
+        settings = [_help_of(option) for option in self._options()]
+        return "\n".join(
+            [
+                *(["\nPresets:", *presets] if presets else []),
+                "\nSettings for --set, with their defaults:",
+                *settings,
+            ]
+        )
+
+    def _presets(self) -> list[Preset]:
+        return kinds.get(self.kind).config_class.presets()
 
     def _options(self) -> list[Option]:
         kind = kinds.get(self.kind)
-        taken = kind.decided | self.own_arguments
+        taken = kind.decided | kind.arguments
         return [o for o in kind.config_class.options() if o.name not in taken]
 
     def add_arguments(self, parser: CommandParser) -> None:
+        if presets := [preset.name for preset in self._presets()]:
+            parser.add_argument(
+                "--preset", choices=presets, default="",
+                help="settings for a goal, which --set changes; default: none",
+            )  # fmt: skip
         parser.add_argument(
             "--set", action="append", default=[], metavar="NAME=VALUE", dest="assignments",
             help="a setting of the recipe; may be repeated",
@@ -65,6 +80,13 @@ class RunCommand(BaseCommand):
             help="check and print everything without starting the run",
         )
 
+        if kinds.get(self.kind).forecast:
+            how.add_argument(
+                "--forecast",
+                action="store_true",
+                help="measure and print the memory, time and cost of the run without starting it",
+            )
+
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return the inputs of the run. Raises CommandError if the options are not valid."""
         raise NotImplementedError
@@ -74,15 +96,18 @@ class RunCommand(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         config, inputs = self.config(options), self.inputs(options)
+        preset = options.get("preset", "")
         try:
             if options["dry_run"]:
-                checked = services.checked(self.kind, config, inputs)
+                checked = services.checked(self.kind, config, inputs, preset)
                 return self.stdout.write(
                     json.dumps({"kind": self.kind, "config": checked, "inputs": inputs}, indent=2)
                 )
+            if options.get("forecast"):
+                return self.forecast(services.checked(self.kind, config, inputs, preset), inputs)
             run = services.start(
                 self.kind, config, None,
-                inputs=inputs, title=options["title"], send=not options["foreground"],
+                inputs=inputs, preset=preset, title=options["title"], send=not options["foreground"],
             )  # fmt: skip
         except InvalidConfig as error:
             raise CommandError(_sentences(error)) from None
@@ -92,6 +117,24 @@ class RunCommand(BaseCommand):
         elif not options["no_wait"]:
             call_command("runs", "watch", str(run.pk), stdout=self.stdout)
         return None
+
+    def forecast(self, config: dict[str, Any], inputs: dict[str, Any]) -> None:
+        """Print the forecast of a run. Raises CommandError with status 2 if the run does not fit."""
+        row = preflight.measured_now(self.kind, config, inputs)
+        if row.state == Forecast.State.FAILED:
+            raise CommandError(row.error)
+        if row.state in (Forecast.State.QUEUED, Forecast.State.MEASURING):
+            raise CommandError("A worker is measuring this run. Repeat the command in a minute.")
+        predicted = preflight.outcome(row, config)
+        if predicted:
+            self.stdout.write(sentence_about(predicted))
+            if predicted.fits:
+                return
+        self.stdout.write("The run does not fit into memory. It would fit with:")
+        for change in preflight.changes_for(row, config, now=True):
+            values = ", ".join(f"--set {name}={value}" for name, value in change.values.items())
+            self.stdout.write(f"  {values}: {sentence_about(change.outcome)}")
+        raise CommandError("Nothing was started.", returncode=EXIT_NOT_SUCCEEDED)
 
     def run_in_foreground(self, run: Run) -> None:
         watcher = threading.Thread(target=self._watch, args=(run.pk,), daemon=True)
@@ -115,6 +158,16 @@ class RunCommand(BaseCommand):
             connection.close()
 
 
+def sentence_about(predicted: Any) -> str:
+    """Return the memory, time and cost of a forecast as a sentence."""
+    of = f" of {memory(predicted.capacity_mb)}" if predicted.capacity_mb else ""
+    cost = preflight.cost_text(predicted.seconds)
+    return (
+        f"Peak memory {memory(predicted.memory_mb)}{of} on one {predicted.device}, "
+        f"time {duration(predicted.seconds)}{f', cost {cost}' if cost else ''}."
+    )
+
+
 def settings_from(assignments: list[str], names: list[str]) -> dict[str, str]:
     """Return the values of NAME=VALUE assignments.
 
@@ -135,6 +188,11 @@ def _sentences(error: InvalidConfig) -> str:
     return "\n".join(
         text if name == "inputs" else f"{name}: {text}" for name, text in error.errors.items()
     )
+
+
+def _help_of_preset(preset: Preset) -> str:
+    values = ", ".join(f"{name}={value}" for name, value in preset.values.items())
+    return f"  {preset.name}\n      {preset.description} It sets {values}.".replace("%", "%%")
 
 
 def _help_of(option: Option) -> str:

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_GET
 from accounts.access import lead_required, user_of
 from accounts.models import audit
 from reward.access import reward_model_for
+from reward.onnx import exports_of
 from runs import downloads
 from runs.downloads import FileMissing
 from runs.models import Artifact, Run
@@ -23,6 +24,23 @@ FILES = {"card": "README.md", "report": "report.json"}
 def download(request: HttpRequest, pk: int, part: str) -> HttpResponseBase:
     """Send the archive, the card or the report of a reward model."""
     return send_download(request, reward_model_for(request, pk), part, back="reward-model")
+
+
+@lead_required
+@require_GET
+def download_onnx(request: HttpRequest, pk: int) -> HttpResponseBase:
+    """Send the archive of the newest export to ONNX."""
+    model = reward_model_for(request, pk)
+    try:
+        run = exports_of(model).first()
+        if run is None:
+            raise FileMissing(f"{model} was not exported to ONNX. Start an export first.")
+        response = downloads.archive(run, name=f"{downloads.folder_name(model.name, run)}-onnx")
+    except FileMissing as problem:
+        messages.error(request, str(problem))
+        return redirect("reward-model", model.pk)
+    audit(user_of(request), "model downloaded", model, id=model.pk, part="onnx")
+    return response
 
 
 def send_download(request: HttpRequest, model: Any, part: str, *, back: str) -> HttpResponseBase:

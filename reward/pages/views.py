@@ -19,6 +19,7 @@ from reward.evaluation.figures import limit_to_show, no_better_than_length
 from reward.evaluation.schema import CriterionFigures, Disagreement, RewardReport
 from reward.forms import SnapshotForm
 from reward.models import Snapshot
+from reward.onnx import exports_of
 from reward.ordering import queue
 from reward.pages.charts import IntervalRow, curve, interval_row, reliability
 from reward.pages.downloads import downloads_of
@@ -172,7 +173,8 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "report": report,
         "rows": report_rows(report, model.snapshot),
         "only_length": no_better_than_length(report),
-        "doubts": model.doubts(),
+        "doubts": model.all_doubts(),
+        "withdrawals": model.withdrawals(),
         "reliability": reliability(calibration["bins"] if calibration else []),
         "ece": calibration,
         "length": report.get("length"),
@@ -192,6 +194,7 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "data": report.get("data"),
         "left_out": report.get("left_out") or [],
         "downloads": downloads_of(model),
+        "onnx_exports": exports_of(model),
         "can_train": user_of(request).can_train,
     }
     return render(request, "reward/reward_model.html", context)

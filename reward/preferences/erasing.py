@@ -7,7 +7,7 @@ and events, the text is replaced. The weights of models that were trained on the
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from django.utils import timezone
 from labeling.models import Prompt, Response
 from labeling.removal.erasing import ERASED
 from recipes.preferences.groups import (
+    PER_RANKING,
     Group,
     content_hash,
     group_schema,
@@ -75,12 +76,74 @@ class Erasure:
             erased in text or (len(text) >= SHORTEST and text in erased) for erased in self.texts
         )
 
+    def is_in_file(self, file: pq.ParquetFile) -> bool:
+        """Return whether a file of groups contains the content. Two columns are read."""
+        return any(
+            group == self.prompt_id and not self.response_ids.isdisjoint(ids)
+            for batch in file.iter_batches(columns=["group_id", "response_ids"])
+            for group, ids in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        )
+
+    def removes_row(self, row: dict[str, Any]) -> bool:
+        """Return whether a row of prompts, generated responses, answers or responses to score is
+        erased.
+        """
+        if "response_ids" in row:
+            return not self.response_ids.isdisjoint(row["response_ids"] or ())
+        if row.get("prompt_id") != self.prompt_id:
+            return False
+        texts = [value for name, value in row.items() if name not in ("prompt_id", "meta")]
+        return self.whole_prompt or any(isinstance(t, str) and self.is_in(t) for t in texts)
+
     def applied_to(self, group: Group) -> Group | None:
         """Return the row without the content, or None if fewer than two responses remain."""
         if group.group_id != self.prompt_id or self.response_ids.isdisjoint(group.response_ids):
             return group
         remaining = [pk for pk in group.response_ids if pk not in self.response_ids]
         return None if self.whole_prompt or len(remaining) < 2 else keep_responses(group, remaining)
+
+
+@dataclass(frozen=True)
+class ReviewerErasure:
+    """All rankings of a reviewer, who has this pseudonym in the files."""
+
+    name: str
+    whole_prompt = False
+    prompt_id = ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def is_in(self, text: str) -> bool:
+        return self.name in text
+
+    def is_in_file(self, file: pq.ParquetFile) -> bool:
+        """Return whether a file of groups contains a ranking of the reviewer. One column is read."""
+        return any(
+            ranking["reviewer"] == self.name
+            for batch in file.iter_batches(columns=["rankings"])
+            for rankings in batch.column(0).to_pylist()
+            for ranking in rankings
+        )
+
+    def removes_row(self, row: dict[str, Any]) -> bool:
+        return False
+
+    def applied_to(self, group: Group) -> Group | None:
+        """Return the row without the rankings, or None if no other ranking remains."""
+        kept = [n for n, ranking in enumerate(group.rankings) if ranking.reviewer != self.name]
+        if len(kept) == len(group.rankings):
+            return group
+        meta = {
+            name: [value[n] for n in kept] if name in PER_RANKING else value
+            for name, value in group.meta.items()
+        }
+        rankings = [group.rankings[n] for n in kept]
+        return replace(group, rankings=rankings, meta=meta) if kept else None
+
+
+AnyErasure = Erasure | ReviewerErasure
 
 
 def _texts(texts: list[str]) -> tuple[str, ...]:
@@ -90,7 +153,7 @@ def _texts(texts: list[str]) -> tuple[str, ...]:
 # --- snapshots -----------------------------------------------------------------------------------
 
 
-def snapshots_with(erasure: Erasure, project_id: int) -> list[Snapshot]:
+def snapshots_with(erasure: AnyErasure, project_id: int) -> list[Snapshot]:
     """Return the snapshots of the project that contain the content.
 
     Two columns of each file are read.
@@ -99,19 +162,15 @@ def snapshots_with(erasure: Erasure, project_id: int) -> list[Snapshot]:
     return [snapshot for snapshot in snapshots if _holds(snapshot.file, erasure)]
 
 
-def _holds(path: Path, erasure: Erasure) -> bool:
+def _holds(path: Path, erasure: "AnyErasure") -> bool:
     if not path.is_file():
         return False
     with pq.ParquetFile(path) as file:
-        return any(
-            group == erasure.prompt_id and not erasure.response_ids.isdisjoint(ids)
-            for batch in file.iter_batches(columns=["group_id", "response_ids"])
-            for group, ids in zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        )
+        return erasure.is_in_file(file)
 
 
 @transaction.atomic
-def rewrite_snapshot(snapshot: Snapshot, erasure: Erasure) -> None:
+def rewrite_snapshot(snapshot: Snapshot, erasure: AnyErasure) -> None:
     """Write the file of the snapshot again without the content.
 
     The old file is deleted after the commit.
@@ -131,7 +190,7 @@ def rewrite_snapshot(snapshot: Snapshot, erasure: Erasure) -> None:
     transaction.on_commit(lambda: _delete_unused(old))
 
 
-def _without(groups: Iterator[Group], erasure: Erasure) -> Iterator[Group]:
+def _without(groups: Iterator[Group], erasure: AnyErasure) -> Iterator[Group]:
     return (remaining for group in groups if (remaining := erasure.applied_to(group)) is not None)
 
 
@@ -144,7 +203,7 @@ def _delete_unused(path: Path) -> None:
 # --- folders of runs -----------------------------------------------------------------------------
 
 
-def clean_folder(folder: Path, erasure: Erasure) -> list[Path]:
+def clean_folder(folder: Path, erasure: AnyErasure) -> list[Path]:
     """Erase the content from all files under the folder, and return the changed files."""
     changed = []
     for path in sorted(folder.rglob("*")):
@@ -161,7 +220,7 @@ def clean_folder(folder: Path, erasure: Erasure) -> list[Path]:
     return changed
 
 
-def _clean_parquet(path: Path, erasure: Erasure) -> bool:
+def _clean_parquet(path: Path, erasure: AnyErasure) -> bool:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError):
@@ -176,11 +235,11 @@ def _clean_parquet(path: Path, erasure: Erasure) -> bool:
             return True
         if not names & {"prompt_id", "response_ids"}:
             return False
-        if not any(_is_erased(row, erasure) for row in _rows(file)):
+        if not any(erasure.removes_row(row) for row in _rows(file)):
             return False
         with atomically(path) as draft, pq.ParquetWriter(draft, schema) as writer:
             for batch in file.iter_batches():
-                rows = [row for row in batch.to_pylist() if not _is_erased(row, erasure)]
+                rows = [row for row in batch.to_pylist() if not erasure.removes_row(row)]
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     return True
 
@@ -190,20 +249,7 @@ def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _is_erased(row: dict[str, Any], erasure: Erasure) -> bool:
-    """Return whether a row is erased.
-
-    The row may be of prompts, generated responses, answers or responses to score.
-    """
-    if "response_ids" in row:
-        return not erasure.response_ids.isdisjoint(row["response_ids"] or ())
-    if row.get("prompt_id") != erasure.prompt_id:
-        return False
-    texts = [value for name, value in row.items() if name not in ("prompt_id", "meta")]
-    return erasure.whole_prompt or any(isinstance(t, str) and erasure.is_in(t) for t in texts)
-
-
-def _clean_text(path: Path, erasure: Erasure) -> bool:
+def _clean_text(path: Path, erasure: AnyErasure) -> bool:
     try:
         before = path.read_text()
     except (UnicodeDecodeError, OSError):
@@ -215,7 +261,7 @@ def _clean_text(path: Path, erasure: Erasure) -> bool:
     return True
 
 
-def _cleaned(suffix: str, text: str, erasure: Erasure) -> str:
+def _cleaned(suffix: str, text: str, erasure: AnyErasure) -> str:
     if suffix == ".json":
         return _cleaned_json(text, erasure, indent=2)
     if suffix == ".jsonl":
@@ -226,7 +272,7 @@ def _cleaned(suffix: str, text: str, erasure: Erasure) -> str:
     return text
 
 
-def _cleaned_json(text: str, erasure: Erasure, indent: int | None = None) -> str:
+def _cleaned_json(text: str, erasure: AnyErasure, indent: int | None = None) -> str:
     try:
         value = json.loads(text)
     except ValueError:
@@ -235,18 +281,24 @@ def _cleaned_json(text: str, erasure: Erasure, indent: int | None = None) -> str
     return text if cleaned == value else json.dumps(cleaned, indent=indent, sort_keys=True)
 
 
-def scrubbed(value: Any, erasure: Erasure) -> Any:
-    """Return a JSON value without rows about the erased prompt, and with erased texts replaced."""
+def scrubbed(value: Any, erasure: AnyErasure) -> Any:
+    """Return a JSON value without rows about the erased prompt, and with erased texts replaced.
+
+    The tokens of an erased text are removed too.
+    """
     if isinstance(value, str):
         return ERASED if erasure.is_in(value) else value
     if isinstance(value, list):
         return [scrubbed(each, erasure) for each in value if not _is_about(each, erasure)]
     if isinstance(value, dict):
-        return {name: scrubbed(each, erasure) for name, each in value.items()}
+        cleaned = {name: scrubbed(each, erasure) for name, each in value.items()}
+        if "token_ids" in value and cleaned != value:
+            cleaned["token_ids"] = []
+        return cleaned
     return value
 
 
-def _is_about(value: Any, erasure: Erasure) -> bool:
+def _is_about(value: Any, erasure: AnyErasure) -> bool:
     return (
         erasure.whole_prompt
         and isinstance(value, dict)

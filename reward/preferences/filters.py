@@ -12,11 +12,12 @@ from django.utils import timezone
 from labeling.models import Ranking, Task
 
 REASONS = {
+    "removed": "Its reviewer's data was withdrawn, so it is empty.",
     "superseded": "Replaced by its reviewer's own revision.",
     "withdrawn": "Its task, its prompt or too many of its responses are withdrawn.",
     "comparison": "From a blind comparison of two models, which is for evaluation only.",
     "gold": "From a gold task, which has a known answer and only measures reviewers.",
-    "source": "Its source (reviewers, import or simulation) is not in the filter.",
+    "source": "Its source (reviewers, import, simulation or chat) is not in the filter.",
     "guideline_version": "Made under a guideline version that is not in the filter.",
     "reviewer": "By a reviewer who is not in the filter.",
     "date": "Made outside the dates of the filter.",
@@ -25,10 +26,11 @@ REASONS = {
     "nothing_compared": "Has fewer than two responses, so it compares nothing.",
     "ranked_anew": "Replaced by later rankings of its task under a new guideline.",
     "adjudicated": "Replaced by a lead's decision of a dispute.",
+    "chat_held_out": "From a chat about a held-out prompt; votes in chats are for training only.",
 }
 """The reasons to leave out a ranking. Only the first one that applies is counted.
 
-The last two depend on other rankings of the prompt. reward.preferences.substitutes applies them.
+The last three depend on other rankings of the prompt.
 """
 
 SOURCES = tuple(Ranking.Source.values)
@@ -128,6 +130,7 @@ class SnapshotFilter:
     def objection_to(self, ranking: Mapping[str, Any]) -> str | None:
         """Return the first of REASONS that applies to a ranking, or None if it is used."""
         checks = (
+            ("removed", ranking.get("removed_at") is not None),
             ("superseded", ranking["superseded_at"] is not None),
             ("withdrawn", ranking["task__inactive"]),
             (

@@ -53,7 +53,7 @@ WEIGHED_BY = 30_000
 COLUMNS = (
     "id", "task_id", "task__prompt_id", "task__kind", "task__inactive", "reviewer_id", "reviewer__simulated",
     "guideline_version_id", "tiers", "cut", "strength", "ratings", "flags", "active_seconds",
-    "source", "superseded_at", "created_at", "task__external_id",
+    "source", "superseded_at", "removed_at", "created_at", "task__external_id",
 )  # fmt: skip
 
 
@@ -267,18 +267,30 @@ def _judged_prompts(
         responses = _responses_of_tasks(
             {r["task_id"] for rs in batch.values() for r in rs}, account
         )
-        prompts = [
-            JudgedPrompt(
-                prompt_id,
-                filter.split_of(hashes[prompt_id]),
-                rankings,
-                sorted(set().union(*(responses[r["task_id"]] for r in rankings))),
-            )
-            for prompt_id, rankings in batch.items()
-        ]
+        prompts = []
+        for prompt_id, all_rankings in batch.items():
+            split, rankings = _split(filter, hashes[prompt_id], all_rankings)
+            if unused := len(all_rankings) - len(rankings):
+                account.left_out["chat_held_out"] += unused
+            response_ids = sorted(set().union(*(responses[r["task_id"]] for r in rankings)))
+            prompts.append(JudgedPrompt(prompt_id, split, rankings, response_ids))
         for prompt in prompts:
             account.add(prompt)
         yield prompts
+
+
+def _split(
+    filter: SnapshotFilter, prompt_hash: str, rankings: list[dict[str, Any]]
+) -> tuple[str, list[dict[str, Any]]]:
+    """Return the split of a prompt, and those of its rankings that belong there.
+
+    Rankings from chats are for training only. A prompt with no other rankings is never held out.
+    """
+    others = [ranking for ranking in rankings if ranking["source"] != Ranking.Source.CHAT]
+    if not others:
+        return "train", rankings
+    split = filter.split_of(prompt_hash)
+    return split, rankings if split == "train" else others
 
 
 def _responses_of_tasks(task_ids: Iterable[int], account: Account) -> dict[int, set[int]]:

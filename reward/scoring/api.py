@@ -1,6 +1,7 @@
 """The scoring API: POST score and POST best-of-n. docs/api.md describes both."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from math import ceil
 from typing import Annotated, Any
 
@@ -13,9 +14,10 @@ from accounts.api import Problem, token_of
 from accounts.models import Token
 from reward.access import led_projects
 from reward.models import RewardModel
-from reward.scoring import scorer
+from reward.scoring import model_server
 from reward.scoring.promoted import NoModel, scoring_model
 from reward.scoring.rows import ScoreRow, parse_messages, parse_row
+from serving.client import Scores, Verdict
 
 router = Router(tags=["scores"])
 
@@ -34,7 +36,7 @@ ERRORS = {
     for status, description in {
         401: "No valid token",
         404: "No reward model available to the owner of the token",
-        413: "More than 2.5 MB, too many characters, or too large for the scorer's memory",
+        413: "More than 2.5 MB, too many characters, or too large for the model server's memory",
         422: "Invalid request",
         429: "Another request of the token is being answered, or its limit per minute is reached; see Retry-After",
         500: "The model cannot be used; see the server's log",
@@ -142,9 +144,9 @@ def best_of_n(
     judged = scores_of(token, chosen, [row])
     response[MODEL_HEADER] = str(chosen.pk)
     (verdict,) = judged.verdicts
-    scored = [(s, -index) for index, s in enumerate(verdict["scores"]) if s is not None]
+    scored = [(s, -index) for index, s in enumerate(verdict.scores) if s is not None]
     best = -max(scored)[1] if scored else None
-    return {**verdict, "best": best, "tokens_forwarded": judged.forwarded}
+    return {**asdict(verdict), "best": best, "tokens_forwarded": judged.forwarded}
 
 
 def allowed(request: HttpRequest, project: str, number: int | None) -> tuple[Token, RewardModel]:
@@ -157,7 +159,7 @@ def allowed(request: HttpRequest, project: str, number: int | None) -> tuple[Tok
         raise Problem(404, f"{error} You can use the models of projects that you lead.") from None
 
 
-def scores_of(token: Token, model: RewardModel, rows: list[ScoreRow]) -> scorer.Scores:
+def scores_of(token: Token, model: RewardModel, rows: list[ScoreRow]) -> Scores:
     """Count the request against the limit per minute of the token, and return its scores.
 
     A request that is too large is refused before it is tokenized. Across all processes, a token can
@@ -167,7 +169,7 @@ def scores_of(token: Token, model: RewardModel, rows: list[ScoreRow]) -> scorer.
     if size > most:
         text = f"The texts have {size:,} characters; the limit per request is {most:,}. Send several requests."
         raise Problem(413, text)
-    with token.turn(seconds=settings.SCORER_SECONDS + TURN_SLACK) as acquired:
+    with token.turn(seconds=settings.API_SCORE_SECONDS + TURN_SLACK) as acquired:
         if not acquired:
             text = "Another request with this token is being answered. Send one at a time."
             raise Problem(429, text, retry_after=1)
@@ -190,14 +192,14 @@ def _charge(row: ScoreRow) -> int:
     return max(len(row.responses), ceil(_characters(row) / CHARACTERS_EACH))
 
 
-def _judged(model: RewardModel, rows: list[ScoreRow]) -> scorer.Scores:
+def _judged(model: RewardModel, rows: list[ScoreRow]) -> Scores:
     try:
-        return scorer.judge(model, rows)
-    except scorer.Unavailable as error:
+        return model_server.judge(model, rows)
+    except model_server.Unavailable as error:
         raise Problem(503, str(error), retry_after=error.retry_after) from None
-    except scorer.RequestTooLarge as error:
+    except model_server.RequestTooLarge as error:
         raise Problem(413, str(error)) from None
-    except scorer.CannotScore as error:
+    except model_server.CannotScore as error:
         raise Problem(500, str(error)) from None
 
 
@@ -209,7 +211,7 @@ def _row(field: str, read: Callable[[Any], ScoreRow], value: Any) -> ScoreRow:
         raise Problem(422, f"{field}: {error}.", errors=errors) from None
 
 
-def _score(verdict: dict[str, list[float | None]], limit: int) -> dict[str, Any]:
-    (value,), (uncertainty,) = verdict["scores"], verdict["uncertainties"]
+def _score(verdict: Verdict, limit: int) -> dict[str, Any]:
+    (value,), (uncertainty,) = verdict.scores, verdict.uncertainties
     reason = UNREAD.format(limit=limit) if value is None else None
     return {"score": value, "uncertainty": uncertainty, "reason": reason}

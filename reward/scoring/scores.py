@@ -17,9 +17,9 @@ from recipes.rundir import RunDir, atomically
 from reward.forms import ScoreInputs
 from reward.models import ResponseScore, RewardModel
 from reward.ordering import queue
-from reward.run_files import read_report
+from reward.run_files import read_report, reward_model_of
 from reward.scoring.settings import ScoreConfig
-from runs.kinds import CannotRun, RunKind
+from runs.kinds import CannotRun, Config, Inputs, RunKind, options_of
 from runs.models import Run
 
 if TYPE_CHECKING:
@@ -44,12 +44,8 @@ def to_score() -> "pa.Schema":
 
 
 def model_of(inputs: Mapping[str, Any]) -> RewardModel:
-    """Return the reward model that the inputs of a run name. Raises CannotRun if there is none."""
-    number: Any = inputs.get("reward_model")
-    try:
-        model = RewardModel.objects.select_related("project").get(pk=number)
-    except (RewardModel.DoesNotExist, TypeError, ValueError):
-        raise CannotRun(f"There is no reward model {number}.") from None
+    """Return the reward model of an open project that the inputs name. Raises CannotRun."""
+    model = reward_model_of(inputs)
     if model.project.archived_at:
         raise CannotRun(f"{model.project} is archived, so its responses cannot be scored.")
     return model
@@ -184,6 +180,13 @@ def links(run: Run) -> list[tuple[str, str]]:
     ]
 
 
+def command(inputs: Inputs, config: Config) -> list[str]:
+    options = options_of(
+        model=inputs["reward_model"], order=inputs["order"], random_share=inputs["random_share"]
+    )
+    return ["score_responses", *options]
+
+
 SCORE = RunKind(
     name="score",
     title="Scores",
@@ -197,6 +200,7 @@ SCORE = RunKind(
     inputs_form=ScoreInputs,
     from_inputs=from_inputs,
     decided=frozenset({"reward_model"}),
+    command=command,
     folders=frozenset({"reward_model"}),
     figure=figure,
     links=links,

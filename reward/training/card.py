@@ -7,6 +7,7 @@ from typing import Any
 
 from formatting.numbers import percent, percent_range
 from recipes.publishing.card import chats, front_matter, held_out_table, loading
+from recipes.training_settings import CHAT_KWARGS
 from reward.evaluation.figures import limit_to_show, no_better_than_length
 from reward.evaluation.schema import RewardReport
 
@@ -93,6 +94,64 @@ def model_card(report: RewardReport) -> str:
         .replace("{heads}", str(heads)),
         *([HEADS.format(heads=heads)] if heads > 1 else []),
         *([CRITERIA.format(names=", ".join(criteria))] if criteria else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+ONNX_CODE = """```python
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
+session = onnxruntime.InferenceSession("PATH_OF_THIS_FOLDER/model.onnx")
+
+question = {"role": "user", "content": "How are you?"}
+chats = [[question, {"role": "assistant", "content": text}] for text in ("Fine.", "Go away!")]
+{reading}scores = session.run(
+    ["score"], {name: inputs[name].astype("int64") for name in ("input_ids", "attention_mask")}
+)[0]
+print(scores)
+```"""
+
+ONNX_READING = {
+    "chat template": """texts = [tokenizer.apply_chat_template(chat, tokenize=False{options}) for chat in chats]
+inputs = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="np")
+""",
+    "plain text": """# The tokenizer has no chat template; the model was trained on this format.
+texts = [f"User: {a['content']}\\n\\nAssistant: {b['content']}{ending}" for a, b in chats]
+inputs = tokenizer(texts, padding=True, return_tensors="np")
+""",
+}
+
+
+def onnx_card(report: dict[str, Any], trained: RewardReport) -> str:
+    """Return the README of an export to ONNX. `trained` is the report of the reward model."""
+    base, training = trained["base_model"], trained["training"]
+    chat = trained.get("chat") or {}
+    options = "".join(f", {name}={value!r}" for name, value in chat.get(CHAT_KWARGS, {}).items())
+    front = {
+        "library_name": "onnx",
+        "pipeline_tag": "text-classification",
+        "tags": ["onnx", "reward-model", "tiebreak"],
+    }
+    lines = [
+        front_matter(front, base),
+        "# Reward model for ONNX\n",
+        f"Scores responses to a prompt without torch. Reviewers prefer responses with higher scores. "
+        f"Trained from `{base}`. {ZERO if trained['config'].get('cut_weight') else WITHIN}\n",
+        f"- **Inputs:** `input_ids` and `attention_mask`, (rows, tokens) int64, padded on the right. A row "
+        f"is a prompt with one response, of at most {report['max_tokens']:,} tokens. The graph does not "
+        "check the length.",
+        "- **Output:** `score`, (rows,) float32.",
+        f"- **Check:** onnxruntime computed the same scores as torch, to {report['difference']:.1e}, for "
+        f"{report['texts']} texts and a row of {report['longest']:,} random tokens, alone and in a padded "
+        "batch.\n",
+        *chats(trained.get("chat")),
+        "## Scoring\n",
+        "This needs the packages `onnxruntime` and `transformers`.\n",
+        ONNX_CODE.replace("{reading}", ONNX_READING[training["text_format"]])
+        .replace("{options}", options)
+        .replace("{ending}", training.get("text_ending", "")),
     ]
     return "\n".join(lines) + "\n"
 

@@ -140,7 +140,7 @@ class Parts:
         groups, tokens = self.prepared.groups, self.prepared.tokens
         scored = range(len(groups[split])) if indices is None else indices
         return Prepared(
-            evidence=self.prepared.evidence,
+            loss_inputs=self.prepared.loss_inputs,
             groups={
                 "train": [groups["train"][i] for i in train],
                 "test": [groups[split][i] for i in scored],

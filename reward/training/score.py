@@ -26,7 +26,7 @@ import torch
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator, cut
 from recipes.layout.families import check_shared, window_problem
-from recipes.layout.forward import outputs_of
+from recipes.layout.forward import default_tokens_at_once, outputs_of
 from recipes.machine import faults
 from recipes.models.chat_format import ChatFormat
 from recipes.models.chat_options import read_options
@@ -95,11 +95,11 @@ class Verdict:
 class Scorer:
     """A reward model in memory. If possible, it forwards a prompt once for all its responses."""
 
-    def __init__(self, output: str | Path, *, max_tokens: int = 8192):
+    def __init__(self, output: str | Path, *, max_tokens: int | None = None):
         """Load the model from the output/ folder of a reward run.
 
-        `max_tokens` is the limit of a forward pass. Raises RecipeError if the folder has no reward
-        model.
+        `max_tokens` is the limit of a forward pass, or None for the default of this machine. Raises
+        RecipeError if the folder has no reward model.
         """
         folder = Path(output)
         report = read_report(folder)
@@ -117,7 +117,7 @@ class Scorer:
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.chat = ChatFormat(self.tokenizer, read_options(folder, self.tokenizer))
         self.limit: int = report["training"]["max_tokens"]
-        self.max_tokens = max_tokens
+        self.max_tokens = max_tokens or default_tokens_at_once()
         longest = max(map(len, self.tokenizer.get_vocab()), default=0)
         self.characters_per_token = max(longest, CHARACTERS_PER_TOKEN)
         self.collator = Collator(self.tokenizer.pad_token_id)

@@ -39,8 +39,8 @@ from recipes.machine import processes
 from recipes.machine.memory import with_smaller_batches
 from recipes.models.chat_format import ChatFormat
 from recipes.models.chat_options import freeze
-from recipes.preferences.evidence import evidence
 from recipes.preferences.groups import rated_criteria, read_folder, strict_wins, wins
+from recipes.preferences.loss_inputs import loss_inputs
 from recipes.preferences.objective import Objective
 from recipes.preferences.tokens import (
     Prepared,
@@ -209,8 +209,9 @@ def read_data(
     run_dir: RunDir, config: RewardConfig, chat: ChatFormat, limit: int, criteria: Sequence[str]
 ) -> Prepared:
     """Read and tokenize the data. If nothing can be used, RecipeError is raised with the reasons."""
-    evidence_of = partial(evidence, config=config, criteria=criteria)
-    prepared = read_prepared(run_dir, chat, limit, evidence_of)
+    run_dir.stage("Reading the data")
+    inputs_of = partial(loss_inputs, config=config, criteria=criteria)
+    prepared = read_prepared(run_dir, chat, limit, inputs_of)
     prepared.make_weights_relative()
     if not prepared.tokens["train"]:
         lacking = "two readable responses that somebody compared"
@@ -225,6 +226,7 @@ def report_data(run_dir: RunDir, prepared: Prepared, chat: ChatFormat, limit: in
         f"{figures['train']['prompts']} prompts to train on, {figures['test']['prompts']} held out; "
         f"written as {chat.name}, {length}."
     )
+    reports.emit_agreement(run_dir, prepared.groups["test"])
     prepared.report_left_out(run_dir)
 
 
@@ -290,5 +292,9 @@ def score_held_out(
     return scored
 
 
+RECIPE = train
+"""The recipe that `python -m recipes.preflight` rehearses."""
+
+
 if __name__ == "__main__":
-    sys.exit(run_recipe(train, __doc__ or ""))
+    sys.exit(run_recipe(RECIPE, __doc__ or ""))

@@ -1,4 +1,4 @@
-"""Tests of the API over HTTP, with the real scorer."""
+"""Tests of the API over HTTP, with the real model server."""
 
 import errno
 import json
@@ -15,12 +15,13 @@ from config.env import BASE_DIR
 from config.web.api import api
 from labeling.models import Membership
 from reward.models import RewardModel
-from reward.scoring import scorer as scorer_client
+from reward.scoring import model_server
 from reward.training.score import Scorer
+from serving.address import Server
 from tests.finetune.factory import make_reward_model, make_snapshot
 from tests.reward.factory import join, make_project, make_user
 from tests.reward.scored import make_scorer_folder
-from tests.reward.scoring.test_scorer import Running
+from tests.serving.running import Running
 
 pytestmark = pytest.mark.django_db
 
@@ -40,14 +41,14 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    with Running(tmp_path_factory.mktemp("scorer")) as running:
+    with Running(tmp_path_factory.mktemp("server"), forked=True) as running:
         yield running
 
 
 @pytest.fixture
 def project(models, settings, tmp_path):
-    """Return a project with a promoted model and no scorer."""
-    settings.SCORER_SOCKET = tmp_path / "none.sock"
+    """Return a project with a promoted model and no model server."""
+    settings.MODEL_SERVER = Server(f"unix:{tmp_path}/none")
     project = make_project()
     snapshot = make_snapshot(project, prompts=1)
     make_reward_model(snapshot, path=str(models[0]), state=RewardModel.State.PROMOTED)
@@ -56,7 +57,7 @@ def project(models, settings, tmp_path):
 
 @pytest.fixture
 def warm(project, running, settings):
-    settings.SCORER_SOCKET, settings.SCORER_SECONDS = running.socket, 300
+    settings.MODEL_SERVER, settings.API_SCORE_SECONDS = running.server, 300
     return project
 
 
@@ -243,13 +244,13 @@ def test_a_token_has_one_request_at_a_time(caller, monkeypatch):
         if not inner:
             inner.append(caller.post("score", conversation("second")))
             inner.append(Caller(make_user(Role.TRAINER)).post("score", conversation("third")))
-        raise scorer_client.Unavailable("No scorer.", retry_after=1)
+        raise model_server.Unavailable("No server.", retry_after=1)
 
-    monkeypatch.setattr(scorer_client, "judge", judge)
-    refused(caller.post("score", conversation("first")), 503, "No scorer.")
+    monkeypatch.setattr(model_server, "judge", judge)
+    refused(caller.post("score", conversation("first")), 503, "No server.")
     refused(inner[0], 429, "one at a time")
     assert inner[0]["Retry-After"] == "1"
-    refused(inner[1], 503, "No scorer.")
+    refused(inner[1], 503, "No server.")
     caller.token.refresh_from_db()
     assert caller.token.busy_until is None
 
@@ -257,31 +258,26 @@ def test_a_token_has_one_request_at_a_time(caller, monkeypatch):
 def test_the_turn_of_a_dead_process_expires(caller):
     past = timezone.now() - timedelta(seconds=1)
     Token.objects.filter(pk=caller.token.pk).update(busy_until=past)
-    refused(caller.post("score", conversation("first")), 503, "scorer")
+    refused(caller.post("score", conversation("first")), 503, "model server")
 
 
-def test_without_a_scorer_the_response_has_a_retry_time(caller):
+def test_without_a_model_server_the_response_has_a_retry_time(caller):
     answer = caller.post("score", conversation("a"))
-    refused(answer, 503, "manage.py scorer")
+    refused(answer, 503, "manage.py model_server")
     assert int(answer["Retry-After"]) > 0
 
 
-def test_waiting_for_scores_times_out(warm, caller, settings, tmp_path):
-    import socket
-
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / "s"))
-        silent.listen()
-        settings.SCORER_SOCKET, settings.SCORER_SECONDS = tmp_path / "s", 1
-        answer = caller.post("score", conversation("a"))
-        refused(answer, 503, "longer than 1 seconds")
-        assert answer["Retry-After"]
+def test_waiting_for_scores_times_out(warm, caller, settings):
+    settings.API_SCORE_SECONDS = 0.001
+    answer = caller.post("score", conversation("a"))
+    refused(answer, 503, "longer than 0.001 seconds")
+    assert answer["Retry-After"]
 
 
 def test_the_number_of_waiting_requests_is_limited(warm, caller, settings):
-    settings.SCORER_AT_ONCE = 987
-    scorer_client._waiting[987] = threading.BoundedSemaphore(1)
-    with scorer_client._waiting[987]:
+    settings.API_AT_ONCE = 987
+    model_server._waiting[987] = threading.BoundedSemaphore(1)
+    with model_server._waiting[987]:
         answer = caller.post("score", conversation("a"))
         refused(answer, 503, "already waiting for other scores")
         assert answer["Retry-After"] == "1"
@@ -290,7 +286,7 @@ def test_the_number_of_waiting_requests_is_limited(warm, caller, settings):
 
 def test_only_the_log_names_the_folder_of_an_unusable_model(warm, caller, caplog):
     RewardModel.objects.filter(project=warm).update(path="/srv/secret/place")
-    text = refused(caller.post("score", conversation("a")), 500, "cannot be loaded")
+    text = refused(caller.post("score", conversation("a")), 500, "cannot be used")
     assert "secret" not in json.dumps(text) and "/srv/secret/place" in caplog.text
 
 
@@ -299,12 +295,10 @@ def test_only_the_log_names_the_folder_of_an_unusable_model(warm, caller, caplog
 
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EACCES, 503)])
 def test_a_storage_fault_is_explained_in_a_sentence(caller, monkeypatch, settings, number, status):
-    settings.SCORER_SOCKET = settings.VAR_DIR / "no.sock"
-
     def fail(*_):
         raise OSError(number, os.strerror(number), str(settings.VAR_DIR / "file"))
 
-    monkeypatch.setattr("reward.scoring.scorer.judge", fail)
+    monkeypatch.setattr("reward.scoring.model_server.judge", fail)
     caller.client.raise_request_exception = False
     text = refused(caller.post("score", conversation("Red.")), status, str(settings.VAR_DIR))
     assert "\n" not in text["detail"]

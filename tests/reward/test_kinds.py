@@ -1,4 +1,5 @@
 import pytest
+from django.db import IntegrityError, transaction
 
 from recipes.preferences.groups import read_groups
 from reward import kinds
@@ -36,11 +37,14 @@ def test_a_changed_file_is_not_trained_on(run, snapshot):
         kinds.prepare(run, laid_out(run))
 
 
-def test_finishing_a_run_repeatedly_creates_one_reward_model(run, snapshot):
+def test_a_run_creates_one_reward_model_and_no_second(run, snapshot):
     run_dir = laid_out(run)
     publish(run_dir, REPORT)
-    assert kinds.finish(run, run_dir) == kinds.finish(run, run_dir)
+    result = kinds.finish(run, run_dir)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        kinds.finish(run, run_dir)
     model = RewardModel.objects.get()
+    assert result["reward_model"] == model.pk
     assert (model.run, model.snapshot, model.base) == (run, snapshot, "org/base")
     assert model.report["accuracy"]["value"] == 0.8
 

@@ -7,7 +7,6 @@ from reward.management.run_command import RunCommand, add_snapshot_arguments, sn
 
 class Command(RunCommand):
     kind = "reward"
-    own_arguments = frozenset({"base_model"})
     description = """Train a reward model from a snapshot.
 
   manage.py train_reward --project lamps --base Qwen/Qwen3-0.6B

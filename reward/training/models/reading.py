@@ -6,7 +6,7 @@ import torch
 
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator
-from recipes.layout.families import MAX_LAYOUT_DIFFERENCE, precision
+from recipes.layout.families import MAX_LAYOUT_DIFFERENCE, autocast, precision
 from recipes.layout.forward import evaluating, inputs_of, outputs_of
 from recipes.preferences.tokens import TokenGroup
 from reward.training.models.reward_model import RewardModel
@@ -41,8 +41,7 @@ def own_outputs(
 ) -> torch.Tensor:
     """Return the outputs of the classifier itself, (G, K, N + C), in evaluation mode."""
     inputs = inputs_of(model, groups, collator)
-    kind = model.classifier.dtype
-    mixed = torch.autocast(model.device.type, kind, enabled=kind != torch.float32)
+    mixed = autocast(model.device, model.classifier.dtype)
     with evaluating(model), mixed:  # the head is in float32 even if the backbone is not
         logits = model.ordinary(
             input_ids=inputs["input_ids"],

@@ -24,7 +24,13 @@ from recipes.layout.collate import Batch, Collator
 from recipes.layout.forward import outputs_of
 from recipes.models import quantization
 from recipes.models.adapter import save_trained_weights_only
-from recipes.models.loading import read_adapter, read_config, read_tokenizer, why_not_loaded
+from recipes.models.loading import (
+    LOADING_ERRORS,
+    read_adapter,
+    read_config,
+    read_tokenizer,
+    why_not_loaded,
+)
 from recipes.models.references import split_reference, torch_dtype
 from recipes.preferences.tokens import TokenGroup
 from recipes.rundir import MOVED_BASE
@@ -203,7 +209,7 @@ def read_base(
             output_loading_info=True,
             **loading,
         )
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise RecipeError(
             f"The model {reference} cannot be loaded: {why_not_loaded(error)}"
         ) from error
@@ -249,7 +255,7 @@ def refuse_family(reference: str) -> None:
     name, revision = split_reference(reference)
     try:
         config = read_config(name, revision)
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise RecipeError(
             f"The model {reference} cannot be loaded: {why_not_loaded(error)}"
         ) from error
@@ -275,7 +281,7 @@ def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
         raise RecipeError(f"{reference} is an adapter. Choose its base model.")
     try:
         tokenizer = read_tokenizer(name, revision)
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise RecipeError(
             f"The tokenizer of {reference} cannot be loaded: {why_not_loaded(error)}"
         ) from error

@@ -5,6 +5,7 @@ import io
 import tarfile
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.urls import reverse
 
 from accounts.models import AuditEntry
@@ -138,3 +139,43 @@ def test_a_base_and_a_run_without_files_have_nothing_to_download(client, people,
     assert "published no files" in client.get(reverse("model", args=[bare.pk])).text
     answer = client.get(reverse("model-archive", args=[bare.pk]), follow=True)
     assert "has published no files" in answer.text
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapter(project):
+    model = make_adapter(make_base(project), make_snapshot(project, prompts=1), name="Tiny")
+    publish(model.run)
+    return model
+
+
+def test_the_command_writes_the_archive_of_the_page(capsys, client, people, adapter, tmp_path):
+    path = tmp_path / "tiny.tar"
+    call_command("models", "download", str(adapter.pk), str(path), "--dry-run")
+    assert not path.exists() and not AuditEntry.objects.filter(action="model downloaded").exists()
+    call_command("models", "download", str(adapter.pk), str(path))
+    assert f"{path.stat().st_size:,} bytes" in capsys.readouterr().out.splitlines()[-1]
+    assert AuditEntry.objects.get(action="model downloaded").details["part"] == "archive"
+    client.force_login(people["lead"])
+    page = client.get(reverse("model-archive", args=[adapter.pk]))
+    assert path.read_bytes() == b"".join(page.streaming_content)
+
+
+def test_the_command_replaces_no_file_and_keeps_no_incomplete_one(adapter, tmp_path):
+    path = tmp_path / "tiny.tar"
+    weights = workspace.run_dir_of(adapter.run).output / "adapter_model.safetensors"
+    weights.write_bytes(bytes(len(FILES["adapter_model.safetensors"])))
+    with pytest.raises(CommandError, match="was changed after it was published"):
+        call_command("models", "download", str(adapter.pk), str(path))
+    assert not path.exists()
+    path.write_text("mine")
+    with pytest.raises(CommandError, match="already exists"):
+        call_command("models", "download", str(adapter.pk), str(path))
+    assert path.read_text() == "mine"
+    with pytest.raises(CommandError, match="No such file or directory"):
+        call_command("models", "download", str(adapter.pk), str(tmp_path / "no" / "tiny.tar"))
+    with pytest.raises(CommandError, match="was not made by a run"):
+        call_command("models", "download", str(adapter.parent_id), str(tmp_path / "base.tar"))
+    assert not AuditEntry.objects.filter(action="model downloaded").exists()

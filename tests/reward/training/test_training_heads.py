@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recipes.preferences.evidence import bootstrap
 from recipes.preferences.groups import Group, Judgment, read_groups
+from recipes.preferences.loss_inputs import bootstrap
 from recipes.stopping import StopSignal
 from reward.evaluation.report import Scored
 from reward.evaluation.uncertainty import auc, disagreement, pairs_of

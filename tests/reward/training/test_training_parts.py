@@ -1,11 +1,8 @@
 """Tests of resuming a run with trainings on parts of the data."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from reward.evaluation.report import Scored
 from reward.settings import RewardConfig
 from reward.training.parts import Parts
 from reward.training.train import train
+from tests.forks import Program
 from tests.reward.world import make_group, make_groups, make_run, messages, tiny_llama
 
 torch.set_num_threads(1)
@@ -31,7 +29,7 @@ def report_of(run_dir: RunDir) -> dict:
     return json.loads((run_dir.output / "report.json").read_text())
 
 
-def wait_for(pattern: str, run_dir: RunDir, process: subprocess.Popen) -> None:
+def wait_for(pattern: str, run_dir: RunDir, process: Program) -> None:
     deadline = time.monotonic() + 120
     while not list(run_dir.path.glob(pattern)):
         assert process.poll() is None, f"the run ended before there was {pattern}"
@@ -43,8 +41,7 @@ def test_a_run_killed_inside_a_part_gives_the_same_report_as_an_uninterrupted_on
     model, groups = tiny_llama(tmp_path), make_groups(64, 16, k=3)
     settings = {"learning_curve": 3, "label_mistakes": 2, "checkpoint_steps": 1}
     whole, killed = (make_run(tmp_path / n, model, groups, **settings) for n in ("whole", "killed"))
-    command = [sys.executable, "-m", "reward.training.train", str(killed.path)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = Program("reward.training.train", killed.path)
     wait_for("parts/curve-32/checkpoints/checkpoint-*", killed, process)
     process.kill()
     assert process.wait() == -signal.SIGKILL

@@ -30,6 +30,7 @@ from reward.settings import RewardConfig
 from reward.training.models.reward_model import RewardModel
 from reward.training.score import Scorer, score_file
 from reward.training.train import train
+from tests.forks import Program
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
 torch.set_num_threads(1)
@@ -57,12 +58,11 @@ def same_run(folder: Path, llama: Path) -> RunDir:
     return make_run(folder, llama, make_groups(64, 24), checkpoint_steps=4)
 
 
-def start(run_dir: RunDir) -> subprocess.Popen:
-    command = [sys.executable, "-m", "reward.training.train", str(run_dir.path)]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def start(run_dir: RunDir) -> Program:
+    return Program("reward.training.train", run_dir.path)
 
 
-def wait_for_checkpoint(run_dir: RunDir, process: subprocess.Popen) -> None:
+def wait_for_checkpoint(run_dir: RunDir, process: Program) -> None:
     deadline = time.monotonic() + 90
     while not list(run_dir.checkpoints.glob("checkpoint-*")):
         assert process.poll() is None, "the run ended before its first checkpoint"

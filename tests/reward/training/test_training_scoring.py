@@ -82,6 +82,12 @@ def test_the_head_makes_the_scores_from_the_features(model, tmp_path):
     np.testing.assert_allclose(features @ weight, [row["score"] for row in known], atol=1e-4)
 
 
+def test_a_scorer_without_a_limit_gets_the_limit_of_the_machine(model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Scorer(model).max_tokens == 512
+    assert Scorer(model, max_tokens=50).max_tokens == 50
+
+
 @pytest.mark.parametrize("layout", ["shared", "plain"])
 def test_both_layouts_give_the_same_features(model, layout):
     prompt = [{"role": "user", "content": "One"}]
