@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.engines.generation import model_of
 from finetune.models import Model
+from finetune.registry import own_model_of
 from formatting.numbers import percent
 from recipes.rundir import RunDir
 from reward.run_files import put_snapshot, read_report
@@ -14,7 +14,7 @@ from runs.models import Run
 
 
 def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    model = model_of(inputs)
+    model = own_model_of(inputs)
     if not model.adapter:
         raise CannotRun(f"{model} is not an adapter, so there is nothing to merge.")
     return {"model": model.base, "adapter": model.adapter}
@@ -25,7 +25,7 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
     The merged model is compared with base and adapter on its held-out prompts.
     """
-    model = model_of(run.inputs)
+    model = own_model_of(run.inputs)
     hashes = put_snapshot(model.snapshot, run_dir) if model.snapshot else {}
     return {**hashes, "lineage": lineage_of(model)}
 
@@ -49,18 +49,16 @@ def lineage_of(model: Model) -> list[dict[str, Any]]:
 
 def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
     """Create the row of the merged model, a base with a parent and the snapshot of the parent."""
-    adapter, report = model_of(run.inputs), read_report(run_dir)
+    adapter, report = own_model_of(run.inputs), read_report(run_dir)
     if not (run_dir.output / "config.json").exists():
         raise CannotRun(f"{run_dir.output} holds no model.")
-    model, _ = Model.objects.get_or_create(
+    model = Model.objects.create(
         run=run,
-        defaults={
-            "name": f"{adapter.name[:100]}-merged-{run.pk}",
-            "project": adapter.project,
-            "base": storage.stored(run_dir.output),
-            "snapshot": adapter.snapshot,
-            "parent": adapter,
-        },
+        name=f"{adapter.name[:100]}-merged-{run.pk}",
+        project=adapter.project,
+        base=storage.stored(run_dir.output),
+        snapshot=adapter.snapshot,
+        parent=adapter,
     )
     names = ("share", "merged_vs_tuned", "tuned_vs_base", "texts", "notes")
     return {"model": model.pk, **{name: report[name] for name in names if name in report}}

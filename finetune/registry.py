@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 from django.urls import reverse
 
 from accounts.models import User, audit
+from finetune.endpoints import Endpoint, EndpointProblem, read_endpoints
 from finetune.models import Model
 from labeling.models import Project
 from reward.references import ReferenceProblem, checked_reference, config_of, short_name
 from runs import storage
+from runs.kinds import CannotRun
 from runs.models import Run
 
 ENCODERS = frozenset(
@@ -70,7 +73,8 @@ def add_base(*, project: Project, base: str, by: User | None, name: str = "") ->
     """
     base = checked_base(base)
     Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-    existing = Model.objects.filter(project=project, base=base, adapter="").order_by("id").first()
+    own = Model.objects.filter(project=project, base=base, adapter="", endpoint="")
+    existing = own.order_by("id").first()
     if existing:
         return existing, False
     parent = merged_adapter(base)
@@ -83,6 +87,58 @@ def add_base(*, project: Project, base: str, by: User | None, name: str = "") ->
     )
     audit(by, "model added", model, id=model.pk, base=base)
     return model, True
+
+
+def declared_endpoints() -> dict[str, Endpoint]:
+    """Return the endpoints that the operator has declared, by name. Raises EndpointProblem."""
+    return read_endpoints(settings.ENDPOINTS)
+
+
+def endpoint_named(name: str) -> Endpoint:
+    """Return the endpoint with this name. Raises EndpointProblem if it is not declared."""
+    endpoints = declared_endpoints()
+    if name in endpoints:
+        return endpoints[name]
+    names = ", ".join(endpoints) or "none"
+    raise EndpointProblem(
+        f"The endpoint {name!r} is not declared. Declared endpoints: {names}. An operator declares "
+        f"endpoints in {settings.ENDPOINTS}."
+    )
+
+
+def checked_served(endpoint: str, model: str) -> None:
+    """Raise EndpointProblem if the endpoint is not declared or does not allow the model."""
+    declared = endpoint_named(endpoint)
+    if not declared.offers(model):
+        names = ", ".join(declared.models)
+        raise EndpointProblem(
+            f"The endpoint {endpoint} allows only these models: {names}."
+            if names
+            else f"{model!r} is not the name of a model: use letters, digits and . / : @ + - _."
+        )
+
+
+@transaction.atomic
+def add_served(
+    *, project: Project, endpoint: str, model: str, by: User | None, name: str = ""
+) -> tuple[Model, bool]:
+    """Return the project's model with this name on an endpoint, and whether it is new.
+
+    Raises EndpointProblem.
+    """
+    checked_served(endpoint, model)
+    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+    same = Model.objects.filter(project=project, endpoint=endpoint, base=model).first()
+    if same:
+        return same, False
+    row = Model.objects.create(
+        project=project,
+        endpoint=endpoint,
+        base=model,
+        name=(name or short_name(model))[:120],
+    )
+    audit(by, "model added", row, id=row.pk, base=model, endpoint=endpoint)
+    return row, True
 
 
 def merged_adapter(base: str) -> Model | None:
@@ -99,6 +155,26 @@ def merged_adapter(base: str) -> Model | None:
     return Model.objects.select_related("snapshot").filter(run__request_id=run).first()
 
 
+def model_of(inputs: Mapping[str, Any], name: str = "model") -> Model:
+    """Return the model that the inputs name. Raises CannotRun if there is none."""
+    number: Any = inputs.get(name)
+    try:
+        return Model.objects.select_related("project").get(pk=number)
+    except (Model.DoesNotExist, TypeError, ValueError):
+        raise CannotRun(f"There is no model {number}.") from None
+
+
+def own_model_of(inputs: Mapping[str, Any], name: str = "model") -> Model:
+    """Return the model that the inputs name, whose weights Tiebreak can load. Raises CannotRun."""
+    model = model_of(inputs, name)
+    if model.endpoint:
+        raise CannotRun(
+            f"{model} is on the endpoint {model.endpoint}, so its weights are not here. Choose a model "
+            "of your own."
+        )
+    return model
+
+
 def default_model(project: Project) -> Model | None:
     """Return the promoted model or, if there is none, the oldest base that is not archived.
 
@@ -110,7 +186,8 @@ def default_model(project: Project) -> Model | None:
 
 def bases_of(project: Project) -> Any:
     """Return the bases of the project that are not archived. Merged models come last."""
-    models = Model.objects.filter(project=project, adapter="").exclude(state=Model.State.ARCHIVED)
+    models = Model.objects.filter(project=project, adapter="", endpoint="")
+    models = models.exclude(state=Model.State.ARCHIVED)
     return models.order_by(F("parent").asc(nulls_first=True), "id")
 
 

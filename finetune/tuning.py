@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.engines.generation import model_of
 from finetune.lineage import trained_on, without_trained
 from finetune.models import Model
+from finetune.registry import own_model_of
 from formatting.numbers import percent
 from recipes.preferences.groups import read_groups, write_groups
 from recipes.rundir import RunDir
@@ -18,7 +18,7 @@ from runs.models import Run
 
 
 def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    snapshot, model = snapshot_of(dict(inputs)), model_of(inputs)
+    snapshot, model = snapshot_of(dict(inputs)), own_model_of(inputs)
     if model.project_id != snapshot.project_id:
         raise CannotRun(
             f"The model {model} belongs to {model.project}, the snapshot to {snapshot.project}. "
@@ -47,7 +47,7 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     if "reward_model" in run.inputs:
         scores.model_of(run.inputs).folder_to_load()
     facts = put_snapshot(snapshot_of(run.inputs), run_dir)
-    trained = trained_on([model_of(run.inputs)])
+    trained = trained_on([own_model_of(run.inputs)])
     if not trained:
         return facts
     path = run_dir.data / "preferences.parquet"
@@ -55,7 +55,9 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     remaining = without_trained(groups, trained)
     left_out = len(groups) - len(remaining)
     if left_out:
-        write_groups(path, remaining)  # a new file: the snapshot's own does not change
+        # The file is a hard link to the snapshot's. write_groups replaces it by a new file, so the
+        # snapshot does not change.
+        write_groups(path, remaining)
         run_dir.message(
             f"{left_out} held-out prompts are left out, because the model was trained on them before.",
             level="warning",
@@ -64,19 +66,21 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 
 def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
-    snapshot, parent, report = snapshot_of(run.inputs), model_of(run.inputs), read_report(run_dir)
+    snapshot, parent, report = (
+        snapshot_of(run.inputs),
+        own_model_of(run.inputs),
+        read_report(run_dir),
+    )
     if not (run_dir.output / "adapter_config.json").exists():
         raise CannotRun(f"{run_dir.output} holds no adapter.")
-    model, _ = Model.objects.get_or_create(
+    model = Model.objects.create(
         run=run,
-        defaults={
-            "name": f"{parent.name[:90]}-{run.kind[:20]}-{run.pk}",
-            "project": snapshot.project,
-            "base": parent.base,
-            "adapter": storage.stored(run_dir.output),
-            "snapshot": snapshot,
-            "parent": parent,
-        },
+        name=f"{parent.name[:90]}-{run.kind[:20]}-{run.pk}",
+        project=snapshot.project,
+        base=parent.base,
+        adapter=storage.stored(run_dir.output),
+        snapshot=snapshot,
+        parent=parent,
     )
     return {
         "model": model.pk,

@@ -7,7 +7,8 @@ from typing import Any
 
 from finetune.engines.sampled_text import Prompt as PromptToAnswer
 from finetune.engines.sampled_text import SampledTextError, read_rows, write_prompts
-from finetune.models import Model
+from finetune.models import Model, RegressionSet
+from finetune.registry import model_of, own_model_of
 from labeling.core.text import storable
 from labeling.importing.findings import add_tasks
 from labeling.models import Project, Prompt, Response, Task
@@ -31,15 +32,6 @@ def project_of(inputs: Mapping[str, Any]) -> Project:
         raise CannotRun(f"There is no open project {number}.") from None
 
 
-def model_of(inputs: Mapping[str, Any], name: str = "model") -> Model:
-    """Return the model that the inputs name. Raises CannotRun if there is none."""
-    number: Any = inputs.get(name)
-    try:
-        return Model.objects.select_related("project").get(pk=number)
-    except (Model.DoesNotExist, TypeError, ValueError):
-        raise CannotRun(f"There is no model {number}.") from None
-
-
 def limit_of(inputs: Mapping[str, Any]) -> int | None:
     """Return the maximum number of prompts, or None for all. Raises CannotRun if it is below 1."""
     limit: int | None = inputs.get("limit")
@@ -49,6 +41,13 @@ def limit_of(inputs: Mapping[str, Any]) -> int | None:
 
 
 def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    own_model_of(inputs)
+    model = checked_model(inputs)
+    return {"model": model.base, "adapter": model.adapter or None}
+
+
+def checked_model(inputs: Mapping[str, Any]) -> Model:
+    """Return the model to sample from. Raises CannotRun if it cannot be used, or without prompts."""
     project, model = project_of(inputs), model_of(inputs)
     if model.project_id != project.pk:
         raise CannotRun(f"The model {model} belongs to {model.project}, not to {project}.")
@@ -57,18 +56,21 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
             f"{project} has no prompt to answer. Import prompts, or choose all prompts instead of "
             "those without a task."
         )
-    return {"model": model.base, "adapter": model.adapter or None}
+    return model
 
 
 def prompts_to_answer(inputs: Mapping[str, Any]) -> Any:
     """Return the prompts to answer, the oldest first.
 
     `prompts` in the inputs is "new" for prompts without a task, or "all". `limit` is the maximum
-    number of prompts.
+    number of prompts. Prompts of the newest regression set are left out, because a model that is trained
+    on them cannot be tested with them.
     """
     prompts = Prompt.objects.filter(project=inputs.get("project"), withdrawn_at=None).order_by("id")
     if inputs.get("prompts", NEW) == NEW:
         prompts = prompts.filter(tasks=None)
+    if regression_set := RegressionSet.newest(inputs.get("project") or 0):
+        prompts = prompts.exclude(pk__in=regression_set.prompt_ids)
     return prompts[: limit_of(inputs)]
 
 
@@ -110,7 +112,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
         **counts,
         "prompts": report.get("prompts"),
         "left_out": report.get("left_out", {}),
-        **{name: report[name] for name in ("mean_tokens", "truncated") if name in report},
+        **{name: report[name] for name in ("mean_tokens", "truncated", "usage") if name in report},
     }
 
 

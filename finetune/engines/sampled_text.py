@@ -3,10 +3,15 @@
 pyarrow is imported on first use, because it takes 30 MB of memory.
 
 prompts.parquet    prompt_id, prompt [{role, content}], and optionally n, the number of answers
+regression.parquet the same, for the prompts of a regression set
 responses.parquet  prompt_id, prompt, response, sample, seed, meta (JSON: truncated, tokens)
-answers.parquet    one row per prompt and sample, with the answers of both models
+answers.parquet    one row per prompt and sample, with the answers of both models, the log-ratio of the
+                   candidate's answer to its base model in nats, and the verdicts of an LLM judge in both
+                   orders: candidate, baseline, TIE, unreadable or null
 """
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +24,10 @@ from recipes.rundir import atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+REGRESSION_FILE = "regression.parquet"
+"""The file with the prompts of a regression set, like prompts.parquet."""
 
 
 @cache
@@ -63,8 +72,12 @@ def answers_schema() -> "pa.Schema":
             ("candidate_tokens", pa.int64()),
             ("baseline_truncated", pa.bool_()),
             ("candidate_truncated", pa.bool_()),
+            ("candidate_log_ratio", pa.float64()),
             ("baseline_score", pa.float64()),
             ("candidate_score", pa.float64()),
+            ("judge_candidate_first", pa.string()),
+            ("judge_baseline_first", pa.string()),
+            ("judge_verdict", pa.float64()),
         ]
     )
 
@@ -80,6 +93,12 @@ class Prompt:
     prompt_id: str
     messages: list[dict[str, str]]
     n: int | None = None
+
+
+def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
+    """Return a seed in [0, 2**63) that depends only on the three arguments."""
+    digest = hashlib.sha256(json.dumps([seed, prompt_id, sample]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> int:

@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 from finetune.models import Evaluation, EvaluationItem
 from labeling.core.text import render
 
+NO_VERDICT = "none"
 VERDICTS = {"won": 1.0, "lost": 0.0, "tied": 0.5}
 
 
@@ -45,18 +46,22 @@ def answers_of(evaluation: Evaluation, verdict: str) -> AnswerList:
     counts += [
         (name, name.capitalize(), by_verdict.get(value, 0)) for name, value in VERDICTS.items()
     ]
+    if by_verdict.get(None):
+        counts.append((NO_VERDICT, "No verdict", by_verdict[None]))
     items = in_use.select_related("prompt").order_by("id")
+    if verdict == NO_VERDICT:
+        return AnswerList(verdict, items.filter(verdict=None), counts)
     if verdict in VERDICTS:
         return AnswerList(verdict, items.filter(verdict=VERDICTS[verdict]), counts)
     return AnswerList("", items, counts)
 
 
 def rendered(items: Iterable[EvaluationItem]) -> list[Pair]:
-    names = {value: name for name, value in VERDICTS.items()}
+    names: dict[float | None, str] = {value: name for name, value in VERDICTS.items()}
     return [
         Pair(
             item=item,
-            outcome=names[item.verdict],
+            outcome=names.get(item.verdict, NO_VERDICT),
             messages=[(m["role"], render(m["content"])) for m in item.prompt.messages],
             baseline=render(item.baseline_text),
             candidate=render(item.candidate_text),

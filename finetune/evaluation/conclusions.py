@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.evidence import (
+from finetune.models import Evaluation
+from finetune.statistics.evidence import (
     EXPECTED_GAINS,
     Conclusion,
     Evidence,
@@ -13,7 +14,6 @@ from finetune.evidence import (
     forecast,
     share_of_alpha,
 )
-from finetune.models import Evaluation
 from formatting.numbers import percent, percent_range
 
 MOST_POINTS = 150
@@ -84,6 +84,12 @@ def sentence(evaluation: Evaluation, evidence: Evidence) -> str:
     """Return the conclusion as a sentence about the two models."""
     candidate, baseline, prompts = evaluation.candidate, evaluation.baseline, len(evidence.units)
     points = f"{100 * evidence.margin:.0f} points"
+    if not prompts and evaluation.report.get("comparisons") == 0:
+        return (
+            "Undecided: the two models gave equal or empty answers to all prompts, which are ties."
+        )
+    if not prompts:
+        return "Undecided: no prompt has all its verdicts yet."
     after = f"proven after {evidence.decided_after} of {prompts} prompts"
     return {
         Conclusion.BETTER: f"{candidate} is better than {baseline}, {after}.",

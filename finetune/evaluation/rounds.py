@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune.evaluation.means import mean_difference, mean_figure
 from finetune.report import RoundFigures
+from finetune.statistics.means import mean_difference, mean_figure
 from reward.evaluation.schema import Figure
 
 Samples = list[dict[str, Any]]

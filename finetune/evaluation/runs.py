@@ -3,19 +3,25 @@
 import random
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db import transaction
 from django.urls import reverse
 
-from finetune.engines.generation import limit_of, model_of, project_of, store_responses
+from finetune.engines.generation import limit_of, project_of
+from finetune.engines.sampled_text import (
+    REGRESSION_FILE,
+    SampledTextError,
+    read_rows,
+    write_prompts,
+)
 from finetune.engines.sampled_text import Prompt as PromptToAnswer
-from finetune.engines.sampled_text import SampledTextError, read_rows, write_prompts
-from finetune.evaluation import judges
+from finetune.engines.served import endpoint_of, write_endpoint
+from finetune.evaluation import agreement, judges, regression
+from finetune.evaluation.comparisons import add_comparisons
 from finetune.evaluation.judges import Judge, UnknownJudge
-from finetune.evaluation.means import mean_difference
-from finetune.evaluation.win_rate import outcome, win_rate
+from finetune.evaluation.llm_judge import calibrated
 from finetune.lineage import train_ids, trained_on
 from finetune.models import (
     ALPHA,
@@ -23,19 +29,22 @@ from finetune.models import (
     MAX_ALPHA,
     MAX_MARGIN,
     MIN_MARGIN,
-    BlindVerdict,
     Evaluation,
     EvaluationItem,
     Model,
+    RegressionItem,
+    RegressionSet,
 )
+from finetune.registry import model_of
+from finetune.statistics.divergence import divergence
+from finetune.statistics.means import mean_difference
+from finetune.statistics.win_rate import outcome, win_rate
 from formatting.numbers import percent
 from labeling.core.text import storable
-from labeling.importing.findings import add_tasks
-from labeling.models import Finding, Project, Prompt, Task
-from labeling.queue.tasks import NewTask
+from labeling.models import Project, Prompt
 from recipes.preferences.groups import PreferenceError, read_groups
 from recipes.rundir import RunDir
-from reward.models import Snapshot
+from reward.models import RewardModel, Snapshot
 from reward.run_files import read_report, snapshot_of
 from runs.kinds import CannotRun
 from runs.models import Run
@@ -50,8 +59,14 @@ class Parts:
 
     candidate: Model
     baseline: Model
-    judge: Judge
+    judge: Judge | None
+    """None if only people judge."""
     snapshot: Snapshot
+    regression_set: RegressionSet | None = None
+
+    @property
+    def reward_model(self) -> RewardModel | None:
+        return self.judge.reward_model if self.judge else None
 
 
 def parts_of(inputs: Mapping[str, Any]) -> Parts:
@@ -72,25 +87,82 @@ def parts_of(inputs: Mapping[str, Any]) -> Parts:
     if candidate == baseline:
         raise CannotRun(f"{candidate} would be compared with itself. Choose another baseline.")
     roots = candidate.root(), baseline.root()
-    if roots[0].base != roots[1].base:
+    if not baseline.endpoint and roots[0].base != roots[1].base:
         raise CannotRun(
             f"Both models must be built on the same base: {candidate} is built on {roots[0].base}, "
             f"{baseline} is built on {roots[1].base}."
         )
+    judge = judge_of(inputs, project)
+    regression_set = regression_set_of(inputs, project, judge)
+    return Parts(candidate, baseline, judge, snapshot, regression_set)
+
+
+def regression_set_of(
+    inputs: Mapping[str, Any], project: Project, judge: Judge | None
+) -> RegressionSet | None:
+    """Return the newest regression set of the project, unless the inputs say `regression: false`.
+
+    Raises CannotRun if it cannot be used: if a prompt was withdrawn, or needs a judge without one.
+    """
+    newest = RegressionSet.newest(project.pk) if inputs.get("regression", True) else None
+    if newest is None:
+        return None
+    withdrawn = Prompt.objects.filter(pk__in=newest.prompt_ids, withdrawn_at__isnull=False)
+    if row := withdrawn.first():
+        raise CannotRun(
+            f"Prompt {row.pk} of {newest} was withdrawn. Create a version of the set without it."
+        )
+    if newest.needs_a_judge and judge is None:
+        raise CannotRun(
+            f"{newest.needs_a_judge} prompts of {newest} name no property that an answer must have, so "
+            "they need a judge. Choose a judge, add properties, or leave the regression set out."
+        )
+    return newest
+
+
+def judge_of(inputs: Mapping[str, Any], project: Project) -> Judge | None:
+    """Return the judge that the inputs name, or None if only people judge.
+
+    Raises CannotRun if it does not exist, or if it cannot be used in this project or in this way.
+    """
+    asks_people, controls = bool(inputs.get("comparisons")), bool(inputs.get("control"))
+    name = str(inputs.get("judge") or "")
+    if controls and not (name and asks_people):
+        raise CannotRun(
+            "A judge can save verdicts only if there is a judge and people are asked too."
+        )
+    order = str(inputs.get("order") or "")
+    if order not in Evaluation.Order.values:
+        raise CannotRun(
+            f"The order must be {', '.join(filter(None, Evaluation.Order.values))} or empty; it is {order}."
+        )
+    if order and not (name and asks_people):
+        raise CannotRun(
+            "A judge can order the prompts only if there is a judge and people are asked."
+        )
+    if order and controls:
+        raise CannotRun(
+            "A judge that saves verdicts cannot also order the prompts, because people must compare a "
+            "random prompt of each block. Choose one of the two."
+        )
+    if not name:
+        if asks_people:
+            return None
+        raise CannotRun("Nobody would judge the answers. Choose a judge, or ask people.")
     try:
-        judge = judges.get(str(inputs.get("judge", "")))
+        judge = judges.get(name)
     except UnknownJudge as error:
         raise CannotRun(str(error)) from None
     if not judge.fits(project):
         raise CannotRun(
             f"{judge.title} cannot judge models of {project}: it belongs to another project."
         )
-    return Parts(candidate, baseline, judge, snapshot)
+    return judge
 
 
 def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     parts = parts_of(inputs)
-    reward_model = parts.judge.reward_model
+    reward_model = parts.reward_model
     limit_of(inputs)
     check_registration(inputs)
     return {
@@ -99,11 +171,40 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
         "adapter": parts.candidate.adapter or None,
         "baseline_adapter": parts.baseline.adapter or None,
         "reward_model": reward_model.path if reward_model else None,
+        **reference_settings(parts.candidate),
+        **judge_settings(parts.judge),
+        **baseline_settings(parts.baseline),
     }
 
 
+def baseline_settings(baseline: Model) -> dict[str, Any]:
+    """Return the settings of a baseline on an endpoint, {} for others. Raises CannotRun."""
+    if not baseline.endpoint:
+        return {}
+    return {"baseline_endpoint": endpoint_of(baseline).name, "baseline_name": baseline.base}
+
+
+def reference_settings(candidate: Model) -> dict[str, Any]:
+    """Return the model from which divergence is measured, {} if it is the base of the candidate."""
+    root = candidate.root()
+    return {} if root.base == candidate.base else {"reference_model": root.base}
+
+
+def judge_settings(judge: Judge | None) -> dict[str, Any]:
+    """Return the settings of an LLM judge, {} for others. Raises CannotRun if it cannot be asked."""
+    if judge is None or judge.llm is None:
+        return {}
+    agreement.guideline_of(judge.llm.project)
+    return {"judge_endpoint": endpoint_of(judge.llm).name, "judge_model": judge.llm.base}
+
+
+def write_judge(run_dir: RunDir, judge: Judge | None) -> dict[str, Any]:
+    """Write the files for the questions to an LLM judge. Return the facts for run.json."""
+    return agreement.write_judge(run_dir, judge.llm) if judge and judge.llm else {}
+
+
 def check_registration(inputs: Mapping[str, Any]) -> None:
-    """Raise CannotRun for an error rate, a margin or a number of verdicts outside its range."""
+    """Raise CannotRun for a registered value outside its range."""
     for name, low, high, noun in (
         ("alpha", 0.001, MAX_ALPHA, "The error rate"),
         ("margin", MIN_MARGIN, MAX_MARGIN, "The margin"),
@@ -112,6 +213,14 @@ def check_registration(inputs: Mapping[str, Any]) -> None:
         value = inputs.get(name)
         if value is not None and not low <= value <= high:
             raise CannotRun(f"{noun} must be from {low} to {high}; it is {value}.")
+    most = inputs.get("most_verdicts")
+    if most is not None and most < 1:
+        raise CannotRun(f"The most verdicts must be at least 1; they are {most}.")
+    question = inputs.get("question") or Evaluation.Question.THESE
+    if question not in Evaluation.Question.values:
+        raise CannotRun(
+            f"The question must be {' or '.join(Evaluation.Question.values)}; it is {question}."
+        )
 
 
 def other_base(parts: Parts) -> str | None:
@@ -119,7 +228,8 @@ def other_base(parts: Parts) -> str | None:
 
     Through merges, two models can have the same root but different bases.
     """
-    return None if parts.baseline.base == parts.candidate.base else parts.baseline.base
+    same = parts.baseline.base == parts.candidate.base
+    return None if same or parts.baseline.endpoint else parts.baseline.base
 
 
 # --- prompts -------------------------------------------------------------------------------------
@@ -127,8 +237,8 @@ def other_base(parts: Parts) -> str | None:
 
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     parts = parts_of(run.inputs)
-    if parts.judge.reward_model:
-        parts.judge.reward_model.folder_to_load()
+    if parts.reward_model:
+        parts.reward_model.folder_to_load()
     try:
         prompts, left_out = held_out_prompts(parts)
     except PreferenceError as error:
@@ -138,14 +248,24 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
             f"Snapshot {parts.snapshot.pk} has no held-out prompt that the models were not trained "
             f"on ({left_out} left out). Freeze a snapshot with a held-out share and the same seed."
         )
+    if parts.baseline.endpoint:
+        write_endpoint(run_dir, endpoint_of(parts.baseline), "endpoint-baseline.json")
+    registered = Evaluation.objects.filter(run=run).select_related("regression_set").first()
+    if registered:  # the run is prepared again, and the project may have a newer set
+        parts = replace(parts, regression_set=registered.regression_set)
+    fixed = regression_prompts(parts)
+    judge_facts = write_judge(run_dir, parts.judge)
     evaluation = register(run, parts, prompts)
     by_id = {int(prompt.prompt_id): prompt for prompt in prompts}
     prompts = [by_id[pk] for pk in evaluation.prompts if pk in by_id]
     write_prompts(run_dir.data / "prompts.parquet", prompts)
+    if fixed:
+        write_prompts(run_dir.data / REGRESSION_FILE, fixed)
     return {
         "snapshot_hash": parts.snapshot.content_hash,
         "prompts_written": len(prompts),
         "seen_in_training": left_out,
+        **judge_facts,
     }
 
 
@@ -162,19 +282,54 @@ def register(run: Run, parts: Parts, prompts: Sequence[PromptToAnswer]) -> Evalu
     ids = sorted(int(prompt.prompt_id) for prompt in prompts)
     most = min(limit_of(run.inputs) or len(ids), len(ids))
     project = parts.candidate.project
+    per_prompt = run.inputs.get("verdicts_per_prompt") or project.rankings_per_task
+    most_verdicts = run.inputs.get("most_verdicts")
+    if most_verdicts and most_verdicts < per_prompt:
+        raise CannotRun(
+            f"One prompt needs {per_prompt} verdicts, but at most {most_verdicts} may be asked for."
+        )
     return Evaluation.objects.create(
         project=project,
         run=run,
         candidate=parts.candidate,
         baseline=parts.baseline,
-        judge=parts.judge.name,
-        reward_model=parts.judge.reward_model,
+        judge=parts.judge.name if parts.judge else "",
+        reward_model=parts.reward_model,
+        asks_people=bool(run.inputs.get("comparisons")),
+        judge_controls=bool(run.inputs.get("control")),
+        judge_order=run.inputs.get("order") or Evaluation.Order.RANDOM,
+        most_verdicts=most_verdicts,
+        question=run.inputs.get("question") or Evaluation.Question.THESE,
         alpha=run.inputs.get("alpha") or ALPHA,
         margin=run.inputs.get("margin") or MARGIN,
         sample_seed=seed,
         prompts=random.Random(seed).sample(ids, most),
-        verdicts_per_prompt=run.inputs.get("verdicts_per_prompt") or project.rankings_per_task,
+        verdicts_per_prompt=per_prompt,
+        regression_set=parts.regression_set,
     )
+
+
+def regression_prompts(parts: Parts) -> list[PromptToAnswer]:
+    """Return the prompts of the regression set. Raises CannotRun if a model was trained on one."""
+    if parts.regression_set is None:
+        return []
+    ids = parts.regression_set.prompt_ids
+    if trained := sorted(set(map(str, ids)) & learned_prompts(parts), key=int):
+        raise CannotRun(
+            f"A model or the judge was trained on {len(trained)} prompts of {parts.regression_set}, for "
+            f"example on prompt {trained[0]}, so they cannot test it. Create a version of the set "
+            "without them."
+        )
+    messages = Prompt.objects.in_bulk(ids)
+    return [PromptToAnswer(str(pk), messages[pk].messages) for pk in ids]
+
+
+def learned_prompts(parts: Parts) -> set[str]:
+    """Return the ids of the prompts that a model, or the judge, was trained on."""
+    learned = trained_on((parts.candidate, parts.baseline))
+    if parts.reward_model:
+        learned |= train_ids([parts.reward_model.snapshot])
+    return learned
 
 
 def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
@@ -182,9 +337,7 @@ def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
 
     Prompts that either model was trained on are left out.
     """
-    learned = trained_on((parts.candidate, parts.baseline))
-    if parts.judge.reward_model:
-        learned |= train_ids([parts.judge.reward_model.snapshot])
+    learned = learned_prompts(parts)
     held_out = [
         PromptToAnswer(group.group_id, group.prompt)
         for group in read_groups(parts.snapshot.file)
@@ -214,43 +367,79 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
         rows = read_rows(run_dir.output / "answers.parquet", required=("baseline", "candidate"))
     except SampledTextError as error:
         raise CannotRun(str(error)) from error
+    rows, fixed = rows_of(run, rows)
     items, unscored = evaluation_items(rows, parts.judge)
-    if not items:
-        raise CannotRun("The judge could score none of the answers, so there is no verdict.")
+    if not items or (parts.judge and all(item.verdict is None for item in items)):
+        raise CannotRun("None of the answers can be judged, so there is no verdict.")
     report = {
         **summary(items, rows, run.config["seed"]),
+        "prompts": len({item.prompt_id for item in items}),
         "unscored": unscored,
         "seen_in_training": run_dir.spec()["inputs"].get("seen_in_training", 0),
         "left_out": recipe_report.get("left_out", {}),
-        "judge": parts.judge.title,
+        "judge": parts.judge.title if parts.judge else None,
         "snapshot": parts.snapshot.pk,
+        **{name: recipe_report[name] for name in ("baseline_requests",) if name in recipe_report},
+        **llm_report(parts.judge, items, run, run_dir),
     }
     evaluation = start_attempt(run)
     for item in items:
         item.evaluation = evaluation
-    if run.inputs.get("comparisons"):
+    if evaluation.asks_people:
         report["comparisons"] = add_comparisons(evaluation, items, rows)
     evaluation.report = report
     evaluation.save(update_fields=["report"])
     EvaluationItem.objects.bulk_create(items, batch_size=1000)
+    store_regression(evaluation, fixed, parts.judge)
     return {"evaluation": evaluation.pk, **report}
+
+
+def rows_of(
+    run: Run, rows: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the answers to the random sample of prompts, and those to the regression set.
+
+    A prompt can be in both.
+    """
+    evaluation = Evaluation.objects.filter(run=run).select_related("regression_set").first()
+    if evaluation is None or evaluation.regression_set is None:
+        return rows, []
+    fixed, drawn = set(evaluation.regression_set.prompt_ids), set(evaluation.prompts)
+    return (
+        [row for row in rows if int(row["prompt_id"]) not in fixed - drawn],
+        [row for row in rows if int(row["prompt_id"]) in fixed],
+    )
+
+
+def store_regression(
+    evaluation: Evaluation, rows: list[dict[str, Any]], judge: Judge | None
+) -> None:
+    """Store the answers to the prompts of the regression set with their verdicts."""
+    if evaluation.regression_set is None:
+        return
+    judged = evaluation_items(rows, judge)[0] if judge else []
+    verdicts = {(item.prompt_id, item.sample): item.verdict for item in judged}
+    items = regression.items_of(evaluation.regression_set, rows, verdicts)
+    for item in items:
+        item.evaluation = evaluation
+    RegressionItem.objects.bulk_create(items, batch_size=1000)
 
 
 @transaction.atomic
 def start_attempt(run: Run) -> Evaluation:
-    """Number the run's evaluation among those of its two models, and return it.
+    """Number the run's evaluation among those of its candidate, and return it.
 
-    The number decides its share of the error rate, which is at most that of earlier evaluations of the
-    two models. Earlier ones without a registration count as attempts. Raises CannotRun for a run that
-    was prepared by a version of Tiebreak without registrations.
+    The number decides its share of the error rate, which is at most that of earlier evaluations.
+    Evaluations of models with the same weights count, against any baseline, and also those without a
+    registration. Raises CannotRun for a run that was prepared by a version of Tiebreak without
+    registrations.
     """
-    evaluation = Evaluation.objects.filter(run=run).select_related("project").first()
+    evaluation = Evaluation.objects.filter(run=run).select_related("project", "candidate").first()
     if evaluation is None or evaluation.alpha is None:
         raise CannotRun("The evaluation was not registered before it started. Start it again.")
     Project.objects.select_for_update(no_key=True).get(pk=evaluation.project_id)
-    earlier = Evaluation.objects.filter(
-        candidate=evaluation.candidate_id, baseline=evaluation.baseline_id
-    ).exclude(report={})
+    family = evaluation.candidate.same_weights()
+    earlier = Evaluation.objects.filter(candidate__in=family).exclude(report={})
     alphas = [alpha for alpha in earlier.values_list("alpha", flat=True) if alpha is not None]
     evaluation.alpha = min([evaluation.alpha, *alphas])
     evaluation.attempt = earlier.count() + 1
@@ -258,15 +447,50 @@ def start_attempt(run: Run) -> Evaluation:
     return evaluation
 
 
-def evaluation_items(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationItem], int]:
-    """Return items that are not saved yet, and the number of answers without an item.
+def llm_report(
+    judge: Judge | None, items: Sequence[EvaluationItem], run: Run, run_dir: RunDir
+) -> dict[str, Any]:
+    """Return the entries of the report about an LLM judge, {} for others.
 
-    Only prompts for which both answers have a score get an item.
+    `agreement` is the measurement at this time, without the verdicts by prompt, and `calibrated` the win
+    rate that the reviewers are estimated to give.
     """
+    if judge is None or judge.llm is None:
+        return {}
+    inputs = run_dir.spec()["inputs"]
+    values: dict[str, Any] = {
+        "llm_judge": {
+            **read_report(run_dir).get("judge", {}),
+            "guideline_version": inputs.get("judge_guideline_version"),
+        }
+    }
+    if judge.agreement:
+        measured = judge.agreement.report
+        verdicts = [(str(i.prompt_id), i.verdict) for i in items if i.verdict is not None]
+        values["agreement"] = {**measured["agreement"], "measurement": judge.agreement.pk}
+        values["calibrated"] = calibrated(verdicts, measured["by_prompt"], run.config["seed"])
+    return values
+
+
+def evaluation_items(
+    rows: list[dict[str, Any]], judge: Judge | None
+) -> tuple[list[EvaluationItem], int]:
+    """Return items that are not saved yet, and the number of answers that the judge could not score.
+
+    If there is a judge, only prompts for which both answers have a score get an item. With an LLM judge,
+    all of them get an item, so that a response without a readable verdict can still be compared by
+    people.
+    """
+    if judge and judge.llm:
+        items = [_judged_item(row) for row in rows]
+        return items, sum(item.verdict is None for item in items)
     items = []
     for row in rows:
-        baseline, candidate = scores_of(row, judge)
-        if baseline is None or candidate is None:
+        baseline, candidate = scores_of(row, judge) if judge else (None, None)
+        verdict = None
+        if baseline is not None and candidate is not None:
+            verdict = outcome(candidate, baseline, tie_within=EQUAL)
+        elif judge:
             continue
         items.append(
             EvaluationItem(
@@ -276,10 +500,20 @@ def evaluation_items(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[Eva
                 candidate_text=storable(row["candidate"]),
                 baseline_score=baseline,
                 candidate_score=candidate,
-                verdict=outcome(candidate, baseline, tie_within=EQUAL),
+                verdict=verdict,
             )
         )
     return items, len(rows) - len(items)
+
+
+def _judged_item(row: dict[str, Any]) -> EvaluationItem:
+    return EvaluationItem(
+        prompt_id=int(row["prompt_id"]),
+        sample=row["sample"],
+        baseline_text=storable(row["baseline"]),
+        candidate_text=storable(row["candidate"]),
+        verdict=row["judge_verdict"],
+    )
 
 
 def scores_of(row: dict[str, Any], judge: Judge) -> tuple[float | None, float | None]:
@@ -291,86 +525,23 @@ def scores_of(row: dict[str, Any], judge: Judge) -> tuple[float | None, float | 
 
 
 def summary(items: list[EvaluationItem], rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """Return the win rate with its interval, and the lengths and shares of the answers."""
+    """Return the judge's win rate with its interval, and the lengths and shares of the answers."""
     lengths = (
         (row["prompt_id"], row["candidate_tokens"] or 0, row["baseline_tokens"] or 0)
         for row in rows
+        if row["baseline_tokens"] is not None  # an endpoint may not report it
     )
+    judged = [(item.prompt_id, item.verdict) for item in items if item.verdict is not None]
     return {
-        "win_rate": win_rate(((item.prompt_id, item.verdict) for item in items), seed=seed),
+        **({"win_rate": win_rate(judged, seed=seed)} if judged else {}),
         "tokens": mean_difference(lengths, seed=seed),
+        "divergence": divergence(rows, seed),
         "truncated": {
             side: sum(bool(row[f"{side}_truncated"]) for row in rows) / len(rows)
             for side in ("candidate", "baseline")
         },
         "identical": sum(item.baseline_text == item.candidate_text for item in items),
     }
-
-
-# --- people --------------------------------------------------------------------------------------
-
-
-def add_comparisons(
-    evaluation: Evaluation, items: list[EvaluationItem], rows: list[dict[str, Any]]
-) -> int:
-    """Queue a blind comparison of the two first answers to each prompt, and return how many.
-
-    Identical and empty answers are skipped, because nobody could choose between them. The two answers
-    are stored in random order, so that neither ids nor positions reveal which model wrote which.
-    """
-    sampled = {(int(row["prompt_id"]), row["sample"]): row for row in rows}
-    chosen = [item for item in items if item.sample == 0 and _is_distinguishable(item)]
-    prompts = Prompt.objects.in_bulk({item.prompt_id for item in chosen})
-    tasks = []
-    for item in chosen:
-        sides = [
-            (evaluation.baseline, "baseline", item.baseline_text),
-            (evaluation.candidate, "candidate", item.candidate_text),
-        ]
-        random.shuffle(sides)
-        prompt, row = prompts[item.prompt_id], sampled[item.prompt_id, item.sample]
-        stored = {
-            model: store_responses(
-                prompt,
-                model.name,
-                {"run": evaluation.run_id, "truncated": bool(row[f"{side}_truncated"])},
-                [{"response": text, "seed": row["seed"]}],
-            )[0]
-            for model, side, text in sides
-        }
-        item.candidate_response = stored[evaluation.candidate]
-        order = [response.pk for response in stored.values()]
-        # Texts that were already stored keep their ids, so the ids alone are not random.
-        random.shuffle(order)
-        tasks.append(
-            NewTask(
-                item.prompt_id,
-                order,
-                rankings_wanted=evaluation.verdicts_per_prompt,
-                kind=Task.Kind.COMPARISON,
-            )
-        )
-    # Truncated answers may be compared, but answers that name their model would not be blind.
-    added = add_tasks(project=evaluation.project, tasks=tasks, kinds=[Finding.Kind.IDENTITY])
-    for item, (task_id, _) in zip(chosen, added, strict=True):
-        item.task_id = task_id
-    return len(chosen)
-
-
-def _is_distinguishable(item: EvaluationItem) -> bool:
-    baseline, candidate = item.baseline_text.strip(), item.candidate_text.strip()
-    return bool(baseline and candidate) and baseline != candidate
-
-
-def peoples_verdicts(verdicts: Sequence[BlindVerdict]) -> dict[str, Any] | None:
-    """Return the win rate of all verdicts of people, or None if there are none.
-
-    `simulated` counts those made by programs.
-    """
-    if not verdicts:
-        return None
-    simulated = sum(verdict.simulated for verdict in verdicts)
-    return {**win_rate((v.prompt, v.value) for v in verdicts), "simulated": simulated}
 
 
 def figure(result: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from finetune.methods.method import SampledMethod
 from finetune.methods.sft import SFT, SFTSettings
 from finetune.settings import RankedSamplesSettings
+from recipes.presets import BEST_QUALITY, QUICK_LOOK
 from recipes.settings import option
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 class BestOfNSettings(SFTSettings, RankedSamplesSettings):
     """Settings for supervised fine-tuning on the best of n samples."""
 
+    preset_values = {
+        QUICK_LOOK: {"samples_per_prompt": 4},
+        BEST_QUALITY: {"samples_per_prompt": 16},
+    }
+
     samples_per_prompt: int = option(
         8,
         "The number of responses (n) that the model samples for each prompt, of which it learns "
@@ -32,6 +38,7 @@ class BestOfNSettings(SFTSettings, RankedSamplesSettings):
         label="Responses per prompt",
         min=2,
         max=64,
+        unit="responses",
     )
 
 

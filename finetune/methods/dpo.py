@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 from finetune.methods.method import Batch, Loss, Method, PolicyOutputs
 from finetune.settings import ReferenceSettings
 from recipes.preferences.best import best_responses
-from recipes.preferences.evidence import Evidence, evidence
 from recipes.preferences.groups import Group
+from recipes.preferences.loss_inputs import LossInputs, loss_inputs
 from recipes.settings import option
 from recipes.training_settings import PreferenceSettings
 
@@ -87,8 +87,8 @@ class DPO(Method):
     settings = DPOSettings
     config: DPOSettings
 
-    def evidence(self, group: Group) -> Evidence:
-        order = evidence(group, self.config)
+    def loss_inputs(self, group: Group) -> LossInputs:
+        order = loss_inputs(group, self.config)
         if not self.config.sft_weight:
             return order
         return replace(order, signals={**order.signals, "best": best_responses(group)})

@@ -18,7 +18,7 @@ tokens by the longest response instead of the actual length. Both together are D
 2025, arXiv:2503.20783). `average: tokens` is that of DAPO (Yu et al. 2025, arXiv:2503.14476).
 
 `finetune/training/policy_gradient.py` runs the steps. `rewarded_trainer.py` next to it replaces TRL's
-sampling, and `sampling/batches.py` draws the tokens.
+sampling, and `sampling/seeded.py` draws the tokens.
 """
 
 from dataclasses import dataclass

@@ -38,8 +38,8 @@ import numpy as np
 from finetune.methods.method import Batch, Loss, Method, PolicyOutputs
 from finetune.settings import ReferenceSettings
 from recipes.errors import RecipeError
-from recipes.preferences.evidence import Evidence, plain_evidence
 from recipes.preferences.groups import Group, line
+from recipes.preferences.loss_inputs import LossInputs, plain_loss_inputs
 from recipes.settings import option
 
 if TYPE_CHECKING:
@@ -98,28 +98,32 @@ class KTO(Method):
     config: KTOSettings
     lacking = "a response that most reviewers put above or below their unacceptable line"
 
-    def evidence(self, group: Group) -> Evidence:
+    def loss_inputs(self, group: Group) -> LossInputs:
         above, below = line(group)
         signals = {
             "desirable": (above > below).astype(np.float32),
             "undesirable": (below > above).astype(np.float32),
         }
-        return replace(plain_evidence(group), signals=signals)
+        return replace(plain_loss_inputs(group), signals=signals)
 
-    def objection(self, group: Group, evidence: Evidence) -> str | None:
+    def objection(self, group: Group, inputs: LossInputs) -> str | None:
         """Return the reason to leave out a group, as a clause, or None.
 
         A held-out group is also used if it has no labels but an order.
         """
-        if evidence.signals["desirable"].any() or evidence.signals["undesirable"].any():
+        if inputs.signals["desirable"].any() or inputs.signals["undesirable"].any():
             return None
-        if group.split == "test" and evidence.wins.any():
+        if group.split == "test" and inputs.wins.any():
             return None
         if not group.responses:
             return "no readable response"
         if all(ranking.cut is None for ranking in group.rankings):
             return "no ranking has an unacceptable line"
         return "as many reviewers accept as reject each response"
+
+    def trained_responses(self, group: "TokenGroup") -> list[bool]:
+        weights = group.signals["desirable"] + group.signals["undesirable"]
+        return [bool(weight) for weight in weights]
 
     def prepare(self, prepared: "Prepared") -> None:
         train = prepared.tokens["train"]

@@ -3,7 +3,7 @@
 To add a method, write `finetune/methods/NAME.py`:
 
 1. A settings class, a subclass of `FinetuneSettings` (finetune/settings.py).
-2. A subclass of `Method`, with a name, a title, a paper, the data (`evidence`, `prepare`) and the
+2. A subclass of `Method`, with a name, a title, a paper, the data (`loss_inputs`, `prepare`) and the
    loss (`loss`).
 3. `METHOD = ItsClass`.
 4. A test of the loss against numbers worked out by hand, and of a run.
@@ -21,23 +21,31 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune import methods
 from finetune.settings import FinetuneSettings, PolicyGradientSettings
-from recipes.preferences.evidence import Evidence, plain_evidence, why_no_evidence
 from recipes.preferences.groups import Group
+from recipes.preferences.loss_inputs import (
+    LossInputs,
+    compared,
+    plain_loss_inputs,
+    why_no_comparison,
+)
 from reward.evaluation.report import split_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from recipes.preferences.tokens import Prepared
+    from recipes.preferences.tokens import Prepared, TokenGroup
 
 Loss = Callable[["PolicyOutputs", "Batch"], tuple["Tensor", "Tensor"]]
 """(outputs, batch) → the loss of each group, (G,), and the scores of its responses, (G, K)."""
 PolicyOutputs = Mapping[str, "Tensor"]
-"""`logps`: Σ log π of each response, (G, K) float32, 0 if missing. `counts`: its tokens, (G, K)."""
+"""`logps`: Σ log π of each response, (G, K) float64, 0 if missing. `counts`: its tokens, (G, K)."""
 Batch = Mapping[str, "Tensor"]
-"""The signals of `evidence`, padded to K responses, and `reference`: Σ log π_ref, (G, K).
+"""The signals of `loss_inputs`, padded to K responses, and `reference`: Σ log π_ref, (G, K).
 
-With mismatched responses also `drift`: the mean of log π - log π_ref over those of the step, ().
+A method can also ask for mismatched responses: prompts that are each followed by the responses to
+another prompt (as KTO does). Then the batch also has `drift`, (): the mean of
+log π - log π_ref over the mismatched responses of the step. It estimates how far the policy has moved
+from the reference on any text, and the gradient does not flow through it.
 """
 
 
@@ -68,16 +76,16 @@ class Method:
     def __init__(self, config: Any):
         self.config = config
 
-    def evidence(self, group: Group) -> Evidence:
+    def loss_inputs(self, group: Group) -> LossInputs:
         """Return the arrays of a group that the loss reads. They have a value per response or pair."""
-        return plain_evidence(group)
+        return plain_loss_inputs(group)
 
-    def objection(self, group: Group, evidence: Evidence) -> str | None:
+    def objection(self, group: Group, inputs: LossInputs) -> str | None:
         """Return the reason to leave out a group, as a clause, or None.
 
         By default, a group must compare at least two responses.
         """
-        return why_no_evidence(group, evidence)
+        return why_no_comparison(group, inputs)
 
     def prepare(self, prepared: "Prepared") -> None:
         """Change the data after all groups were read, for example to normalise their weights.
@@ -96,6 +104,13 @@ class Method:
             f"the preferences of reviewers: {counts['pairs']} pairs of {counts['responses']} responses "
             f"to {counts['prompts']} prompts"
         )
+
+    def trained_responses(self, group: "TokenGroup") -> list[bool]:
+        """Return for each response of a prepared group whether the loss reads it.
+
+        By default, it reads the responses that were compared or that have signals of their own.
+        """
+        return compared(group)
 
     @property
     def trains_on_reference(self) -> bool:

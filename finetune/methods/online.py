@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from finetune.methods.dpo import DPO, DPOSettings
 from finetune.methods.method import SampledMethod
 from finetune.settings import RankedSamplesSettings
+from recipes.presets import BEST_QUALITY, QUICK_LOOK
 from recipes.settings import option
 
 if TYPE_CHECKING:
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 class OnlineSettings(RankedSamplesSettings, DPOSettings):
     """Settings for on-policy rounds of Direct Preference Optimization."""
 
+    preset_values = {QUICK_LOOK: {"rounds": 1}, BEST_QUALITY: {"epochs": 1.0, "rounds": 6}}
+
     rounds: int = option(
         3,
         "The number of rounds. In each round, the model samples responses and is trained on "
         "their ranking for the given number of epochs.",
         min=1,
         max=100,
+        unit="rounds",
     )
 
     @property

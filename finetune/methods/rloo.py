@@ -15,7 +15,7 @@ averaged over responses. At the first update ρ = 1, and the gradient is that of
 RLOOTrainer computes the loss.
 
 `finetune/training/policy_gradient.py` runs the steps. `rewarded_trainer.py` next to it replaces TRL's
-sampling, and `sampling/batches.py` draws the tokens.
+sampling, and `sampling/seeded.py` draws the tokens.
 """
 
 from dataclasses import dataclass

@@ -26,8 +26,8 @@ import numpy as np
 from finetune.methods.method import Batch, Loss, Method, PolicyOutputs
 from finetune.settings import FinetuneSettings
 from recipes.preferences.best import best_responses
-from recipes.preferences.evidence import Evidence, plain_evidence
 from recipes.preferences.groups import Group, line
+from recipes.preferences.loss_inputs import LossInputs, plain_loss_inputs
 from recipes.settings import option
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class SFTSettings(FinetuneSettings):
         min=0,
         max=1,
         label="Smallest margin",
+        unit="share",
     )
     tied_best: str = option(
         "share",
@@ -76,18 +77,18 @@ class SFT(Method):
     trains_on_reference = False
     lacking = "a best acceptable response"
 
-    def evidence(self, group: Group) -> Evidence:
+    def loss_inputs(self, group: Group) -> LossInputs:
         share = self.config.tied_best == "share"
         best = best_responses(group, min_margin=self.config.min_margin, share=share)
-        return replace(plain_evidence(group), signals={"best": best})
+        return replace(plain_loss_inputs(group), signals={"best": best})
 
-    def objection(self, group: Group, evidence: Evidence) -> str | None:
-        if evidence.signals["best"].any():
+    def objection(self, group: Group, inputs: LossInputs) -> str | None:
+        if inputs.signals["best"].any():
             return None
         if not group.responses:
             return "no readable response"
-        if group.rankings and not evidence.wins.any():
-            return super().objection(group, evidence)
+        if group.rankings and not inputs.wins.any():
+            return super().objection(group, inputs)
         above, below = line(group)
         if (below > above).all():
             return "all responses are unacceptable"
@@ -98,6 +99,9 @@ class SFT(Method):
     def prepare(self, prepared: "Prepared") -> None:
         train = prepared.tokens["train"]
         train[:] = [_only_best(group) for group in train]
+
+    def trained_responses(self, group: "TokenGroup") -> list[bool]:
+        return [True] * len(group.responses)  # `prepare` has removed the others
 
     def notes(self, prepared: "Prepared") -> list[str]:
         train = prepared.tokens["train"]

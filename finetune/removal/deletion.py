@@ -9,7 +9,19 @@ from django.db import transaction
 from django.db.models import Q
 
 from accounts.models import User, audit
-from finetune.models import Evaluation, EvaluationItem, Model
+from finetune.models import (
+    Certificate,
+    Conversation,
+    Delivery,
+    Evaluation,
+    EvaluationItem,
+    JudgeAgreement,
+    Model,
+    RegressionItem,
+    RegressionSet,
+    Reply,
+    Turn,
+)
 from finetune.removal.erasing import active_runs
 from labeling.models import (
     Adjudication,
@@ -37,29 +49,46 @@ from labeling.models import (
 )
 from labeling.removal.erasing import unfrozen
 from reward.models import (
+    BurnedPseudonym,
     OrderedTask,
+    Pseudonym,
     PseudonymKey,
     QueueOrder,
     RandomStream,
     ResponseScore,
     RewardModel,
     Snapshot,
+    Withdrawal,
+    WithdrawnSnapshot,
 )
-from runs.models import Artifact, Run, RunEvent
+from runs.models import Artifact, Notice, Run, RunEvent
 from runs.supervision import workspace
 
 # In this order, rows are deleted before the rows that they refer to.
 TABLES: tuple[tuple[Any, str], ...] = (
+    (Reply, "turn__conversation__project"),
+    (Turn, "conversation__project"),
+    (Conversation, "project"),
+    (Delivery, "certificate__project"),
+    (Certificate, "project"),
     (EvaluationItem, "evaluation__project"),
+    (RegressionItem, "evaluation__project"),
     (Evaluation, "project"),
+    (RegressionSet, "project"),
+    (JudgeAgreement, "project"),
     (Model, "project"),
     (OrderedTask, "order__project"),
     (QueueOrder, "project"),
     (RandomStream, "project"),
     (ResponseScore, "reward_model__project"),
     (RewardModel, "project"),
+    (WithdrawnSnapshot, "withdrawal__project"),
+    (Withdrawal, "project"),
     (Snapshot, "project"),
+    (Pseudonym, "project"),
+    (BurnedPseudonym, "project"),
     (PseudonymKey, "project"),
+    (Notice, "run__project"),
     (RunEvent, "run__project"),
     (Artifact, "run__project"),
     (Run, "project"),

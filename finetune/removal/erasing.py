@@ -13,18 +13,29 @@ from django.db import transaction
 from django.db.models import Q
 
 from accounts.models import User, audit
-from finetune.models import Evaluation, EvaluationItem, Model, with_descendants
+from finetune.models import (
+    Conversation,
+    Evaluation,
+    EvaluationItem,
+    Model,
+    RegressionItem,
+    Reply,
+    Turn,
+)
+from finetune.removal.tracing import Trace, record, trace_of, trace_of_reviewer
 from labeling.models import Adjudication, Project, Prompt, Ranking, Response, Skip
 from labeling.removal import erasing, withdrawing
 from labeling.removal.erasing import ERASED
-from reward.models import RewardModel, Snapshot
+from reward.models import RewardModel, Snapshot, Withdrawal
 from reward.preferences.erasing import (
+    AnyErasure,
     Erasure,
+    ReviewerErasure,
     clean_folder,
     rewrite_snapshot,
     scrubbed,
-    snapshots_with,
 )
+from reward.preferences.pseudonyms import burn, pseudonyms
 from runs.models import ENDED, Artifact, Run, RunEvent
 from runs.supervision import workspace
 
@@ -48,6 +59,7 @@ class Reach:
     models: list[Model | RewardModel]
     responses: int
     rankings: int
+    trace: Trace
 
 
 def reach_of(content: Content) -> Reach:
@@ -55,20 +67,19 @@ def reach_of(content: Content) -> Reach:
 
     This reads two columns of every snapshot of the project.
     """
-    gone = Erasure.of(content)
-    project = withdrawing.project_of(content)
-    snapshots = snapshots_with(gone, project.pk)
-    reward_models = RewardModel.objects.filter(snapshot__in=snapshots)
-    models = with_descendants(Model.objects.filter(snapshot__in=snapshots))
-    made_by = Q(reward_model__in=reward_models) | Q(model__in=models)
-    read = Q(project=project, inputs__snapshot__in=[snapshot.pk for snapshot in snapshots])
+    gone, trace = Erasure.of(content), trace_of(content)
+    models: list[Model | RewardModel] = [*trace.reward_models, *trace.models]
+    made_by = Q(reward_model__in=trace.reward_models) | Q(model__in=trace.models)
+    numbers = [snapshot.pk for snapshot in trace.snapshots]
+    read = Q(project=withdrawing.project_of(content), inputs__snapshot__in=numbers)
     rankings = Ranking.objects.filter(task__in=withdrawing.tasks_of(content))
     return Reach(
-        snapshots,
+        trace.snapshots,
         list(Run.objects.filter(read | made_by).distinct()),
-        [*reward_models, *models],
+        models,
         len(gone.response_ids),
         rankings.count(),
+        trace,
     )
 
 
@@ -77,56 +88,75 @@ def active_runs(project: Project) -> list[Run]:
 
 
 @transaction.atomic
-def erase(*, content: Content, by: User) -> None:
-    """Erase a prompt with its responses, or a single response. It is also withdrawn.
+def erase(*, content: Content, by: User, reason: str = "") -> Withdrawal:
+    """Erase a prompt with its responses, or a single response, and return the record of what it reached.
 
-    This reads, and may rewrite, every file of the snapshots and runs of the project. Raises
-    CannotErase if the user is not an administrator, and while a run of the project may be reading the
-    content.
+    It is also withdrawn. Models that were trained on it are marked. This reads, and may rewrite, every
+    file of the snapshots and runs of the project. Raises CannotErase if the user is not an
+    administrator, and while a run of the project may be reading the content.
     """
     _check_administrator(by)
     project = withdrawing.project_of(content)
-    # A run that starts now either waits for this lock or is already found by active_runs.
-    Project.objects.select_for_update().get(pk=project.pk)
-    if active := active_runs(project):
-        numbers = ", ".join(f"#{run.pk}" for run in active)
-        raise CannotErase(
-            f"Runs of {project} are not finished and may be reading it: {numbers}. Cancel them or "
-            "wait until they have ended."
-        )
+    _lock(project)
     gone = Erasure.of(content)
     if content.erased_at is not None:
         raise CannotErase("It has already been erased.")
-    snapshots = snapshots_with(gone, project.pk)
+    trace = trace_of(content)
+    snapshots = trace.snapshots
     if isinstance(content, Prompt):
         erasing.erase_prompt(prompt=content, by=by)
     else:
         erasing.erase_response(response=content, by=by)
     _erase_from_evaluations(project, gone)
+    _erase_from_chats(project, gone)
     for snapshot in snapshots:
         rewrite_snapshot(snapshot, gone)
     runs = _erase_from_runs(project, gone)
     kind = withdrawing.kind_of(content)
+    withdrawal = record(
+        project=project,
+        kind=kind,
+        trace=trace,
+        by=by,
+        reason=reason,
+        prompt=content if isinstance(content, Prompt) else content.prompt,
+    )
     audit(
         by,
         f"{kind} erased",
         project,
+        withdrawal=withdrawal.pk,
         **{kind: content.pk},
         snapshots=[snapshot.pk for snapshot in snapshots],
         runs=runs,
     )
+    return withdrawal
 
 
 def _erase_from_evaluations(project: Project, gone: Erasure) -> None:
-    items = EvaluationItem.objects.filter(evaluation__project=project, prompt=int(gone.prompt_id))
-    if gone.whole_prompt:
-        items.update(baseline_text=ERASED, candidate_text=ERASED)
-        return
-    for side in ("baseline_text", "candidate_text"):
-        items.filter(**{f"{side}__in": gone.texts}).update(**{side: ERASED})
+    for model in (EvaluationItem, RegressionItem):
+        items = model._default_manager.filter(
+            evaluation__project=project, prompt=int(gone.prompt_id)
+        )
+        if gone.whole_prompt:
+            items.update(baseline_text=ERASED, candidate_text=ERASED)
+            continue
+        for side in ("baseline_text", "candidate_text"):
+            items.filter(**{f"{side}__in": gone.texts}).update(**{side: ERASED})
 
 
-def _erase_from_runs(project: Project, gone: Erasure) -> list[int]:
+def _erase_from_chats(project: Project, gone: Erasure) -> None:
+    """Erase messages and answers with an erased text. Other messages of the chat are kept."""
+    turns = Turn.objects.filter(conversation__project=project)
+    turns.filter(text__in=gone.texts).update(text=ERASED)
+    replies = Reply.objects.filter(turn__conversation__project=project)
+    for name in ("text", "correction"):
+        replies.filter(**{f"{name}__in": gone.texts}).update(**{name: ERASED})
+    chats = Conversation.objects.filter(project=project, system_prompt__in=gone.texts)
+    chats.update(system_prompt=ERASED)
+
+
+def _erase_from_runs(project: Project, gone: AnyErasure) -> list[int]:
     """Erase the content from the files, events and results of runs.
 
     Return the ids of the runs that changed.
@@ -149,7 +179,7 @@ def _erase_from_runs(project: Project, gone: Erasure) -> list[int]:
     return changed
 
 
-def _scrub(rows: Iterable[Any], name: str, gone: Erasure) -> int:
+def _scrub(rows: Iterable[Any], name: str, gone: AnyErasure) -> int:
     count = 0
     for row in rows:
         before = getattr(row, name)
@@ -159,6 +189,18 @@ def _scrub(rows: Iterable[Any], name: str, gone: Erasure) -> int:
             row.save(update_fields=[name])
             count += 1
     return count
+
+
+def _lock(project: Project) -> None:
+    """Lock the project. Raises CannotErase while a run of the project may be reading its data."""
+    # A run that starts now either waits for this lock or is already found by active_runs.
+    Project.objects.select_for_update().get(pk=project.pk)
+    if active := active_runs(project):
+        numbers = ", ".join(f"#{run.pk}" for run in active)
+        raise CannotErase(
+            f"Runs of {project} are not finished and may be reading it: {numbers}. Cancel them or "
+            "wait until they have ended."
+        )
 
 
 # --- people --------------------------------------------------------------------------------------
@@ -189,9 +231,47 @@ def erase_person(*, user: User, by: User) -> str:
     _check_administrator(by)
     if user.pk == by.pk:
         raise CannotErase("You cannot erase the account you are signed in with.")
+    Conversation.objects.filter(user=user).delete()
     name = erasing.erase_person(user=user)
     audit(by, "person erased", User(username=name), account=user.pk)
     return name
+
+
+@transaction.atomic
+def withdraw_reviewer(
+    *, project: Project, reviewer: User, by: User, reason: str = ""
+) -> Withdrawal:
+    """Withdraw a reviewer's data from a project, and return the record of what it reached.
+
+    The rankings are emptied, and removed from all snapshots and run folders. The reviewer's chats in the
+    project are deleted. The pseudonym is burned.
+    Models that were trained on the rankings are marked, but not changed. Raises CannotErase.
+    """
+    _check_administrator(by)
+    _lock(project)
+    own = Ranking.objects.filter(task__project=project, reviewer=reviewer)
+    if not own.exists():
+        raise CannotErase(f"{reviewer} has no rankings in {project}.")
+    gone = ReviewerErasure(pseudonyms(project)(reviewer.pk))
+    trace = trace_of_reviewer(project, reviewer)
+    Conversation.objects.filter(project=project, user=reviewer).delete()
+    rankings = erasing.withdraw_reviewer(project=project, reviewer=reviewer)
+    for snapshot in trace.snapshots:
+        rewrite_snapshot(snapshot, gone)
+    runs = _erase_from_runs(project, gone)
+    burn(project=project, reviewer=reviewer)
+    withdrawal = record(project=project, kind="reviewer", trace=trace, by=by, reason=reason)
+    # The entry does not name the reviewer, so that it does not link a pseudonym to a person.
+    audit(
+        by,
+        "reviewer's data withdrawn",
+        project,
+        withdrawal=withdrawal.pk,
+        rankings=rankings,
+        snapshots=[snapshot.pk for snapshot in trace.snapshots],
+        runs=runs,
+    )
+    return withdrawal
 
 
 def _check_administrator(by: User) -> None:

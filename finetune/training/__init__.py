@@ -1,6 +1,6 @@
 """Recipes that sample from, train and compare language models.
 
-Each module here that has a `main` runs as `python -m finetune.training.NAME RUN_DIR`. Start with
+Each module here that ends with `if __name__ == "__main__"` runs as `python -m finetune.training.NAME RUN_DIR`. Start with
 `train.py`, which leads from a run directory to an adapter. `generate.py` samples responses,
 `evaluate.py` compares two models, `online.py` trains in rounds on the model's own samples,
 `policy_gradient.py` trains with GRPO or RLOO, `merge.py` merges an adapter into its base,

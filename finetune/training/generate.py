@@ -7,10 +7,11 @@ writes  output/responses.parquet (prompt_id, prompt, response, sample, seed, met
         output/chat.json (the options of the chat template)
 
 The recipe draws token after token with a temperature from a nucleus (Holtzman et al. 2019,
-arXiv:1904.09751). The prompts of a batch have similar lengths. It uses one device.
+arXiv:1904.09751). The setting `engine` selects how the responses are batched. It uses one device.
 
 Deliberately not implemented:
-- continuous batching and paged caches: for millions of responses, use vLLM and import its output
+- speculative decoding and quantized caches: for millions of responses, serve the model with vLLM, and ask
+  it as an endpoint
 - top-k and repetition penalties as settings: they change the model's distribution, and DPO would
   learn the change. With `sampling: published`, those that the model's publisher recommends are used.
 - several GPUs
@@ -21,22 +22,21 @@ import sys
 import time
 from typing import Any
 
+from finetune.engines.engine import Answers, Request
 from finetune.engines.sampled_text import responses_schema, write_rows
 from finetune.settings import GenerateConfig
-from finetune.training.models.language_model import load_policy, load_tokenizer
-from finetune.training.sampling.batches import (
-    Answers,
-    Request,
+from finetune.training.models.language_model import adapter_state, load_policy, load_tokenizer
+from finetune.training.sampling.distribution import Distribution
+from finetune.training.sampling.engines import make_engine
+from finetune.training.sampling.progress import lengths
+from finetune.training.sampling.requests import (
     left_out_figures,
-    lengths,
     notes_of,
     order_of,
     plan,
     prompts_of,
     report_plan,
-    sample_all,
 )
-from finetune.training.sampling.distribution import Distribution
 from recipes.machine.checks import device_of
 from recipes.models.chat_options import freeze
 from recipes.rundir import RunDir, versions, write_json
@@ -57,21 +57,15 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
     requests, left_out = plan(prompts, chat, model.config, config)
     report_plan(run_dir, requests, left_out)
 
-    answers = sample_all(
-        model,
-        chat,
-        requests,
-        config,
-        run_dir=run_dir,
-        name="responses",
-        stop=stop,
-        distribution=distribution,
-    )
+    engine = make_engine(config.engine, model, chat, config, distribution)
+    answers = engine.sample(requests, run_dir=run_dir, name="responses", stop=stop)
     rows = [row(request, answers) for request in sorted(requests, key=order_of(prompts))]
     report = {
         "prompts": len(prompts),
         "responses": len(rows),
         **left_out_figures(left_out),
+        "engine": config.engine,
+        "adapter": adapter_state(model, config.adapter),
         "distribution": distribution.to_dict(),
         "chat": {**record.to_dict(), "notes": notes_of(requests)},
         **lengths(list(answers.values())),

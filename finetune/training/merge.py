@@ -38,10 +38,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from finetune.engines.sampled_text import Prompt
+from finetune.engines.engine import Request
+from finetune.engines.sampled_text import Prompt, sample_seed
 from finetune.settings import MergeConfig, SamplingConfig
 from finetune.training.card import merged_card
-from finetune.training.merge_check import distance, log_probabilities
 from finetune.training.models.language_model import (
     PolicyChat,
     add_adapter,
@@ -50,8 +50,13 @@ from finetune.training.models.language_model import (
     load_model,
     load_tokenizer,
 )
-from finetune.training.models.merged_weights import with_merged_weights
-from finetune.training.sampling.batches import Request, sample_batch, sample_seed
+from finetune.training.models.merged_weights import (
+    LARGEST_SHARE,
+    distance,
+    log_probabilities,
+    with_merged_weights,
+)
+from finetune.training.sampling.seeded import sample_batch
 from recipes.errors import RecipeError
 from recipes.models.chat_options import ChatRecord, read_options
 from recipes.models.loading import read_config
@@ -60,8 +65,6 @@ from recipes.rundir import RunDir, write_json
 from recipes.runner import provenance, run_recipe
 from recipes.stopping import StopSignal
 
-LARGEST_SHARE = 0.05
-"""The largest difference between the merged and the tuned model, as a share of the adapter's effect."""
 TEXTS = 8
 LONGEST = 512
 """The maximum number of tokens in a text. Longer texts are cut off for the comparison."""

@@ -9,33 +9,13 @@ these positions (`tuned_TV`). The last word of the output is ‖merged − tuned
 
 import sys
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
 from finetune.training.models.language_model import check_vocabulary, load_model, load_tokenizer
+from finetune.training.models.merged_weights import distance, log_probabilities
 from recipes.errors import RecipeError
 from recipes.runner import quiet_libraries
-
-
-@torch.no_grad()
-def log_probabilities(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Return the log-probabilities of the next token at T positions of one text, (T, V)."""
-    logits_TV = model(input_ids=ids[None], use_cache=False).logits[0, positions]
-    return logits_TV.float().log_softmax(dim=-1)
-
-
-def distance(tuned_TV: torch.Tensor, other_TV: torch.Tensor) -> float:
-    """Return ‖other − tuned‖: the root mean square of the differences of log-probabilities.
-
-    The mean is over the positions. At each position, it is over the vocabulary, weighted by the
-    probabilities of the tuned model. With equal weights, the result would mostly be the rounding of
-    tokens that never occur.
-    """
-    weight_TV = tuned_TV.exp()
-    squares_TV = torch.where(weight_TV > 0, weight_TV * (other_TV - tuned_TV) ** 2, 0.0)
-    return float(squares_TV.sum(dim=-1).mean().sqrt())
 
 
 def difference(folder: Path, comparison: Path) -> float:

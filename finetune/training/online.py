@@ -116,6 +116,7 @@ class Rounds(SampledRun):
             epoch=float((number - 1) * self.config.epochs),
             metrics=curve_point(figures),
         )
+        self.answers.answer(number - 1, self.config.number_of_rounds)
         prepared = self.prepare(part, samples)
         report_data(part, self.method, prepared, self.setup.limit)
         method, policy, config = self.method, self.policy, self.config
@@ -143,7 +144,7 @@ class Rounds(SampledRun):
             chain(groups, self.held_out),
             self.chat,
             self.setup.limit,
-            method.evidence,
+            method.loss_inputs,
             method.objection,
         )
         if not prepared.tokens["train"]:
@@ -171,6 +172,7 @@ class Rounds(SampledRun):
             epoch=float(total * self.config.epochs),
             metrics=curve_point(figures),
         )
+        self.answers.answer(total, total)
         return figures, score_change(before, after, self.config.seed)
 
 
@@ -214,5 +216,9 @@ def tiers_of(scores: Sequence[float], margin: float) -> list[list[int]]:
     return tiers
 
 
+RECIPE = online
+"""The recipe that `python -m recipes.preflight` rehearses."""
+
+
 if __name__ == "__main__":
-    sys.exit(run_recipe(online, __doc__ or ""))
+    sys.exit(run_recipe(RECIPE, __doc__ or ""))

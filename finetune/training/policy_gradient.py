@@ -28,7 +28,6 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import PrinterCallback, set_seed
 
@@ -36,7 +35,7 @@ from finetune.evaluation.rounds import Samples, by_prompt, score_change, sentenc
 from finetune.methods.method import PolicyGradientMethod
 from finetune.report import RoundFigures, SampledReport
 from finetune.training.fitting.held_out import HeldOut
-from finetune.training.fitting.reference import ReferenceCache, cache_key, reference_logps
+from finetune.training.fitting.reference import reference_logps
 from finetune.training.fitting.trainer import Fitted
 from finetune.training.models.policy import check_head
 from finetune.training.rewarded_trainer import (
@@ -52,12 +51,12 @@ from finetune.training.samples import (
     read_data,
     refuse_several_processes,
 )
-from finetune.training.sampling.batches import plan
+from finetune.training.sampling.requests import plan
 from finetune.training.train import publish_run, report_data, report_of, set_up
 from recipes.errors import RecipeError
 from recipes.layout import attention
 from recipes.layout.collate import Collator, describe
-from recipes.layout.families import precision
+from recipes.layout.families import autocast, precision
 from recipes.machine.memory import with_smaller_batches
 from recipes.models.adapter import restore, trained_weights
 from recipes.preferences.groups import Group
@@ -98,7 +97,10 @@ def policy_gradient(run_dir: RunDir, stop: StopSignal) -> None:
 
 @dataclass
 class PolicyGradient(SampledRun):
-    """A run of a method of TRL that learns from rewards."""
+    """A run of a method of TRL that learns from rewards.
+
+    After `prepare`, `prompt_ids` has the tokens of the readable prompts by prompt id.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +120,7 @@ class PolicyGradient(SampledRun):
         requests, left_out = plan(self.prompts, self.chat, self.policy.config, one_each)
         method = self.method
         prepared = prepare(
-            self.held_out, self.chat, self.setup.limit, method.evidence, method.objection
+            self.held_out, self.chat, self.setup.limit, method.loss_inputs, method.objection
         )
         for why in left_out.values():
             prepared.left_out["train", "prompts", why] += 1
@@ -126,6 +128,7 @@ class PolicyGradient(SampledRun):
             for note, count in request.notes.items():
                 prepared.notes["train", note] += count
         self.prompts = [prompt for prompt in self.prompts if prompt.prompt_id not in left_out]
+        self.prompt_ids = {r.prompt.prompt_id: r.prompt_ids for r in requests}
         prepared.groups["train"] = [
             Group(prompt.prompt_id, prompt.messages, [], [], []) for prompt in self.prompts
         ]
@@ -150,7 +153,12 @@ class PolicyGradient(SampledRun):
         first = self.first_group(samples)
         head_reason = check_head(policy, [first], collator.pad_id)
         untrained = trained_weights(policy)
-        reference, computed = self.reference_of(prepared, collator)
+        run_dir.stage("Computing the reference log-probabilities")
+        test = prepared.tokens["test"]
+        with autocast(policy.device, precision(policy)):
+            reference, computed = reference_logps(
+                run_dir, policy, config.adapter, test, collator, self.stop
+            )
         held_out = HeldOut(policy, self.method, prepared, reference, collator, self.stop)
         reward = RewardFunction(self)
         longest = max(row["tokens"] for row in samples)
@@ -162,7 +170,7 @@ class PolicyGradient(SampledRun):
                 trainer = self.make_trainer(reward, (responses, accumulation), held_out.watch)
                 trainer.check_head(first)
                 run_dir.stage("Trying the largest batch")
-                trainer.try_largest_part(max(trainer.ids_of_prompts.values(), key=len), longest)
+                trainer.try_largest_part(max(self.prompt_ids.values(), key=len), longest)
                 train_to_the_end(trainer, run_dir)
             return trainer
 
@@ -222,6 +230,7 @@ class PolicyGradient(SampledRun):
         try:
             trainer = rewarded(trainer_class)(
                 run=self,
+                prompt_ids=self.prompt_ids,
                 reward=reward,
                 args=arguments,
                 train_dataset=Dataset.from_dict({"prompt": names}),
@@ -231,6 +240,7 @@ class PolicyGradient(SampledRun):
             raise RecipeError(f"TRL cannot train this adapter: {error}") from error
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(WatchHeldOut(watch, events, config.evaluations))
+        trainer.add_callback(self.answers)
         return trainer
 
     def first_group(self, samples: Samples) -> TokenGroup:
@@ -242,21 +252,10 @@ class PolicyGradient(SampledRun):
         wins = np.zeros((len(responses),) * 2, dtype=np.float32)
         return TokenGroup(encoded.prompt, responses, wins)
 
-    def reference_of(self, prepared: Prepared, collator: Collator) -> tuple[list[np.ndarray], int]:
-        """Return log π_ref of the held-out responses, (K,) each, and the number computed now."""
-        policy = self.policy
-        self.run_dir.stage("Computing the reference log-probabilities")
-        key = cache_key(policy, self.config.adapter, str(policy.inner.dtype))
-        kind = precision(policy)
-        with torch.autocast(policy.device.type, kind, enabled=kind != torch.float32):
-            return reference_logps(
-                policy,
-                prepared.tokens["test"],
-                collator,
-                ReferenceCache(self.run_dir, key),
-                self.stop,
-            )
+
+RECIPE = policy_gradient
+"""The recipe that `python -m recipes.preflight` rehearses."""
 
 
 if __name__ == "__main__":
-    sys.exit(run_recipe(policy_gradient, __doc__ or ""))
+    sys.exit(run_recipe(RECIPE, __doc__ or ""))

@@ -15,7 +15,7 @@ longer calls them.
 Legend: B responses, P tokens of the longest prompt, T tokens of the longest response.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -27,10 +27,12 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from finetune.engines.engine import Request
+from finetune.engines.sampled_text import sample_seed
 from finetune.settings import PolicyGradientSettings
 from finetune.training.models.policy import PolicyModel
 from finetune.training.samples import RewardScores, SampledRun, sampling_from
-from finetune.training.sampling.batches import Request, sample_rows, sample_seed
+from finetune.training.sampling.engines import make_engine
 from recipes.errors import RecipeError, Stopped
 from recipes.layout.families import MAX_LAYOUT_DIFFERENCE, precision
 from recipes.layout.forward import evaluating
@@ -135,12 +137,17 @@ class Rewarded(Base):
     The rows of its dataset have the prompt's id as `prompt`, in the order in which they are used.
     """
 
-    def __init__(self, *, run: SampledRun, reward: RewardFunction, **options: Any):
+    def __init__(
+        self,
+        *,
+        run: SampledRun,
+        prompt_ids: Mapping[str, list[int]],
+        reward: RewardFunction,
+        **options: Any,
+    ):
         self.run = run
         self.prompt_names: list[str] = []
-        self.ids_of_prompts = {
-            prompt.prompt_id: run.chat.prompt_ids(prompt.messages) for prompt in run.prompts
-        }
+        self.ids_of_prompts = prompt_ids
         super().__init__(
             model=run.policy.ordinary,
             reward_funcs=reward,
@@ -177,21 +184,15 @@ class Rewarded(Base):
             sample = samples[name] = samples.get(name, -1) + 1
             seed = sample_seed(sampling.seed, name, sample)
             requests.append(Request(prompts[name], ids, sample, seed))
-        order = sorted(range(len(requests)), key=lambda index: -len(prompt_ids[index]))
-        written: dict[int, list[int]] = {}
         with sampling_from(self.run.policy) as model:
-            for start in range(0, len(order), sampling.batch_size):
-                if self.run.stop.requested:
-                    self._stop()
-                indices = order[start : start + sampling.batch_size]
-                some = [requests[index] for index in indices]
-                rows = sample_rows(model, self.run.chat, some, sampling)
-                written |= {index: row.written for index, row in zip(indices, rows, strict=True)}
-        tokens = [written[index] for index in range(len(requests))]
+            engine = make_engine(self.settings.engine, model, self.run.chat, sampling)
+            tokens = engine.tokens(requests, self._stop)
         return (tokens, None) if isinstance(self, GRPOTrainer) else tokens
 
     def _stop(self) -> None:
-        """Write a checkpoint of the last step, and raise Stopped."""
+        """If the run was asked to stop, write a checkpoint of the last step, and raise Stopped."""
+        if not self.run.stop.requested:
+            return
         if self.state.global_step:
             self._save_checkpoint(self.model, None)
             self.callback_handler.on_save(self.args, self.state, self.control)

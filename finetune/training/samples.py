@@ -8,29 +8,28 @@ Legend: K responses of a prompt.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import GenerationConfig
 
 from finetune.engines.sampled_text import Prompt, read_rows, write_rows
 from finetune.evaluation.rounds import Samples, by_prompt, round_figures
 from finetune.report import RoundFigures
 from finetune.settings import SampledSettings, SamplingConfig
-from finetune.training.fitting.reference import ReferenceCache, cache_key, reference_logps
+from finetune.training.fitting.reference import reference_logps
 from finetune.training.models.language_model import device
-from finetune.training.models.policy import PolicyModel
-from finetune.training.sampling.batches import plan, report_plan, sample_all
+from finetune.training.sampling.engines import make_engine
+from finetune.training.sampling.from_policy import sampling_from
+from finetune.training.sampling.requests import plan, report_plan
+from finetune.training.sampling.watching import SampleAnswers
 from finetune.training.train import Setup
 from recipes.errors import RecipeError
-from recipes.layout import attention
 from recipes.layout.collate import Collator
-from recipes.layout.families import precision
+from recipes.layout.families import autocast, precision
 from recipes.layout.forward import score_all
 from recipes.machine import processes
 from recipes.machine.memory import free_memory, is_out_of_memory
@@ -110,6 +109,10 @@ class SampledRun:
         self.settings = cast(SampledSettings, self.method.config)
         self.messages = {prompt.prompt_id: prompt.messages for prompt in self.prompts}
         self.reference = trained_weights(self.policy)
+        watched = [Prompt(group.group_id, group.prompt) for group in self.held_out] or self.prompts
+        self.answers = SampleAnswers(
+            self.run_dir, self.policy, self.chat, self.method.config, watched
+        )
         if not quantization.is_quantized(self.policy.inner):
             self.policy.to(device())
 
@@ -134,16 +137,10 @@ class SampledRun:
         part.stage("Sampling responses")
         requests, left_out = plan(prompts, self.chat, self.policy.config, sampling)
         report_plan(part, requests, left_out)
+        free_memory()  # of the training before it
         with sampling_from(self.policy) as model:
-            answers = sample_all(
-                model,
-                self.chat,
-                requests,
-                sampling,
-                run_dir=part,
-                name="responses",
-                stop=self.stop,
-            )
+            engine = make_engine(self.settings.engine, model, self.chat, sampling)
+            answers = engine.sample(requests, run_dir=part, name="responses", stop=self.stop)
         rows = [
             {
                 "prompt_id": answer.prompt_id,
@@ -165,6 +162,7 @@ class SampledRun:
             (prompt, list(dict.fromkeys(row["response"] for row in rows)))
             for prompt, rows in by_prompt(samples).items()
         ]
+        free_memory()  # of the sampling before it
         scorer = RewardScores(self.settings.reward_model, self.messages)
         scores = scorer.of(texts, self.stop.check)
         del scorer
@@ -190,9 +188,9 @@ class SampledRun:
     def log_ratios(self, part: Part, samples: Samples) -> dict[str, list[tuple[float, int]]]:
         """Return log π - log π_ref and the number of copies of each different sample, by prompt.
 
-        π is the policy now. Samples that are too long with their prompt are left out.
+        π is the policy now. Samples that are too long with their prompt are left out. Before training,
+        all log-ratios are 0, so there is no forward pass.
         """
-        part.stage("Comparing the model with the reference")
         prompts, groups, counts = [], [], []
         for prompt, rows in by_prompt(samples).items():
             number = Counter(row["response"] for row in rows)
@@ -209,27 +207,37 @@ class SampledRun:
                 prompts.append(prompt)
                 groups.append(TokenGroup(encoded.prompt, responses, wins))
                 counts.append([count for _, count in fitting])
-        now, reference = self.logps(part, groups)
+        if self.is_reference():
+            zeros = [np.zeros(len(group.responses)) for group in groups]
+            now, reference = zeros, zeros
+        else:
+            part.stage("Comparing the model with the reference")
+            now, reference = self.logps(part, groups)
         return {
             prompt: [(float(a - b), n) for a, b, n in zip(*rows, strict=True)]
             for prompt, *rows in zip(prompts, now, reference, counts, strict=True)
         }
 
+    def is_reference(self) -> bool:
+        """Return whether the policy has the weights of the reference, as before training."""
+        weights = trained_weights(self.policy)
+        return all(torch.equal(weights[name], value) for name, value in self.reference.items())
+
     def logps(
         self, part: Part, groups: Sequence[TokenGroup]
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return log π and log π_ref of the groups' responses, (K,) each. π is the policy now."""
-        policy, config = self.policy, self.settings
+        policy, adapter = self.policy, self.settings.adapter
         collator = Collator(self.setup.tokenizer.pad_token_id, "plain", targets=True)
-        key = cache_key(policy, config.adapter, str(policy.inner.dtype))
-        kind = precision(policy)
         current = trained_weights(policy)
-        with torch.autocast(policy.device.type, kind, enabled=kind != torch.float32):
+        kind = precision(policy)
+        with autocast(policy.device, kind):
             now = [row[:, 0] for row in score_all(policy, groups, collator, self.stop)]
-            restore(policy, self.reference)
-            reference, _ = reference_logps(
-                policy, groups, collator, ReferenceCache(part, key), self.stop
-            )
+        restore(policy, self.reference)
+        # In a new context, because autocast keeps the weights that it has converted until the context
+        # ends, so the weights of the reference would have no effect.
+        with autocast(policy.device, kind):
+            reference, _ = reference_logps(part, policy, adapter, groups, collator, self.stop)
         restore(policy, current)
         return now, reference
 
@@ -292,28 +300,3 @@ class RewardScores:
             f"The reward model gave a response to prompt {prompt} the score {score}, which is not a "
             "finite number. Its weights may be damaged: choose another reward model, or train it again."
         )
-
-
-# --- the policy -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def sampling_from(policy: PolicyModel) -> Iterator[Any]:
-    """Yield the language model with its adapter, ready to sample.
-
-    It has ordinary attention, no published sampling defaults, and no dropout.
-    """
-    model, inner = policy.ordinary, policy.inner
-    own, training = inner.generation_config, model.training
-    way = inner.config._attn_implementation
-    if policy.attends != attention.DENSE:
-        inner.set_attn_implementation("sdpa")
-    inner.generation_config = GenerationConfig(eos_token_id=own.eos_token_id)
-    model.eval()
-    try:
-        yield model
-    finally:
-        inner.generation_config = own
-        if policy.attends != attention.DENSE:
-            inner.set_attn_implementation(way)
-        model.train(training)

@@ -30,6 +30,7 @@ from typing import Any, cast
 
 from transformers import set_seed
 
+from finetune.engines.sampled_text import Prompt
 from finetune.methods.method import Method, method_named
 from finetune.report import FinetuneReport
 from finetune.settings import without_retired
@@ -42,6 +43,7 @@ from finetune.training.models.language_model import (
     readable_length,
 )
 from finetune.training.models.policy import PolicyModel, make_policy
+from finetune.training.sampling.watching import SampleAnswers
 from recipes.errors import RecipeError
 from recipes.machine import processes
 from recipes.models.chat_options import ChatRecord, freeze
@@ -77,7 +79,19 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     run_dir.stage("Reading the data")
     prepared = read_data(run_dir, method, setup.chat, setup.limit)
     report_data(run_dir, method, prepared, setup.limit)
-    fitted = fit(run_dir, method.config, method, setup.policy, setup.tokenizer, prepared, stop)
+    groups = prepared.groups["test"] or prepared.groups["train"]
+    watched = [Prompt(group.group_id, group.prompt) for group in groups]
+    answers = SampleAnswers(run_dir, setup.policy, setup.chat, method.config, watched)
+    fitted = fit(
+        run_dir,
+        method.config,
+        method,
+        setup.policy,
+        setup.tokenizer,
+        prepared,
+        stop,
+        callbacks=[answers],
+    )
     if processes.rank():
         return
     publish_run(run_dir, setup, report_of(run_dir, setup, fitted, prepared))
@@ -132,7 +146,7 @@ def method_of(run_dir: RunDir) -> Method:
 
 def read_data(run_dir: RunDir, method: Method, chat: PolicyChat, limit: int) -> Prepared:
     """Return the groups. If there is nothing to train on, RecipeError is raised with the reasons."""
-    prepared = read_prepared(run_dir, chat, limit, method.evidence, method.objection)
+    prepared = read_prepared(run_dir, chat, limit, method.loss_inputs, method.objection)
     if not prepared.tokens["train"]:
         raise no_training_data(run_dir, prepared, method.lacking)
     method.prepare(prepared)
@@ -147,6 +161,7 @@ def report_data(run_dir: RunDir, method: Method, prepared: Prepared, limit: int)
     )
     for note in method.notes(prepared):
         run_dir.message(note)
+    reports.emit_agreement(run_dir, prepared.groups["test"])
     prepared.report_left_out(run_dir)
 
 
@@ -191,5 +206,9 @@ def report_of(run_dir: RunDir, setup: Setup, fitted: Fitted, prepared: Prepared)
     }
 
 
+RECIPE = train
+"""The recipe that `python -m recipes.preflight` rehearses."""
+
+
 if __name__ == "__main__":
-    sys.exit(run_recipe(train, __doc__ or ""))
+    sys.exit(run_recipe(RECIPE, __doc__ or ""))

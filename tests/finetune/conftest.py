@@ -5,7 +5,9 @@ import pytest
 from accounts.models import Role, User
 from finetune.models import Model
 from labeling.models import Project
+from runs.supervision import supervisor
 from tests.finetune.factory import make_adapter, make_base, make_snapshot
+from tests.forks import ForkedChild
 from tests.reward.conftest import folders, people, project
 from tests.reward.factory import make_user
 from tests.tiny import make_model
@@ -25,6 +27,12 @@ def one_thread() -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a tiny llama, which tests must not change."""
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def forked_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the programs of runs, instead of starting Python for each."""
+    monkeypatch.setattr(supervisor, "Child", ForkedChild)
 
 
 @pytest.fixture

@@ -57,10 +57,19 @@ def output_of(run: Run) -> str:
 
 
 def make_snapshot(project: Project, prompts: int = 8, **chosen: Any) -> Snapshot:
+    """Return a snapshot of new rankings. If it has held-out prompts, some others are for training."""
     reviewer = make_user()
-    for _ in range(prompts):
-        rank(make_task(make_prompt(project)), reviewer)
-    return freeze(project=project, filter=SnapshotFilter(**chosen), by=None)
+    ranked = [make_prompt(project) for _ in range(prompts)]
+    for prompt in ranked:
+        rank(make_task(prompt), reviewer)
+    filters = (SnapshotFilter(**{"seed": seed, **chosen}) for seed in range(1000))
+    filter = next(filters)
+    # The texts of the prompts differ from run to run, and a few can all fall on one side.
+    while filter.test_fraction and prompts > 1 and "seed" not in chosen:
+        if {filter.split_of(prompt.content_hash) for prompt in ranked} == {"train", "test"}:
+            break
+        filter = next(filters)
+    return freeze(project=project, filter=filter, by=None)
 
 
 def make_base(project: Project, **fields: Any) -> Model:
@@ -97,7 +106,7 @@ def make_evaluation(
     *,
     interval: tuple[float, float] = (0.6, 0.8),
     items: int = 3,
-    verdicts: Sequence[float] | None = None,
+    verdicts: Sequence[float | None] | None = None,
     **fields: Any,
 ) -> Evaluation:
     """Create a registered evaluation with its judge's verdicts, by default a loss, a tie and a win."""
@@ -116,23 +125,25 @@ def make_evaluation(
     prompts = [make_prompt(candidate.project) for _ in verdicts]
     fields = {
         "baseline": candidate.parent,
+        "judge": "a-rule",
+        "report": {"win_rate": win_rate},
         "alpha": 0.05,
         "margin": 0.05,
         "sample_seed": 1,
         "verdicts_per_prompt": 1,
         **fields,
     }
-    earlier = Evaluation.objects.filter(candidate=candidate, baseline=fields["baseline"])
+    earlier = Evaluation.objects.filter(candidate__in=candidate.same_weights())
     evaluation = Evaluation.objects.create(
-        project=candidate.project, run=make_run("evaluate"), candidate=candidate, judge="a-rule",
-        prompts=[prompt.pk for prompt in prompts], report={"win_rate": win_rate},
+        project=candidate.project, run=make_run("evaluate"), candidate=candidate,
+        prompts=[prompt.pk for prompt in prompts],
         attempt=earlier.count() + 1 if fields["alpha"] else None, **fields,
     )  # fmt: skip
     EvaluationItem.objects.bulk_create(
         EvaluationItem(
             evaluation=evaluation,
             prompt=prompt,
-            baseline_text=f"baseline {n}",
+            baseline_text=f"baseline. {n} <script>bad()</script>",  # as long as the candidate's
             candidate_text=f"candidate {n} <script>bad()</script>",
             baseline_score=1.0,
             candidate_score=float(n),

@@ -18,8 +18,11 @@ from runs.models import Run, State
 from tests.reward.factory import make_project, make_prompt, make_user
 from tests.tiny import make_model
 
-pytestmark = pytest.mark.django_db
-SMALL = {"batch_size": 8, "micro_batch_size": 8, "lora_r": 2, "lora_alpha": 4, "epochs": 1}
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("forked_recipes")]
+SMALL = {
+    "batch_size": 8, "micro_batch_size": 8, "lora_r": 2, "lora_alpha": 4, "epochs": 1,
+}  # fmt: skip
+SAMPLES = {"sample_prompts": 2, "sample_tokens": 4}
 SHORT = {"max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0}
 
 
@@ -69,9 +72,8 @@ def test_the_loop_leads_from_a_base_to_a_promoted_adapter_and_back_to_each_ranki
 
     from_snapshot = {**here, "snapshot": snapshot.pk}
     rewarded = run("reward", {**SMALL, "base_model": base.base}, from_snapshot, trainer)
-    tuned = run(
-        "dpo", {**SMALL, "evaluations": 0}, {**from_snapshot, "model": base.pk}, trainer
-    ).model
+    settings = {**SMALL, **SAMPLES, "evaluations": 0}
+    tuned = run("dpo", settings, {**from_snapshot, "model": base.pk}, trainer).model
     assert tuned.parent == base and tuned.snapshot == snapshot
 
     held_out = snapshot.counts["splits"]["test"]["prompts"]

@@ -24,8 +24,11 @@ from tests.reward.factory import make_project, make_prompt, make_task, make_user
 from tests.reward.scored import make_scorer_folder
 from tests.tiny import make_model
 
-pytestmark = pytest.mark.django_db
-SMALL = {"batch_size": 4, "micro_batch_size": 4, "lora_r": 2, "lora_alpha": 4, "epochs": 1}
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("forked_recipes")]
+SMALL = {
+    "batch_size": 4, "micro_batch_size": 4, "lora_r": 2, "lora_alpha": 4, "epochs": 1,
+    "sample_prompts": 2, "sample_tokens": 4,
+}  # fmt: skip
 
 
 @pytest.fixture

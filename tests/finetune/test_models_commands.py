@@ -78,6 +78,10 @@ def test_evaluate_compares_with_the_candidates_base_model(capsys, adapter):
     assert plan["inputs"]["baseline"] == adapter.parent_id
     assert plan["inputs"]["snapshot"] == adapter.snapshot_id
     assert plan["inputs"]["limit"] == 5
+    assert (plan["inputs"]["order"], plan["inputs"]["regression"]) == ("", True)
+    options = ("--comparisons", "--order", "uncertain", "--no-regression")
+    plan = planned(capsys, "evaluate", str(adapter.pk), "--judge", judge, *options)
+    assert (plan["inputs"]["order"], plan["inputs"]["regression"]) == ("uncertain", False)
     with pytest.raises(CommandError, match=judge):
         call_command("evaluate", str(adapter.pk), "--judge", "help")
     with pytest.raises(CommandError, match="No judge is called"):

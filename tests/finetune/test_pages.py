@@ -1,12 +1,16 @@
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
+from accounts.models import AuditEntry
 from finetune.evaluation import judges
-from finetune.forms import EvaluateInputs, FinetuneInputs, GenerateInputs, RewardedInputs
+from finetune.forms.evaluation import EvaluateInputs
+from finetune.forms.generation import GenerateInputs
+from finetune.forms.tuning import FinetuneInputs, RewardedInputs
 from finetune.models import Evaluation, Model
 from finetune.settings import GenerateConfig
 from runs import kinds, storage
-from runs.forms import ConfigForm
+from runs.launching.form import ConfigForm
 from runs.models import Run
 from tests.finetune.factory import (
     make_adapter,
@@ -116,8 +120,75 @@ def test_an_evaluation_shows_its_conclusion_and_registration(client, people, ada
     assert f"{adapter} is better than {adapter.parent}, proven after 11 of 12 prompts." in page
     assert "96.0% confidence sequence" in page and page.count("<polyline") == 3
     assert "12, drawn at random with seed 1" in page
-    assert "5.0% for all evaluations of the two models; this is number 1 and has 4.0%" in page
+    assert "5.0% for all evaluations of the candidate; this is number 1 and has 4.0%" in page
     assert "Win rate 58%: half of evaluations like this one prove it after 291 prompts" in page
+
+
+def test_an_evaluation_by_people_alone_has_a_page(client, people, adapter):
+    evaluation = make_evaluation(
+        adapter, verdicts=[None, None], judge="", asks_people=True, most_verdicts=40,
+        stopped_at=timezone.now(), report={"comparisons": 2, "prompts": 2},
+    )  # fmt: skip
+    client.force_login(people["lead"])
+    page = client.get(reverse("evaluation", args=[evaluation.pk])).text
+    assert "Undecided: no prompt has all its verdicts yet." in page
+    assert "Only people judge the responses." in page and "Won" not in page
+    assert "The blind comparisons stopped" in page and "<dd>40</dd>" in page
+    assert client.get(reverse("model", args=[adapter.pk])).status_code == 200
+    equal = make_evaluation(
+        adapter, verdicts=[None], judge="", asks_people=True,
+        report={"comparisons": 0, "prompts": 1, "identical": 1},
+    )  # fmt: skip
+    page = client.get(reverse("evaluation", args=[equal.pk])).text
+    assert "the two models gave equal or empty answers to all prompts, which are ties" in page
+
+
+def test_the_form_asks_people_if_there_is_no_judge(adapter):
+    form = EvaluateInputs({"candidate": adapter.pk, "judge": "", "most_verdicts": 200})
+    assert form.is_valid(), form.errors
+    inputs = form.inputs()
+    assert (inputs["comparisons"], inputs["most_verdicts"]) == (True, 200)
+    assert (inputs["question"], inputs["control"]) == ("these", False)
+    without = EvaluateInputs({"candidate": adapter.pk, "judge": "", "control": "on"})
+    assert without.errors["control"] == ["Choose a judge that saves verdicts."]
+    judge = f"reward_model:{make_reward_model(adapter.snapshot).pk}"
+    alone = EvaluateInputs({"candidate": adapter.pk, "judge": judge, "control": "on"})
+    assert "only if people are asked too" in alone.errors["control"][0]
+    both = {"candidate": adapter.pk, "judge": judge, "control": "on", "comparisons": "on"}
+    assert EvaluateInputs(both).is_valid()
+
+
+def test_the_form_takes_an_order_by_the_judge_and_the_regression_set(adapter):
+    judge = f"reward_model:{make_reward_model(adapter.snapshot).pk}"
+    chosen = {"candidate": adapter.pk, "judge": judge, "comparisons": "on", "order": "certain"}
+    form = EvaluateInputs({**chosen, "regression": "on"})
+    assert form.is_valid(), form.errors
+    assert (form.inputs()["order"], form.inputs()["regression"]) == ("certain", True)
+    both = EvaluateInputs({**chosen, "control": "on"})
+    assert both.errors["order"] == ["A judge that saves verdicts cannot also order the prompts."]
+    alone = EvaluateInputs({"candidate": adapter.pk, "judge": judge, "order": "certain"})
+    assert alone.errors["order"] == ["Choose a judge, and ask people too."]
+    without = EvaluateInputs({**chosen, "order": ""})
+    assert without.is_valid() and without.inputs()["regression"] is False
+
+
+def test_length_divergence_and_cut_off_answers_are_next_to_the_win_rate(client, people, adapter):
+    evaluation = make_evaluation(adapter)
+    evaluation.report |= {
+        "tokens": {"candidate": 41.2, "baseline": 38.7},
+        "truncated": {"candidate": 0.025, "baseline": 0.0},
+        "divergence": {
+            "per_token": {"value": 0.0213, "interval": [0.018, 0.025]},
+            "per_answer": {"value": 1.93, "interval": [1.5, 2.2]},
+        },
+    }
+    evaluation.save(update_fields=["report"])
+    client.force_login(people["lead"])
+    page = client.get(reverse("evaluation", args=[evaluation.pk])).text
+    for text in ("41 : 39", "2.5% : 0.0%", "0.021", "0.018 to 0.025", "1.9", "1.5 to 2.2"):
+        assert f">{text}<" in page
+    page = client.get(reverse("model", args=[adapter.pk])).text
+    assert all(f">{text}<" in page for text in ("41 : 39", "2.5% : 0.0%", "0.021"))
 
 
 def test_a_model_shows_the_conclusion_of_each_evaluation(client, people, adapter):
@@ -194,8 +265,8 @@ def test_the_number_of_queries_of_an_evaluation_is_constant(
     client.force_login(people["trainer"])
     for items in (3, 9):
         evaluation = make_evaluation(adapter, items=items)
-        # session, user; evaluation, counts, blind comparisons, judge's verdicts, count, page
-        with django_assert_num_queries(8):
+        # session, user; evaluation, counts, comparisons, judge's verdicts, lengths, count, page
+        with django_assert_num_queries(9):
             client.get(reverse("evaluation", args=[evaluation.pk]))
 
 
@@ -344,7 +415,8 @@ def test_reward_models_of_the_snapshots_project_are_offered(client, people, adap
 
 
 def test_archived_models_and_archived_projects_are_not_offered(adapter):
-    from finetune.forms import judge_choices, usable_models
+    from finetune.forms.choices import usable_models
+    from finetune.forms.evaluation import judge_choices
 
     reward_model = make_reward_model(adapter.snapshot)
     assert adapter in usable_models()
@@ -408,3 +480,44 @@ def test_a_launch_form_with_something_to_choose_does_not(client, people, adapter
         assert " yet: " not in page, kind
     refused = client.post(reverse("run-launch", args=["score"]), {"reward_model": ""})
     assert refused.status_code == 422
+
+
+# --- certificates --------------------------------------------------------------------------------
+
+
+def test_a_lead_sees_and_downloads_the_certificate_of_a_promotion(client, people, project):
+    base = make_base(project)
+    base.promote(by=people["trainer"])
+    certificate = project.certificates.get()
+    client.force_login(people["lead"])
+    for address in (
+        reverse("model", args=[base.pk]),
+        reverse("certificates", args=[project.slug]),
+    ):
+        assert reverse("certificate", args=[certificate.pk]) in client.get(address).text
+    assert reverse("certificates", args=[project.slug]) in client.get(
+        reverse("project", args=[project.slug])
+    ).text  # fmt: skip
+    page = client.get(reverse("certificate", args=[certificate.pk])).text
+    assert people["trainer"].username in page and certificate.sha256 in page
+    reply = client.get(reverse("certificate-download", args=[certificate.pk]))
+    assert reply.text == certificate.text
+    assert certificate.file_name in reply["Content-Disposition"]
+    assert AuditEntry.objects.filter(action="certificate downloaded").exists()
+
+
+def test_access_to_certificates(client, people, project):
+    make_base(project).promote(by=None)
+    certificate = project.certificates.get()
+    for name in ("certificate", "certificate-download"):
+        assert statuses(client, people, reverse(name, args=[certificate.pk])) == LOOKING
+    assert statuses(client, people, reverse("certificates", args=[project.slug])) == LOOKING
+
+
+def test_the_page_of_a_certificate_shows_the_evidence_as_it_was(client, people, adapter):
+    make_evaluation(adapter, verdicts=[1.0] * 12)
+    adapter.promote(by=None, reason="Nobody had time to rank.")
+    client.force_login(people["lead"])
+    page = client.get(reverse("certificate", args=[adapter.certificates.get().pk])).text
+    assert "Reason: Nobody had time to rank." in page
+    assert "better, proven after 11 of 12 prompts" in page and "<svg" in page

@@ -3,13 +3,14 @@ import re
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import IntegrityError, transaction
 
 from accounts.models import AuditEntry, Role
 from finetune import tuning
-from finetune.forms import AddModelForm
+from finetune.forms.registration import AddModelForm
 from finetune.models import EvaluationItem, Model
 from finetune.registry import add_base, default_model
-from labeling.models import Project, Ranking, Task
+from labeling.models import Project, Prompt, Ranking, Task
 from reward.promotion import CannotMove
 from reward.references import ReferenceProblem, checked_reference, short_name
 from runs.kinds import CannotRun
@@ -24,7 +25,7 @@ from tests.finetune.factory import (
     model_folder,
     publish,
 )
-from tests.reward.factory import make_project, make_prompt, make_task, make_user
+from tests.reward.factory import make_project, make_task, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -50,8 +51,8 @@ def let_judges_decide(model):
 def blind(evaluation, verdicts):
     """Add a blind comparison with one person's verdict for each of the evaluation's first prompts."""
     evaluation.items.all().delete()
-    for value in verdicts:
-        prompt = make_prompt(evaluation.project)
+    for pk, value in zip(evaluation.prompts, verdicts, strict=False):
+        prompt = Prompt.objects.get(pk=pk)
         task = make_task(prompt, ("ours", "theirs"), kind=Task.Kind.COMPARISON)
         ours, theirs = task.responses.values_list("pk", flat=True)
         EvaluationItem.objects.create(
@@ -117,9 +118,22 @@ def test_people_or_a_judge_can_prove_a_model_worse_under_each_policy(adapter):
     let_judges_decide(adapter)
     make_evaluation(adapter, verdicts=WINS)
     assert adapter.doubts() == []
-    blind(make_evaluation(adapter, verdicts=[]), [0.0] * 30)
+    blind(make_evaluation(adapter, verdicts=TIES * 3), [0.0] * 30)
     with pytest.raises(CannotMove, match=r"proves it worse than .*, by people"):
         adapter.promote(by=None)
+
+
+def test_a_win_by_length_alone_is_refused_with_its_reason(adapter):
+    evaluation = make_evaluation(adapter, verdicts=TIES * 3)
+    blind(evaluation, [1.0] * 30)
+    for item in evaluation.items.all():
+        EvaluationItem.objects.filter(pk=item.pk).update(candidate_text="c" * 30)
+    assert evaluation.people().conclusion == "better" and not evaluation.is_decided()
+    with pytest.raises(CannotMove, match="maybe only because of the length of the answers"):
+        adapter.promote(by=None)
+    EvaluationItem.objects.filter(evaluation=evaluation).update(candidate_text="c")
+    assert evaluation.is_decided()
+    adapter.promote(by=None)
 
 
 def test_evaluations_against_another_model_than_the_promoted_one_do_not_count(base, adapter):
@@ -129,8 +143,27 @@ def test_evaluations_against_another_model_than_the_promoted_one_do_not_count(ba
     other.promote(by=None, reason="first")
     with pytest.raises(CannotMove, match=f"against {other}, the promoted model"):
         adapter.promote(by=None)
-    make_evaluation(adapter, verdicts=WINS, baseline=other)
+    make_evaluation(adapter, verdicts=[1.0] * 30, baseline=other)
     assert adapter.promote(by=None) == other
+
+
+def test_without_a_promoted_model_only_the_base_is_a_baseline(base, adapter):
+    let_judges_decide(base)
+    spoiled = make_adapter(base, adapter.snapshot)
+    later = make_adapter(spoiled, adapter.snapshot)
+    make_evaluation(later, verdicts=WINS)
+    [doubt] = later.doubts()
+    assert f"never been evaluated against {base}, the base that it was made from" in doubt
+    assert f"Evaluations against {spoiled} do not count." in doubt
+    assert later.default_baseline() == base
+
+
+def test_evaluations_of_a_model_with_the_same_weights_count(base, adapter):
+    let_judges_decide(base)
+    merged = make_base(base.project, parent=adapter)
+    make_evaluation(merged, baseline=base, verdicts=LOSSES)
+    make_evaluation(adapter, baseline=base, verdicts=[1.0] * 30)
+    assert "worse than" in adapter.doubts()[0] and "worse than" in merged.doubts()[0]
 
 
 def test_evaluating_until_one_is_better_needs_more_and_more_evidence(adapter):
@@ -254,14 +287,16 @@ def test_short_names_leave_out_owner_and_revision():
     assert [short_name(name) for name in names] == ["name", "tiny", "gpt2"]
 
 
-def test_finishing_a_dpo_run_repeatedly_creates_one_adapter(base):
+def test_a_dpo_run_creates_one_adapter_and_no_second(base):
     snapshot = make_snapshot(base.project, prompts=1)
     run = make_run("dpo", inputs={"snapshot": snapshot.pk, "model": base.pk}, config={})
     run_dir = laid_out(run)
     publish(run_dir, REPORT, {"adapter_config.json": "{}"})
-    first, second = tuning.finish(run, run_dir), tuning.finish(run, run_dir)
-    assert first == second
+    result = tuning.finish(run, run_dir)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        tuning.finish(run, run_dir)
     model = Model.objects.get(run=run)
+    assert result["model"] == model.pk
     assert (model.parent, model.snapshot, model.base) == (base, snapshot, base.base)
     assert model.adapter == f"runs:{run.pk}/output"
     assert model.adapter_folder == str(run_dir.output.absolute())

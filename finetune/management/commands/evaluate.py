@@ -2,10 +2,22 @@ from typing import Any
 
 from django.core.management import CommandError, CommandParser
 
-from finetune.forms import judge_choices
+from finetune.forms.evaluation import judge_choices
 from finetune.management.models_named import model_named
-from finetune.models import ALPHA, MARGIN
+from finetune.models import ALPHA, MARGIN, Evaluation
 from reward.management.run_command import RunCommand
+
+REGISTERED = (
+    "control",
+    "order",
+    "most_verdicts",
+    "question",
+    "regression",
+    "limit",
+    "verdicts_per_prompt",
+    "margin",
+    "alpha",
+)
 
 
 class Command(RunCommand):
@@ -14,24 +26,58 @@ class Command(RunCommand):
 
   manage.py evaluate 5 --judge reward_model:2
   manage.py evaluate 5 --judge demo-rule --baseline 1 --comparisons
+  manage.py evaluate 5 --judge reward_model:2 --comparisons --control --most-verdicts 300
+  manage.py evaluate 5
 
 Both models answer with the same seeds. Prompts that a model or the judge was trained on are left
 out. --judge help lists the judges that fit the candidate's project."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("candidate", type=int, help="number of the adapter or merged model")
-        parser.add_argument("--judge", required=True, help="name of the judge, or help")
+        parser.add_argument(
+            "--judge", default="", help="name of the judge, or help (default: only people judge)"
+        )
         parser.add_argument(
             "--baseline",
             type=int,
             metavar="NUMBER",
-            help="default: the promoted model, or the model it was made from",
+            help="default: the promoted model, or the base of the candidate",
         )
         parser.add_argument(
             "--snapshot", type=int, metavar="NUMBER", help="default: the candidate's own"
         )
         parser.add_argument(
             "--comparisons", action="store_true", help="also queue blind comparisons for people"
+        )
+        parser.add_argument(
+            "--control",
+            action="store_true",
+            help="let the judge save verdicts of people, as a control variate",
+        )
+        parser.add_argument(
+            "--order",
+            choices=[value for value in Evaluation.Order.values if value],
+            default="",
+            help="let people compare first the prompts of which the judge is least or most certain, "
+            "within random blocks of 10",
+        )
+        parser.add_argument(
+            "--most-verdicts",
+            type=int,
+            metavar="NUMBER",
+            help="maximum number of verdicts that people are asked for (default: all prompts)",
+        )
+        parser.add_argument(
+            "--no-regression",
+            dest="regression",
+            action="store_false",
+            help="leave out the project's regression set",
+        )
+        parser.add_argument(
+            "--question",
+            choices=Evaluation.Question.values,
+            default=Evaluation.Question.THESE,
+            help="reviewers that the conclusion is about (default: %(default)s)",
         )
         parser.add_argument(
             "--limit", type=int, help="maximum number of prompts, a random sample (default: all)"
@@ -52,7 +98,7 @@ out. --judge help lists the judges that fit the candidate's project."""
             "--alpha",
             type=float,
             default=ALPHA,
-            help="error rate shared by all evaluations of the two models (default %(default)s)",
+            help="error rate shared by all evaluations of the candidate (default %(default)s)",
         )
         super().add_arguments(parser)
 
@@ -77,6 +123,6 @@ out. --judge help lists the judges that fit the candidate's project."""
             "candidate": candidate.pk,
             **sources,
             "judge": options["judge"],
-            "comparisons": options["comparisons"],
-            **{name: options[name] for name in ("limit", "verdicts_per_prompt", "margin", "alpha")},
+            "comparisons": options["comparisons"] or not options["judge"],
+            **{name: options[name] for name in REGISTERED},
         }

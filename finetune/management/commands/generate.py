@@ -4,8 +4,10 @@ from django.core.management import CommandError, CommandParser
 
 from finetune.engines.generation import ALL, NEW
 from finetune.management.models_named import model_named
+from finetune.models import Model
 from finetune.registry import default_model
 from labeling.management.lookups import project_named
+from labeling.models import Project
 from reward.management.run_command import RunCommand
 
 
@@ -38,10 +40,7 @@ task."""
 
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
         project = project_named(options["project"])
-        number = options["model"]
-        model = default_model(project) if number is None else model_named(number)
-        if model is None:
-            raise CommandError(f"{project} has no model. Add one: manage.py models add")
+        model = self.chosen_model(project, options["model"])
         return {
             "project": project.pk,
             "model": model.pk,
@@ -50,3 +49,10 @@ task."""
             "tasks": not options["no_tasks"],
             "rankings_wanted": options["rankings_wanted"],
         }
+
+    def chosen_model(self, project: Project, number: int | None) -> Model:
+        """Return the model with this number, or the default one. Raises CommandError."""
+        model = default_model(project) if number is None else model_named(number)
+        if model is None:
+            raise CommandError(f"{project} has no model. Add one: manage.py models add")
+        return model

@@ -8,9 +8,9 @@ from typing import cast
 
 import numpy as np
 
-from finetune.evaluation.likelihood import likelihood
 from finetune.methods.method import Method
 from finetune.report import HeldOutFigures, Likelihood
+from finetune.statistics.likelihood import likelihood
 from finetune.training.models.policy import PolicyModel
 from recipes.layout.collate import Collator
 from recipes.layout.forward import score_all

@@ -79,17 +79,20 @@ class ReferenceCache:
 
 
 def reference_logps(
+    run_dir: RunDir,
     policy: PolicyModel,
+    adapter: str | None,
     groups: Sequence[TokenGroup],
     collator: Collator,
-    cache: ReferenceCache,
     stop: StopSignal,
 ) -> tuple[list[np.ndarray], int]:
     """Return log π_ref of the responses of each group, (K,) float32, and how many were computed.
 
-    Call this before the first step, because the reference is the policy before training. Several
-    processes share the work. Raises Stopped if the run was asked to stop.
+    Call this while the policy has the weights of the reference, in the number format of training.
+    `adapter` is the one from which the run continues. Several processes share the work. Raises Stopped
+    if the run was asked to stop.
     """
+    cache = ReferenceCache(run_dir, _cache_key(policy, adapter))
     stored: dict[bytes, float] = processes.from_rank_0({} if processes.rank() else cache.read())
     digests = [
         [_digest(group.prompt, response) for response in group.responses] for group in groups
@@ -121,14 +124,14 @@ def _digest(prompt: np.ndarray, response: np.ndarray) -> bytes:
 # --- the key of a model -----------------------------------------------------------------------------
 
 
-def cache_key(policy: PolicyModel, adapter: str | None, dtype: str) -> str:
+def _cache_key(policy: PolicyModel, adapter: str | None) -> str:
     """Return the name of a cache, which identifies the model, the adapter and the number format."""
     base = policy.config.name_or_path
     parts = [_content(base, getattr(policy.config, "_commit_hash", None))]
     if adapter:
         parts.append(_content(adapter, None))
     quantized = bool(getattr(policy.inner, "is_quantized", False))
-    text = " ".join([*parts, dtype, "nf4" if quantized else "whole"])
+    text = " ".join([*parts, str(policy.inner.dtype), "nf4" if quantized else "whole"])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

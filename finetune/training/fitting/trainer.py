@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from finetune.methods.method import Loss, Method
 from finetune.settings import FinetuneSettings
 from finetune.training.fitting.held_out import HeldOut
-from finetune.training.fitting.reference import ReferenceCache, cache_key, reference_logps
+from finetune.training.fitting.reference import reference_logps
 from finetune.training.models.policy import PolicyModel, check_head
 from recipes.layout.choice import choose_layout
 from recipes.layout.collate import (
@@ -29,6 +29,7 @@ from recipes.layout.collate import (
     step_collator,
 )
 from recipes.layout.compiling import compile_layers
+from recipes.layout.forward import default_tokens_at_once
 from recipes.machine import processes
 from recipes.machine.memory import with_smaller_batches
 from recipes.models.adapter import restore, trained_weights
@@ -44,13 +45,6 @@ from recipes.training.trainer import (
     first_batch,
     train_to_the_end,
 )
-
-TOKENS_AT_ONCE = {False: 512, True: 8192}
-"""The default limit on tokens per forward pass, without and with a GPU.
-
-On a CPU, a product of 256 rows is as fast as one of 4,096 (87 GFLOP/s on one core), so a higher limit
-would only take more memory.
-"""
 
 
 class PolicyTrainer(GroupTrainer):
@@ -72,6 +66,7 @@ class PolicyTrainer(GroupTrainer):
         the mean over all its items, such as tokens.
         """
         losses, scores = self.loss(outputs, batch)
+        losses = losses.float()  # from float64 log-probabilities
         return (losses * batch["share"] if "share" in batch else losses), scores
 
     def training_step(
@@ -143,80 +138,119 @@ def fit(
     prepared: Prepared,
     stop: StopSignal,
     reference: dict[str, torch.Tensor] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Fitted:
     """Train the policy on the train split. Raises Stopped, RecipeError or RestartRequired.
 
-    `reference` has the trained weights of the reference, as `trained_weights` returns them. Without
+    The `callbacks` are added to those of every training.     `reference` has the trained weights of the reference, as `trained_weights` returns them. Without
     it, the policy before training is the reference. If memory runs out, the micro-batch is halved, and
     the model and the log-probabilities of the reference are used again.
     """
-    untrained = trained_weights(policy)
-    collator = Collator(tokenizer.pad_token_id, targets=True)
-    loss = method.loss(prepared.groups["train"])
+    fitting = _Fitting(
+        run_dir, config, method, policy, tokenizer, prepared, stop, reference, callbacks
+    )
+    return with_smaller_batches(
+        fitting.attempt,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        run_dir=run_dir,
+    )
+
+
+@dataclass(eq=False)
+class _Fitting:
+    """The training of a policy in one or more attempts, which share what the first one prepares."""
+
+    run_dir: RunDir
+    config: FinetuneSettings
+    method: Method
+    policy: PolicyModel
+    tokenizer: Any
+    prepared: Prepared
+    stop: StopSignal
+    reference: dict[str, torch.Tensor] | None
+    callbacks: Sequence[TrainerCallback] = ()
     ready: _Ready | None = None
 
-    # A batch of the trainer is a whole step, which the collator divides into parts, so there are no
-    # accumulation steps.
-    def attempt(micro_batch_size: int, _accumulation: int) -> Fitted:
-        nonlocal ready
-        set_seed(config.seed)
-        restore(policy, untrained)
-        steps = step_collator(with_token_limit(config), collator, micro_batch_size)
-        train = ready.train if ready else prepared.tokens["train"]
-        trainer = make_trainer(run_dir, config, policy, loss, train, steps, stop)
-        ready = ready or check_first_batch(trainer)
+    def __post_init__(self) -> None:
+        self.untrained = trained_weights(self.policy)
+        self.collator = Collator(self.tokenizer.pad_token_id, targets=True)
+        self.loss = self.method.loss(self.prepared.groups["train"])
+
+    def attempt(self, micro_batch_size: int, _accumulation: int) -> Fitted:
+        """Train with this micro-batch. A batch is a whole step, which the collator divides into parts."""
+        set_seed(self.config.seed)
+        restore(self.policy, self.untrained)
+        steps = step_collator(with_token_limit(self.config), self.collator, micro_batch_size)
+        train = self.ready.train if self.ready else self.prepared.tokens["train"]
+        trainer = make_trainer(
+            self.run_dir, self.config, self.policy, self.loss, train, steps, self.stop
+        )
+        ready = self.ready = self.ready or self._get_ready(trainer)
         trainer.train_dataset = ready.train
-        held_out = HeldOut(policy, method, prepared, ready.test_reference, collator, stop)
-        events = ProgressEvents(run_dir)
-        trainer.add_callback(WatchHeldOut(held_out.watch, events, config.evaluations))
-        run_dir.stage("Trying the largest batch")
+        held_out = HeldOut(
+            self.policy, self.method, self.prepared, ready.test_reference, self.collator, self.stop
+        )
+        events = ProgressEvents(self.run_dir)
+        trainer.add_callback(WatchHeldOut(held_out.watch, events, self.config.evaluations))
+        for callback in self.callbacks:
+            trainer.add_callback(callback)
+        self.run_dir.stage("Trying the largest batch")
         trainer.try_largest_part()
-        train_to_the_end(trainer, run_dir)
+        train_to_the_end(trainer, self.run_dir)
         return Fitted(
             trainer,
             held_out,
-            collator,
+            self.collator,
             ready.layout_reason,
             ready.head_reason,
             ready.reference_computed,
             ready.first,
         )
 
-    def check_first_batch(trainer: PolicyTrainer) -> _Ready:
+    def _get_ready(self, trainer: PolicyTrainer) -> _Ready:
+        """Choose the head and the layout by the first batch, and compute the reference."""
         first = first_batch(trainer)
-        run_dir.stage("Checking the first batch")
-        head_reason = processes.from_rank_0(check_head(policy, first, collator.pad_id))
-        if head_reason:
-            policy.head = None
-            run_dir.message(
-                f"The head of this model is not used in parts: {head_reason}. Training continues with "
-                "the model's own logits, which take more memory.",
-                level="warning",
-            )
-        layout_reason = choose_layout(run_dir, config, policy, collator, first, prepared)
-        if config.compile:
-            compile_layers(policy.inner)
-        train, test = prepared.tokens["train"], prepared.tokens["test"]
+        self.run_dir.stage("Checking the first batch")
+        head_reason = self._choose_head(first)
+        layout_reason = choose_layout(
+            self.run_dir, self.config, self.policy, self.collator, first, self.prepared
+        )
+        if self.config.compile:
+            compile_layers(self.policy.inner)
+        train, test = self.prepared.tokens["train"], self.prepared.tokens["test"]
         others = [group.mismatched for group in train if group.mismatched]
-        groups = [*(train if method.trains_on_reference else []), *others, *test]
-        run_dir.stage("Computing the reference log-probabilities")
-        cache = ReferenceCache(run_dir, cache_key(policy, config.adapter, str(policy.inner.dtype)))
-        restore(policy, reference or untrained)
+        trains_on_reference = self.method.trains_on_reference
+        groups = [*(train if trains_on_reference else []), *others, *test]
         with trainer.compute_loss_context_manager():
-            logps, computed = reference_logps(policy, groups, collator, cache, stop)
-        restore(policy, untrained)
-        if method.trains_on_reference:
+            logps, computed = self._reference_logps(groups)
+        if trains_on_reference:
             train = with_reference(train, logps)
-        text = describe(first, tokenizer, shared=layout_reason is None)
+        text = describe(first, self.tokenizer, shared=layout_reason is None)
         of_test = logps[len(logps) - len(test) :]
         return _Ready(layout_reason, head_reason, computed, train, of_test, text)
 
-    return with_smaller_batches(
-        attempt,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        run_dir=run_dir,
-    )
+    def _choose_head(self, first: Sequence[TokenGroup]) -> str | None:
+        """Turn the chunked head off if it is wrong on the first batch. Return the reason, or None."""
+        reason = processes.from_rank_0(check_head(self.policy, first, self.collator.pad_id))
+        if reason:
+            self.policy.head = None
+            self.run_dir.message(
+                f"The head of this model is not used in parts: {reason}. Training continues with "
+                "the model's own logits, which take more memory.",
+                level="warning",
+            )
+        return reason
+
+    def _reference_logps(self, groups: Sequence[TokenGroup]) -> tuple[list[np.ndarray], int]:
+        """Return log π_ref of each group's responses, (K,) each, and how many were not in the cache."""
+        self.run_dir.stage("Computing the reference log-probabilities")
+        restore(self.policy, self.reference or self.untrained)
+        result = reference_logps(
+            self.run_dir, self.policy, self.config.adapter, groups, self.collator, self.stop
+        )
+        restore(self.policy, self.untrained)
+        return result
 
 
 def with_reference(groups: Sequence[TokenGroup], logps: Sequence[np.ndarray]) -> list[TokenGroup]:
@@ -245,7 +279,7 @@ def with_token_limit(config: FinetuneSettings) -> FinetuneSettings:
     """
     if config.tokens_at_once:
         return config
-    return replace(config, tokens_at_once=TOKENS_AT_ONCE[torch.cuda.is_available()])
+    return replace(config, tokens_at_once=default_tokens_at_once())
 
 
 def make_trainer(

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from finetune.training.models.merged_weights import with_merged_weights
+from finetune.training.models.merged_weights import Predictions, with_merged_weights
 from recipes.errors import RecipeError
+from recipes.machine.memory import free_memory
 from recipes.models.chat_format import (
     BOUNDARIES,
     CONTROL_TOKENS,
@@ -27,7 +28,14 @@ from recipes.models.chat_format import (
 )
 from recipes.models.chat_options import ChatOptions
 from recipes.models.control_tokens import added_tokens_in
-from recipes.models.loading import read_adapter, read_config, read_tokenizer, why_not_loaded
+from recipes.models.head import keep_head_input_contiguous
+from recipes.models.loading import (
+    LOADING_ERRORS,
+    read_adapter,
+    read_config,
+    read_tokenizer,
+    why_not_loaded,
+)
 from recipes.models.references import split_reference, torch_dtype
 
 PLAIN_NEXT_TURN = re.compile(r"\n+(?:User|System|Assistant):")
@@ -56,7 +64,7 @@ def load_tokenizer(reference: str) -> Any:
     name, revision = existing(reference)
     try:
         tokenizer = read_tokenizer(name, revision)
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise RecipeError(
             f"The tokenizer of {reference} cannot be loaded: {why_not_loaded(error)}"
         ) from error
@@ -78,7 +86,7 @@ def load_model(reference: str, dtype: str, *, dropout: bool = True) -> Any:
         config = read_config(name, revision)
         if not dropout:
             turn_off_dropout(config)
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
             config=config,
@@ -86,10 +94,21 @@ def load_model(reference: str, dtype: str, *, dropout: bool = True) -> Any:
             trust_remote_code=False,
             use_safetensors=True,
         ).eval()
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise RecipeError(
             f"The model {reference} cannot be loaded: {why_not_loaded(error)}"
         ) from error
+    keep_head_input_contiguous(model)
+    return model
+
+
+def read_stops(reference: str, config: Any) -> Any:
+    """Return the generation config, which names the stop tokens, without loading the model."""
+    name, revision = existing(reference)
+    try:
+        return GenerationConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError):
+        return GenerationConfig.from_model_config(config)
 
 
 def turn_off_dropout(config: Any) -> None:
@@ -99,12 +118,12 @@ def turn_off_dropout(config: Any) -> None:
                 setattr(part, name, 0.0)
 
 
-def add_adapter(model: Any, reference: str) -> Any:
+def add_adapter(model: Any, reference: str, label: str = "default") -> Any:
     """Return the model with an adapter. Raises RecipeError if the two do not fit together."""
     path, revision = existing(reference)
     try:
-        return read_adapter(model, path, revision).eval()
-    except (OSError, ValueError) as error:
+        return read_adapter(model, path, revision, label=label).eval()
+    except LOADING_ERRORS as error:
         raise RecipeError(
             f"The adapter {reference} cannot be loaded: {why_not_loaded(error)}"
         ) from error
@@ -118,18 +137,31 @@ def add_adapter(model: Any, reference: str) -> Any:
 def load_for_sampling(reference: str, adapter: str | None, dtype: str) -> Any:
     """Return the model with its adapter on its device, without its published sampling defaults.
 
-    In float32, the adapter is merged into the weights, which makes sampling faster and changes only
-    rounding. In bfloat16, a merge would lose part of the adapter, so the adapter stays separate.
+    The adapter is merged into the weights in their number format, which makes sampling faster. In float32,
+    this changes only rounding. In bfloat16, it may round a small adapter away. So the predictions are
+    compared, and if they differ by more than LARGEST_SHARE of the adapter's effect, the adapter stays
+    separate. Then the model is a PeftModel, and was loaded twice.
     `generation_config` keeps the stop tokens of the model, but not its repetition penalty, top-k and
     so on, because only the settings of the run decide how to sample.
     """
-    model = load_model(reference, dtype)
+    model = load_model(reference, dtype).to(device())
     if adapter:
         model = add_adapter(model, adapter)
-        if torch_dtype(dtype) == torch.float32:
-            model, _ = with_merged_weights(model)
+        predictions = Predictions.of(model)
+        model, _ = with_merged_weights(model)
+        if not predictions.keep_adapter(model):
+            del model
+            free_memory()
+            model = add_adapter(load_model(reference, dtype).to(device()), adapter)
     model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
-    return model.to(device())
+    return model
+
+
+def adapter_state(model: Any, adapter: str | None) -> str | None:
+    """Return whether the adapter of a model from `load_for_sampling` is merged or separate, for reports."""
+    if not adapter:
+        return None
+    return "separate" if hasattr(model, "peft_config") else "merged"
 
 
 def readable_length(config: Any) -> int | None:
@@ -219,7 +251,9 @@ class PolicyChat(ChatFormat):
 
         Otherwise, return the response itself. Templates make other changes for earlier turns, such as
         removing a thought, or add text that the model did not write, such as an empty thought. When
-        the model is served, it writes the response without these changes.
+        the model is served, it writes the response without these changes. Raises ValueError if the
+        template puts a control token before the response. The model would have to write it, but no
+        reviewer has seen it.
         """
         if not self.template:
             # A plain prompt ends with a colon. In most vocabularies, a space belongs to the next word.
@@ -228,6 +262,10 @@ class PolicyChat(ChatFormat):
         turn = whole.removeprefix(opening) if whole.startswith(opening) else ""
         for body in (response, response.strip()):
             lead, match, tail = turn.partition(body) if body else ("", "", "")
+            if match and (token := self.control.in_answers.search(lead)):
+                raise ValueError(
+                    f"the chat template puts the control token {token[0]} before a response"
+                )
             if match and not lead.strip():
                 stop = self.stops.search(tail)
                 gap = tail[: stop.start()] if stop else ""

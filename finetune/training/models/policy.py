@@ -21,13 +21,13 @@ from finetune.training.models.language_model import existing, turn_off_dropout
 from recipes.errors import RecipeError
 from recipes.layout import attention
 from recipes.layout.collate import Batch, Collator
-from recipes.layout.families import MAX_LAYOUT_DIFFERENCE, precision
+from recipes.layout.families import MAX_LAYOUT_DIFFERENCE, autocast, precision
 from recipes.layout.forward import evaluating, inputs_of
 from recipes.machine.memory import is_out_of_memory
 from recipes.models import quantization
 from recipes.models.adapter import lora_config, named_layers, save_trained_weights_only
-from recipes.models.head import Head, gathered_logps, head_of
-from recipes.models.loading import read_adapter, read_config, why_not_loaded
+from recipes.models.head import Head, gathered_logps, head_of, keep_head_input_contiguous
+from recipes.models.loading import LOADING_ERRORS, read_adapter, read_config, why_not_loaded
 from recipes.models.references import torch_dtype
 from recipes.preferences.tokens import TokenGroup
 
@@ -78,9 +78,10 @@ class PolicyModel(nn.Module):
         target_responses: torch.Tensor,
         **layout: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Return Σ log π of each response, (G, K) float32, and the number of its tokens.
+        """Return Σ log π of each response, (G, K), and the number of its tokens.
 
-        `outputs` is the former as (G, K, 1).
+        `outputs` is the former as (G, K, 1). Both are float64, because a response of a hundred tokens
+        has about -1,000 nats, which float32 rounds to 6e-5. Apple's GPUs have only float32.
         """
         inputs = self._inputs({"input_ids": input_ids, **layout})
         where = (target_rows, target_positions)
@@ -89,7 +90,9 @@ class PolicyModel(nn.Module):
             logps = gathered_logps(logits[where], target_ids)  # (N,)
         else:
             logps = self.head.token_logps(self._hidden(inputs)[where], target_ids)  # (N,)
-        sums = _add_up(logps, target_responses, present)
+        sums = _add_up(
+            logps if logps.device.type == "mps" else logps.double(), target_responses, present
+        )
         counts = _add_up(torch.ones_like(logps), target_responses, present)
         return {"outputs": sums[..., None], "logps": sums, "counts": counts}
 
@@ -129,9 +132,8 @@ class PolicyModel(nn.Module):
 
 
 def _add_up(values: torch.Tensor, responses: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the values of each response. (N, …), (N,) → (G, K, …) float32."""
-    sums = values.new_zeros((like.numel(), *values.shape[1:]), dtype=torch.float32)
-    sums = sums.index_add(0, responses, values.float())
+    """Return the sum of the values of each response. (N, …), (N,) → (G, K, …)."""
+    sums = values.new_zeros((like.numel(), *values.shape[1:])).index_add(0, responses, values)
     return sums.view(*like.shape, *values.shape[1:])
 
 
@@ -145,6 +147,7 @@ def make_policy(config: FinetuneSettings) -> PolicyModel:
     """
     dtype = torch_dtype(config.dtype)
     base = _read_base(config, dtype)
+    keep_head_input_contiguous(base)
     attention.set_attention(base, "cuda" if torch.cuda.is_available() else "cpu")
     recompute = recomputes(config, base)
     if quantization.is_quantized(base):
@@ -172,7 +175,7 @@ def _read_base(config: FinetuneSettings, dtype: torch.dtype) -> Any:
             use_safetensors=True,
             **quantization.loading(config, dtype),
         )
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         message = f"The model {config.model} cannot be loaded: {why_not_loaded(error)}"
         raise RecipeError(message) from error
 
@@ -236,7 +239,5 @@ def check_head(policy: PolicyModel, groups: Sequence[TokenGroup], pad_id: int) -
 
 @torch.no_grad()
 def _logps(policy: PolicyModel, groups: Sequence[TokenGroup], collator: Collator) -> torch.Tensor:
-    kind = precision(policy)
-    mixed = torch.autocast(policy.device.type, kind, enabled=kind != torch.float32)
-    with evaluating(policy), mixed:
+    with evaluating(policy), autocast(policy.device, precision(policy)):
         return policy(**inputs_of(policy, groups, collator))["logps"]

@@ -42,6 +42,10 @@ LISTS = (
     "sequence_bias",
     "forced_bos_token_id",
 )
+LIKELIEST = (256, 4096)
+"""Numbers of likeliest tokens from which a token is drawn on a CPU before all tokens are sorted."""
+SUM_ERROR = 1e-5
+"""The maximum difference of the sum of a row of probabilities from 1, in float32."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class SeededSampling(LogitsProcessor):
         self,
         uniforms_BT: np.ndarray,
         distribution: Distribution,
-        mask: Sequence[Sequence[int]],
+        mask: Sequence[Sequence[int]] | torch.Tensor,
         device: Any,
     ):
         """Store the uniform numbers, of which the first is for the next token.
@@ -128,25 +132,29 @@ class SeededSampling(LogitsProcessor):
         """
         self.uniforms_BT = torch.tensor(uniforms_BT, device=device)
         self.distribution = distribution
-        self.padding_BT = torch.tensor(mask, device=device) == 0
+        self.padding_BT = torch.as_tensor(mask, device=device) == 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         length = self.padding_BT.shape[1]
         uniform_B1 = self.uniforms_BT[:, input_ids.shape[1] - length].unsqueeze(1)
-        if self.distribution.repetition_penalty != 1:
-            scores = self._penalised(input_ids, scores)
-        token_B1 = draw(
-            scores,
+        token_B1 = self.draw(self.penalised(input_ids, scores), uniform_B1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
+
+    def draw(self, logits_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
+        """Return the tokens, (B, 1), that the uniform numbers choose."""
+        return draw(
+            logits_BV,
             uniform_B1,
             temperature=self.distribution.temperature,
             top_p=self.distribution.top_p,
             top_k=self.distribution.top_k,
             min_p=self.distribution.min_p,
         )
-        return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
 
-    def _penalised(self, tokens_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+    def penalised(self, tokens_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
         """Return the logits with a penalty for tokens that have occurred, except in the padding."""
+        if self.distribution.repetition_penalty == 1:
+            return logits_BV
         tokens_BT = tokens_BT.clone()
         padding_BT = self.padding_BT
         length = padding_BT.shape[1]
@@ -171,6 +179,15 @@ def draw(
     if temperature == 0:
         return logits_BV.argmax(dim=1, keepdim=True)
     probs_BV = torch.softmax(logits_BV.float() / temperature, dim=1)
+    if probs_BV.device.type == "cpu":
+        return _draw_from_likeliest(probs_BV, uniform_B1, top_p, top_k, min_p)
+    return _draw_from_all(probs_BV, uniform_B1, top_p, top_k, min_p)
+
+
+def _draw_from_all(
+    probs_BV: torch.Tensor, uniform_B1: torch.Tensor, top_p: float, top_k: int, min_p: float
+) -> torch.Tensor:
+    """Return the drawn tokens, (B, 1), with a sort of the whole vocabulary."""
     probs_BV, order_BV = probs_BV.sort(dim=1, descending=True, stable=True)
     if top_k:
         probs_BV, order_BV = probs_BV[:, :top_k], order_BV[:, :top_k]
@@ -183,3 +200,61 @@ def draw(
     mass_B1 = cumulative_BV.gather(1, size_B1 - 1)
     index_B1 = (cumulative_BV <= uniform_B1 * mass_B1).sum(dim=1, keepdim=True)
     return order_BV.gather(1, index_B1.minimum(size_B1 - 1))  # rounding may exceed the nucleus
+
+
+def _draw_from_likeliest(
+    probs_BV: torch.Tensor,
+    uniform_B1: torch.Tensor,
+    top_p: float,
+    top_k: int,
+    min_p: float,
+    counts: Sequence[int] = LIKELIEST,
+) -> torch.Tensor:
+    """Return the tokens of `_draw_from_all`, (B, 1), without a sort of the vocabulary if possible.
+
+    The first of `counts` is the number N of likeliest tokens that are sorted. They decide a row if the
+    nucleus ends among them, or if the smallest and the largest probability that the nucleus may have give
+    the same token. Other rows are repeated with the next of `counts`, and finally with all tokens. On a
+    CPU, sorting 150,000 tokens takes about 27 ms, and selecting 256 of them less than 1 ms.
+    """
+    if not counts or probs_BV.shape[1] <= 2 * counts[0]:
+        return _draw_from_all(probs_BV, uniform_B1, top_p, top_k, min_p)
+    probs_BN, order_BN, last_B1 = _likeliest(probs_BV, counts[0])
+    # Several tokens may have the probability of the last one. Which of them are selected is arbitrary.
+    certain_B1 = (probs_BN > last_B1).sum(dim=1, keepdim=True)
+    if top_k and top_k <= counts[0]:
+        probs_BN = probs_BN[:, :top_k] / probs_BN[:, :top_k].sum(dim=1, keepdim=True)
+    cumulative_BN = probs_BN.cumsum(dim=1, dtype=torch.float64)
+    kept_BN = (cumulative_BN - probs_BN < top_p) & (probs_BN >= min_p * probs_BN[:, :1])
+    size_B1 = kept_BN.sum(dim=1, keepdim=True)
+    mass_B1 = cumulative_BN.gather(1, size_B1 - 1)
+    index_B1 = (cumulative_BN <= uniform_B1 * mass_B1).sum(dim=1, keepdim=True).minimum(size_B1 - 1)
+    decided_B1 = certain_B1 >= top_k if top_k else size_B1 < certain_B1
+    if not top_k and not min_p:
+        least, most_B1 = min(top_p, 1 - SUM_ERROR), (top_p + last_B1).clamp(max=1 + SUM_ERROR)
+        first_B1 = (cumulative_BN <= uniform_B1 * least).sum(dim=1, keepdim=True)
+        end_B1 = (cumulative_BN <= uniform_B1 * most_B1).sum(dim=1, keepdim=True)
+        same_B1 = (first_B1 == end_B1) & (end_B1 < certain_B1)
+        index_B1 = index_B1.where(decided_B1, first_B1.clamp(max=probs_BN.shape[1] - 1))
+        decided_B1 = decided_B1 | same_B1
+    token_B1 = order_BN.gather(1, index_B1)
+    if not decided_B1.all():
+        open_B = ~decided_B1[:, 0]
+        token_B1[open_B] = _draw_from_likeliest(
+            probs_BV[open_B], uniform_B1[open_B], top_p, top_k, min_p, counts[1:]
+        )
+    return token_B1
+
+
+def _likeliest(
+    probs_BV: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the N highest probabilities, (B, N), their tokens, and the lowest of them, (B, 1).
+
+    Tokens with the same probability are in the order of the vocabulary, as after a stable sort.
+    """
+    probs_BN, order_BN = probs_BV.topk(count, dim=1)
+    last_B1 = probs_BN[:, -1:]
+    order_BN = order_BN.sort(dim=1).values
+    probs_BN, index_BN = probs_BV.gather(1, order_BN).sort(dim=1, descending=True, stable=True)
+    return probs_BN, order_BN.gather(1, index_BN), last_B1

@@ -1,7 +1,6 @@
 """Tests of KTO against numbers worked by hand, against TRL, and of its runs."""
 
 import math
-import signal
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from recipes.preferences.groups import Group, Judgment
 from recipes.preferences.tokens import prepare
 from recipes.settings import ConfigError
 from recipes.stopping import StopSignal
-from tests.finetune.methods.test_training_dpo import apart, report_of
 from tests.finetune.methods.trl_oracle import KTOOracle
 from tests.finetune.training.test_training_policy import (
     assert_same_gradients,
@@ -27,13 +25,13 @@ from tests.finetune.training.test_training_policy import (
     policy_of,
 )
 from tests.finetune.training.training_runs import (
+    apart,
     dpo_run,
     groups_that_like_b,
-    interrupt_when,
     lined_groups,
     messages,
     progress,
-    start,
+    report_of,
     user,
 )
 from tests.tiny import make_tokenizer
@@ -57,7 +55,7 @@ def labelled_groups():
 def prepared_of(groups, **settings):
     method = method_of(**settings)
     chat = PolicyChat(make_tokenizer())
-    prepared = prepare(groups, chat, 500, method.evidence, method.objection)
+    prepared = prepare(groups, chat, 500, method.loss_inputs, method.objection)
     method.prepare(prepared)
     return prepared
 
@@ -253,17 +251,6 @@ def test_the_micro_batch_changes_memory_and_not_the_result(tmp_path, model, fini
         )  # fmt: skip
         train(run_dir, StopSignal())
         assert apart(run_dir, finished) < 1e-3
-
-
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path, model, finished):
-    settings = {"method": "kto", "epochs": 6, "desirable_weight": 2, "checkpoint_steps": 4}
-    run_dir = dpo_run(tmp_path, model, lined_groups(40), **settings)
-    process = start("finetune.training.train", run_dir)
-    checkpoint = run_dir.checkpoints / "checkpoint-4"
-    assert interrupt_when(process, checkpoint, signal.SIGKILL) == -signal.SIGKILL
-    train(run_dir, StopSignal())
-    assert any(text.startswith("Resuming from") for text in messages(run_dir))
-    assert apart(run_dir, finished) < 1e-5
 
 
 def test_without_a_reference_point_nothing_else_is_forwarded(tmp_path, model):

@@ -11,7 +11,7 @@ from finetune.methods.method import all_methods, method_named
 from finetune.training.train import train
 from recipes.errors import RecipeError
 from recipes.stopping import StopSignal
-from runs.forms import ConfigForm
+from runs.launching.form import ConfigForm
 from tests.finetune.training.training_runs import dpo_run, groups_that_like_b, messages
 
 TOY = '''
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from finetune.methods.method import Method
 from finetune.settings import FinetuneSettings
 from recipes.preferences.best import best_responses
-from recipes.preferences.evidence import plain_evidence
+from recipes.preferences.loss_inputs import plain_loss_inputs
 from recipes.settings import option
 
 
@@ -37,8 +37,8 @@ class Toy(Method):
     paper = "a toy (Nobody 2026)"
     trains_on_reference = False
 
-    def evidence(self, group):
-        order = plain_evidence(group)
+    def loss_inputs(self, group):
+        order = plain_loss_inputs(group)
         return replace(order, signals={"favourite": best_responses(group)})
 
     def loss(self, groups):

@@ -1,13 +1,11 @@
 """Tests of SFT against numbers worked by hand, against TRL, and of its runs."""
 
-import signal
-
 import numpy as np
 import pytest
 import torch
 
-from finetune.evaluation.likelihood import likelihood
 from finetune.methods.sft import SFT, SFTSettings
+from finetune.statistics.likelihood import likelihood
 from finetune.training.models.language_model import PolicyChat, load_model
 from finetune.training.train import train
 from recipes.errors import RecipeError
@@ -16,8 +14,6 @@ from recipes.preferences.best import best_responses
 from recipes.preferences.groups import RESPONSES_CUT_OFF, Group, Judgment
 from recipes.preferences.tokens import TokenGroup, prepare
 from recipes.stopping import StopSignal
-from recipes.training.callbacks import newest_checkpoint
-from tests.finetune.methods.test_training_dpo import apart, report_of, weights_of
 from tests.finetune.methods.trl_oracle import sft_oracle
 from tests.finetune.training.test_training_policy import (
     assert_same_gradients,
@@ -25,14 +21,14 @@ from tests.finetune.training.test_training_policy import (
     policy_of,
 )
 from tests.finetune.training.training_runs import (
+    apart,
     dpo_run,
     groups_that_like_b,
-    interrupt_when,
     messages,
     progress,
     ranked_group,
+    report_of,
     results,
-    start,
     user,
 )
 from tests.tiny import make_tokenizer
@@ -47,7 +43,7 @@ def method_of(**settings):
 def prepared_of(groups, **settings):
     method = method_of(**settings)
     chat = PolicyChat(make_tokenizer())
-    prepared = prepare(groups, chat, 500, method.evidence, method.objection)
+    prepared = prepare(groups, chat, 500, method.loss_inputs, method.objection)
     method.prepare(prepared)
     return prepared
 
@@ -296,16 +292,3 @@ def test_the_micro_batch_changes_memory_and_not_the_result(tmp_path, model, fini
         )  # fmt: skip
         train(run_dir, StopSignal())
         assert apart(run_dir, finished) < 1e-3
-
-
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path, model, finished):
-    settings = {"method": "sft", "epochs": 4, "checkpoint_steps": 4}
-    run_dir = dpo_run(tmp_path, model, groups_that_like_b(40), **settings)
-    process = start("finetune.training.train", run_dir)
-    checkpoint = run_dir.checkpoints / "checkpoint-4"
-    assert interrupt_when(process, checkpoint, signal.SIGKILL) == -signal.SIGKILL
-    assert newest_checkpoint(run_dir) is not None
-    train(run_dir, StopSignal())
-    assert any(text.startswith("Resuming from") for text in messages(run_dir))
-    assert apart(run_dir, finished) < 1e-5
-    assert weights_of(run_dir)

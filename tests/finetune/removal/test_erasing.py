@@ -21,6 +21,7 @@ from tests.finetune.factory import laid_out, make_adapter, make_base, make_rewar
 from tests.reward.factory import join, make_prompt, make_task, make_user, rank
 
 pytestmark = pytest.mark.django_db
+SAMPLE_ANSWER = "An answer of the model in training."
 SECRET = "Jane Roe lives at 5 Elm Street."
 ANSWER = "The person at Elm Street is Jane, born in 1980."
 
@@ -70,6 +71,14 @@ def everywhere(project, task, others):
     RunEvent.objects.create(
         run=model.run, number=1, at=snapshot.created_at, event="message", data={"text": SECRET}
     )
+    answers = [
+        {"prompt_id": str(task.prompt_id), "prompt": "cut", "answer": SAMPLE_ANSWER},
+        {"prompt_id": str(others[0].prompt_id), "prompt": "Harmless 0?", "answer": "b"},
+    ]
+    RunEvent.objects.create(
+        run=model.run, number=2, at=snapshot.created_at, event="samples",
+        data={"step": 1, "answers": answers},
+    )  # fmt: skip
     adapter = make_adapter(make_base(project), snapshot)
     evaluation = Evaluation.objects.create(
         project=project,
@@ -124,6 +133,7 @@ def test_an_erased_prompt_is_in_no_table_or_file(
         erasing.erase(content=task.prompt, by=admin)
     after = everything(settings)
     assert SECRET not in after and ANSWER not in after and "Harmless 0?" in after
+    assert SAMPLE_ANSWER in before and SAMPLE_ANSWER not in after
     entry = AuditEntry.objects.get(action="prompt erased")
     assert entry.user == admin and entry.details["prompt"] == task.prompt_id
     assert entry.details["snapshots"] == [everywhere.pk]

@@ -8,6 +8,7 @@ import pytest
 from finetune.engines import generation
 from finetune.evaluation import runs
 from finetune.evaluation.answers import answers_of
+from finetune.evaluation.comparisons import peoples_verdicts
 from finetune.models import Evaluation, EvaluationItem
 from labeling.models import Response, Task
 from labeling.removal import withdrawing
@@ -147,8 +148,8 @@ def test_an_evaluation_shows_no_answers_to_withdrawn_prompts_and_counts_no_verdi
             task=compared,
             candidate_response_id=response_ids(compared)[0],
         )
-    assert runs.peoples_verdicts(evaluation.blind_verdicts())["value"] == 1.0
+    assert peoples_verdicts(evaluation.blind_verdicts())["value"] == 1.0
     withdrawing.withdraw(content=other.prompt, by=None)
-    assert runs.peoples_verdicts(evaluation.blind_verdicts()) is None
+    assert peoples_verdicts(evaluation.blind_verdicts()) is None
     shown = answers_of(evaluation, "")
     assert [item.prompt for item in shown.items] == [task.prompt] and shown.counts[0][2] == 1

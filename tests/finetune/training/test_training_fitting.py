@@ -3,14 +3,16 @@
 import json
 import math
 import os
+import random
+import socket
 import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from finetune.methods.dpo import DPOSettings
 from finetune.report import FinetuneReport
@@ -21,37 +23,28 @@ from finetune.training.models.policy import PolicyModel, recomputes
 from finetune.training.train import train
 from recipes.errors import RecipeError
 from recipes.preferences.groups import Group, Judgment
+from recipes.rundir import RunDir
 from recipes.stopping import StopSignal
 from recipes.training.checkpoints import problem_of
 from runs.supervision import child
 from tests.finetune.training.training_runs import (
+    apart,
     dpo_run,
     groups_that_like_b,
     lined_groups,
     messages,
     progress,
     ranked_group,
+    report_of,
     user,
+    weights_of,
 )
+from tests.forks import Program
 from tests.schema import differences
 from tests.tiny import make_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[3]
-
-
-def report_of(run_dir) -> FinetuneReport:
-    return json.loads((run_dir.output / "report.json").read_text())
-
-
-def weights_of(folder) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def apart(one, other) -> float:
-    first, second = weights_of(one.output), weights_of(other.output)
-    assert first.keys() == second.keys()
-    return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
 def finished(path, model, groups=None, **config):
@@ -112,6 +105,31 @@ def test_settings_of_memory_and_speed_do_not_change_the_weights(tmp_path, model,
     assert report_of(run_dir)["config"][name] != report_of(whole)["config"][name]
 
 
+def launch_two(module: str, run_dir: RunDir) -> subprocess.Popen:
+    """Start two processes with the command of a supervisor that has two GPUs."""
+    command = child.command_for(module, run_dir.path, gpus=2)
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def free_port() -> int:
+    """Return a free port below those that the system gives to servers and connections of tests."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
+
+
+def start_two(module: str, run_dir: RunDir) -> list[Program]:
+    """Start two processes with the variables that the launcher sets."""
+    shared = {
+        **os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+    }  # fmt: skip
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    return [Program(module, run_dir.path, variables=shared | rank) for rank in ranks]
+
+
 @pytest.mark.parametrize("method", ["dpo", "sft", "kto"])
 def test_two_processes_give_the_same_run_as_one(tmp_path, model, monkeypatch, method):
     """Check 13 prompts in steps of 6, so that one process has no prompt in the last step."""
@@ -119,12 +137,14 @@ def test_two_processes_give_the_same_run_as_one(tmp_path, model, monkeypatch, me
     config = {"batch_size": 6, "micro_batch_size": 3, "epochs": 3, "method": method}
     alone = dpo_run(tmp_path / "a" / "alone", model, groups, **config)
     together = dpo_run(tmp_path / "b" / "together", model, groups, **config)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    command = child.command_for("finetune.training.train", together.path, gpus=2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    programs = (
+        start_two("finetune.training.train", together)
+        if method != "dpo"
+        else [launch_two("finetune.training.train", together)]
+    )
     train(alone, StopSignal())
-    assert process.wait(180) == 0
+    assert [program.wait(180) for program in programs] == [0] * len(programs)
     first, second = report_of(alone), report_of(together)
     assert (first["training"]["processes"], second["training"]["processes"]) == (1, 2)
     assert first["training"]["reference_computed"] == second["training"]["reference_computed"]

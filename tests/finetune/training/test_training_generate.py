@@ -10,7 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from finetune.engines.sampled_text import Prompt, SampledTextError, read_prompts, write_prompts
+from finetune.engines.sampled_text import (
+    Prompt,
+    SampledTextError,
+    read_prompts,
+    sample_seed,
+    write_prompts,
+)
 from finetune.settings import GenerateConfig
 from finetune.training.generate import generate
 from finetune.training.models.language_model import (
@@ -18,9 +24,11 @@ from finetune.training.models.language_model import (
     load_for_sampling,
     load_tokenizer,
 )
-from finetune.training.sampling import batches
-from finetune.training.sampling.batches import plan, sample_batch, sample_seed
+from finetune.training.sampling import decoding, distribution, seeded
+from finetune.training.sampling.decoding import decode
 from finetune.training.sampling.distribution import draw
+from finetune.training.sampling.requests import plan
+from finetune.training.sampling.seeded import sample_batch
 from recipes.errors import RecipeError, Stopped
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
@@ -127,22 +135,34 @@ def test_finished_responses_leave_the_batch_without_changing_others(model, monke
     chat = PolicyChat(load_tokenizer(str(model)), policy.generation_config)
     config = GenerateConfig(model=str(model), max_new_tokens=50, samples_per_prompt=8, seed=3)
     requests, _ = plan(prompts(4), chat, policy.config, config)
-    monkeypatch.setattr(batches, "FIRST_STAGE", 64)
+    monkeypatch.setattr(decoding, "STAGE", 64)
     at_once = sample_batch(policy, chat, requests, config)
-    real, sizes = policy.generate, []
-
-    def count_rows(**inputs):
-        sizes.append(len(inputs["input_ids"]))
-        return real(**inputs)
-
-    monkeypatch.setattr(policy, "generate", count_rows)
-    monkeypatch.setattr(batches, "FIRST_STAGE", 8)
+    sizes = shapes_of_passes(policy, monkeypatch)
+    monkeypatch.setattr(decoding, "STAGE", 8)
     assert sample_batch(policy, chat, requests, config) == at_once
     longer_than = [
-        sum(s.tokens > n or (s.truncated and n < 50) for s in at_once) for n in (0, 8, 16, 32)
+        sum(s.tokens > n or (s.truncated and n < 50) for s in at_once) for n in range(1, 50, 8)
     ]
-    assert sizes == longer_than
-    assert sizes[-1] < sizes[0]
+    assert [rows for rows, _ in sizes[1:]] == longer_than
+    assert longer_than[-1] < longer_than[0]
+
+
+def shapes_of_passes(policy, monkeypatch, most=10**6):
+    """Return the list to which each call of `generate` adds its rows and the tokens of a row.
+
+    Calls with more than `most` tokens in all rows run out of memory.
+    """
+    real, shapes = policy.generate, []
+
+    def small_memory(**inputs):
+        rows, tokens = inputs["input_ids"].shape
+        shapes.append((rows, tokens))
+        if rows * tokens > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(**inputs)
+
+    monkeypatch.setattr(policy, "generate", small_memory)
+    return shapes
 
 
 def test_the_models_published_sampling_is_ignored_by_default(model, tmp_path):
@@ -161,23 +181,139 @@ def test_the_models_published_sampling_is_ignored_by_default(model, tmp_path):
     assert items[0] == items[1]
 
 
-def test_out_of_memory_halves_the_batch_and_changes_nothing(model, monkeypatch):
+def test_a_prompt_is_forwarded_once_for_all_its_responses(model, monkeypatch):
     policy = load_for_sampling(str(model), None, "float32")
     chat = PolicyChat(load_tokenizer(str(model)), policy.generation_config)
-    config = GenerateConfig(model=str(model), max_new_tokens=8, samples_per_prompt=2)
-    requests, _ = plan(prompts(4), chat, policy.config, config)
-    expected = sample_batch(policy, chat, requests, config)
-    real, sizes = policy.generate, []
+    config = GenerateConfig(model=str(model), max_new_tokens=12, samples_per_prompt=5)
+    requests, _ = plan(prompts(3), chat, policy.config, config)
+    calls, real = [], policy.model.forward
 
-    def small_memory(**inputs):
-        sizes.append(len(inputs["input_ids"]))
-        if sizes[-1] > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    def record(**inputs):
+        calls.append(tuple(inputs["input_ids"].shape))
         return real(**inputs)
 
-    monkeypatch.setattr(policy, "generate", small_memory)
+    monkeypatch.setattr(policy.model, "forward", record)
+    sample_batch(policy, chat, requests, config)
+    assert calls[0] == (3, len(requests[0].prompt_ids))
+    assert {tokens for _, tokens in calls[1:]} == {1}
+    assert calls[1][0] == 15
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "bloom", "lfm2", "mamba"])
+def test_models_with_other_positions_and_caches_sample_the_same_without_a_cache(
+    family, tmp_path, monkeypatch
+):
+    """Check learned positions, a sliding window of 8, ALiBi, convolutions, and a family without such a
+    cache.
+    """
+    changes = {
+        "gemma3_text": {"sliding_window": 8},
+        "lfm2": {"layer_types": ["conv", "full_attention"]},
+    }
+    folder = make_model(tmp_path / "model", family, **changes.get(family, {}))
+    policy = load_for_sampling(str(folder), None, "float32")
+    chat = PolicyChat(load_tokenizer(str(folder)), policy.generation_config)
+    config = GenerateConfig(model=str(folder), max_new_tokens=24, samples_per_prompt=2)
+    requests, _ = plan(prompts(3), chat, policy.config, config)
+    monkeypatch.setattr(decoding, "STAGE", 8)
+    sampled = sample_batch(policy, chat, requests, config)
+    for response in sampled:
+        request = next(request for request in requests if request.key == response.key)
+        assert response.token_ids == sampled_without_cache(policy, chat, request)
+
+
+@torch.no_grad()
+def sampled_without_cache(policy, chat, request):
+    uniforms = np.random.Generator(np.random.Philox(request.seed)).random(24)
+    ids = list(request.prompt_ids)
+    for uniform in uniforms:
+        logits = policy(input_ids=torch.tensor([ids]), use_cache=False).logits[:, -1]
+        uniform = torch.tensor([[uniform]], dtype=torch.float64)
+        ids.append(draw(logits, uniform, temperature=1.0, top_p=0.95).item())
+        if ids[-1] in chat.stop_ids:
+            break
+    return ids[len(request.prompt_ids) :]
+
+
+def test_out_of_memory_halves_the_batch_and_loses_no_token(model, monkeypatch):
+    policy = load_for_sampling(str(model), None, "float32")
+    chat = PolicyChat(load_tokenizer(str(model)), policy.generation_config)
+    config = GenerateConfig(model=str(model), max_new_tokens=30, samples_per_prompt=2)
+    requests, _ = plan(prompts(2, words=2), chat, policy.config, config)
+    monkeypatch.setattr(decoding, "STAGE", 8)
+    expected = sample_batch(policy, chat, requests, config)
+    length = len(requests[0].prompt_ids)
+    shapes = shapes_of_passes(policy, monkeypatch, most=4 * (length + 10))
     assert sample_batch(policy, chat, requests, config) == expected
-    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    full = (4, length + 17)
+    failed = shapes.index(full)
+    assert shapes[:failed] == [(2, length), (4, length + 1), (4, length + 9)]
+    assert shapes[failed + 1][0] == 2, "half of the rows"
+    assert shapes[failed + 1][1] == length + 17, "with the tokens that they had"
+
+
+def test_a_run_says_that_memory_ran_out_and_continues_with_fewer_responses(
+    model, tmp_path, monkeypatch
+):
+    sizes = []
+
+    def small_memory(model, chat, rows, distribution):
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        decode(model, chat, rows, distribution)
+
+    monkeypatch.setattr(seeded, "decode", small_memory)
+    run_dir = sampling_run(tmp_path, "generate", prompts(4), model=str(model), batch_size=8)
+    generate(run_dir, StopSignal())
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert any("at most 2 responses are sampled" in text for text in messages(run_dir))
+    assert len(rows_of(run_dir)) == 16
+
+
+# --- drawing without a sort -------------------------------------------------------------------------
+
+
+def distributions(rows, words):
+    """Yield logits, (B, V), from nearly certain to uniform, some with many equal values."""
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.0, 0.5, 2.0, 6.0):
+        logits = torch.randn(rows, words, generator=generator) * scale
+        yield logits
+        yield logits.bfloat16().float()
+        yield logits.round()
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"top_p": 1.0},
+        {"top_p": 0.95},
+        {"top_p": 0.3},
+        {"top_p": 0.95, "top_k": 40},
+        {"min_p": 0.02},
+    ],
+    ids=str,
+)
+def test_drawing_from_the_likeliest_tokens_equals_a_full_sort(limits):
+    limits = {"top_p": 1.0, "top_k": 0, "min_p": 0.0} | limits
+    uniforms = torch.rand(64, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    uniforms[:2] = torch.tensor([[0.0], [1 - 2**-53]])
+    for logits in distributions(64, 3000):
+        probs = logits.softmax(1)
+        expected = distribution._draw_from_all(probs, uniforms, *limits.values())
+        fast = distribution._draw_from_likeliest(
+            probs, uniforms, *limits.values(), counts=(32, 256)
+        )
+        assert fast.tolist() == expected.tolist()
+
+
+def test_a_peaked_distribution_is_drawn_without_a_full_sort(monkeypatch):
+    logits = torch.randn(16, 50_000, generator=torch.Generator().manual_seed(0)) * 4
+    monkeypatch.setattr(distribution, "_draw_from_all", None)
+    uniforms = torch.full((16, 1), 0.5, dtype=torch.float64)
+    for top_p in (0.9, 1.0):
+        assert draw(logits, uniforms, temperature=0.7, top_p=top_p).shape == (16, 1)
 
 
 # --- runs -------------------------------------------------------------------------------------------

@@ -11,7 +11,13 @@ from transformers import AutoModelForCausalLM
 from finetune.training import merge as merging
 from finetune.training.merge import LARGEST_SHARE, TEXTS, merge
 from finetune.training.merge_check import difference, distance
-from finetune.training.models.language_model import add_adapter, load_model, load_tokenizer
+from finetune.training.models.language_model import (
+    adapter_state,
+    add_adapter,
+    load_for_sampling,
+    load_model,
+    load_tokenizer,
+)
 from recipes.errors import RecipeError, Stopped
 from recipes.models.chat_options import ChatRecord, fingerprint
 from recipes.preferences.groups import write_groups
@@ -22,6 +28,7 @@ from tests.finetune.training.training_runs import (
     groups_that_like_b,
     make_adapter,
     messages,
+    report_of,
     results,
 )
 from tests.tiny import make_model
@@ -53,10 +60,6 @@ def merge_run(path, model, adapter, *, groups=(), **config):
     if groups:
         write_groups(run_dir.data / "preferences.parquet", groups)
     return run_dir
-
-
-def report_of(run_dir):
-    return json.loads((run_dir.output / "report.json").read_text())
 
 
 @torch.no_grad()
@@ -304,3 +307,31 @@ def test_the_command_line_merges_a_run_directory(tmp_path, model, adapter, monke
     monkeypatch.setattr("sys.argv", ["merge", str(run_dir.path)])
     assert run_recipe(merge, merging.__doc__) == 0
     assert (run_dir.output / "config.json").exists()
+
+
+# --- merges in memory, for sampling ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype", "state"),
+    [
+        (1.0, "float32", "merged"),
+        (1e-3, "float32", "merged"),
+        (1.0, "bfloat16", "merged"),
+        (1e-3, "bfloat16", "separate"),
+    ],
+)
+def test_an_adapter_is_merged_for_sampling_unless_rounding_would_remove_it(
+    tmp_path, model, scale, dtype, state
+):
+    adapter = str(make_adapter(tmp_path / "adapter", model, scale=scale))
+    sampler = load_for_sampling(str(model), adapter, dtype)
+    assert adapter_state(sampler, adapter) == state
+    assert next(sampler.parameters()).dtype == getattr(torch, dtype)
+    expected = add_adapter(load_model(str(model), dtype), adapter)
+    if state == "separate":
+        assert torch.equal(logits_of(sampler), logits_of(expected))
+    else:
+        effect = (logits_of(expected) - logits_of(load_model(str(model), dtype))).abs().mean()
+        assert (logits_of(sampler) - logits_of(expected)).abs().mean() < 0.1 * effect
+    assert adapter_state(load_for_sampling(str(model), None, dtype), None) is None

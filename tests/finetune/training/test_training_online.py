@@ -23,8 +23,8 @@ from recipes.preferences.groups import RESPONSES_CUT_OFF
 from recipes.settings import ConfigError
 from recipes.stopping import StopSignal
 from reward.training.score import Scorer
-from tests.finetune.training.test_training_fitting import apart, report_of
 from tests.finetune.training.training_runs import (
+    apart,
     dpo_run,
     groups_that_like_b,
     interrupt_when,
@@ -32,6 +32,7 @@ from tests.finetune.training.training_runs import (
     messages,
     progress,
     ranked_group,
+    report_of,
     results,
     start,
     user,
@@ -247,6 +248,16 @@ def test_a_damaged_file_of_samples_is_sampled_again(tmp_path, model, reward_mode
     assert apart(run_dir, finished) == 0
 
 
+def test_continuous_batching_draws_the_samples_of_seeded(finished, model, reward_model, tmp_path):
+    """Check the first round, before rounding in the training can make a difference."""
+    run_dir = online_run(tmp_path, model, reward_model, rounds=1, epochs=0.1, engine="batched")
+    online(run_dir, StopSignal())
+    expected, batched = (samples_of(run, "round-1") for run in (finished, run_dir))
+    without_score = [{**row, "score": None} for row in batched]
+    assert without_score == [{**row, "score": None} for row in expected]
+    assert (run_dir.path / "parts/round-1/checkpoints/.responses.jsonl").exists()
+
+
 def test_a_margin_makes_ties_of_samples(tmp_path, model, reward_model, finished):
     """Check that the loss of ties, ½(-log σ(d) - log σ(-d)), is never below ln 2."""
     run_dir = online_run(tmp_path / "run", model, reward_model, rounds=1, tie_margin=1000)
@@ -299,9 +310,9 @@ def test_best_of_n_trains_the_response_with_the_highest_score():
         for n, (text, score) in enumerate([("a", 0.2), ("b", 0.9), ("c", 0.5)])
     ]
     method = BestOfN(BestOfNSettings(model="m", reward_model="r"))
-    best = method.evidence(rank_group("p", user("?"), rows, 0.0)).signals["best"]
+    best = method.loss_inputs(rank_group("p", user("?"), rows, 0.0)).signals["best"]
     assert best.tolist() == [0, 1, 0]
-    tied = method.evidence(rank_group("p", user("?"), rows, 0.5)).signals["best"]
+    tied = method.loss_inputs(rank_group("p", user("?"), rows, 0.5)).signals["best"]
     assert tied.tolist() == [0, 0.5, 0.5]
     assert method.config.learning_rate == 1e-4 and method.config.number_of_rounds == 1
 

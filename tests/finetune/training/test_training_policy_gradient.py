@@ -4,6 +4,7 @@ import json
 import signal
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,12 +25,14 @@ from finetune.training.rewarded_trainer import (
 from finetune.training.samples import RewardScores, read_data
 from finetune.training.train import set_up
 from recipes.errors import RecipeError, Stopped
+from recipes.models.adapter import trained_weights
+from recipes.preferences.tokens import TokenGroup
 from recipes.settings import ConfigError
 from recipes.stopping import StopSignal
 from reward.training.score import Scorer
-from tests.finetune.training.test_training_fitting import apart, report_of, weights_of
 from tests.finetune.training.test_training_frozen_chats import DATED
 from tests.finetune.training.training_runs import (
+    apart,
     dpo_run,
     groups_that_like_b,
     interrupt_when,
@@ -38,8 +41,10 @@ from tests.finetune.training.training_runs import (
     messages,
     progress,
     ranked_group,
+    report_of,
     results,
     start,
+    weights_of,
 )
 from tests.reward.scored import make_letter_scorer, make_scorer_folder
 from tests.schema import differences
@@ -302,6 +307,25 @@ def test_sampling_takes_the_settings_of_length_temperature_and_group(tmp_path, m
 # --- runs -------------------------------------------------------------------------------------------
 
 
+def test_in_bfloat16_the_log_ratios_of_a_changed_policy_are_not_zero(tmp_path, model, likes_b):
+    groups = groups_that_like_b(8)
+    run_dir = gradient_run(
+        tmp_path / "run", model, likes_b, "grpo", groups=groups, dtype="bfloat16"
+    )  # fmt: skip
+    run = PolicyGradient(run_dir, set_up(run_dir), *read_data(run_dir), StopSignal())
+    text = np.arange(10, 30, dtype=np.int32)
+    group = TokenGroup(text[:8], [text[8:14], text[14:]], np.zeros((2, 2), dtype=np.float32))
+    assert run.is_reference()
+    for weight in filter(lambda weight: weight.requires_grad, run.policy.parameters()):
+        weight.data += 0.1
+    assert not run.is_reference()
+    changed = trained_weights(run.policy)
+    now, reference = run.logps(run.part("part", "Part"), [group])
+    assert (np.abs(now[0] - reference[0]) > 0.1).all()
+    weights = trained_weights(run.policy)
+    assert all(torch.equal(weights[name], value) for name, value in changed.items())
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_score_rises_and_the_report_says_so(tmp_path, model, likes_b, method):
     run_dir = gradient_run(
@@ -313,7 +337,10 @@ def test_the_score_rises_and_the_report_says_so(tmp_path, model, likes_b, method
     assert differences(report, SampledReport) == []
     assert report["score_change"]["interval"][0] > 0.03
     before, after = report["rounds"][0], report["after"]
-    assert before["kl"]["value"] == pytest.approx(0, abs=1e-5) and abs(after["kl"]["value"]) > 0.01
+    assert before["kl"]["value"] == 0 and abs(after["kl"]["value"]) > 0.01
+    stages = [e["text"] for e in run_dir.events() if e["event"] == "stage"]
+    compared = [text for text in stages if "Comparing the model with the reference" in text]
+    assert compared == ["After training: Comparing the model with the reference"]
     assert report["kind"] == method and report["training"]["steps"] == 20
     assert report["prompts"] == {"train": 24, "test": 8} and report["accuracy"]["value"] is not None
     assert results(run_dir)[-1]["score_change"] == report["score_change"]
@@ -351,12 +378,10 @@ def uninterrupted(tmp_path_factory, model, likes_b):
     return runs
 
 
-@pytest.mark.parametrize("step", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_killed_run_resumes_to_the_same_weights(
-    tmp_path, model, likes_b, uninterrupted, method, step
-):
-    """Check a kill between two updates on the same samples, and one between two rounds of sampling."""
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, model, likes_b, uninterrupted, method):
+    """Check a kill between two updates on the same samples."""
+    step = 1
     run_dir = gradient_run(tmp_path / "run", model, likes_b, method, **INTERRUPTED)
     process = start(PROGRAM, run_dir)
     killed = interrupt_when(process, run_dir.checkpoints / f"checkpoint-{step}", signal.SIGKILL)
@@ -411,7 +436,7 @@ def test_out_of_memory_halves_the_responses_per_pass_and_keeps_the_result(
     policy_gradient(run_dir, StopSignal())
     assert set(sizes) == {8, 4}
     [text] = messages(run_dir, "warning")
-    assert "continuing with 4 and 8 accumulation steps" in text
+    assert "continuing with 4 at a time" in text
     assert "Resuming from checkpoint-3." in messages(run_dir)
     assert apart(run_dir, uninterrupted[method]) < 1e-4
 

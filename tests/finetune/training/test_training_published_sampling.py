@@ -23,8 +23,9 @@ from finetune.training.models.language_model import (
     load_for_sampling,
     load_tokenizer,
 )
-from finetune.training.sampling.batches import plan, sample_batch
 from finetune.training.sampling.distribution import Distribution, SeededSampling
+from finetune.training.sampling.requests import plan
+from finetune.training.sampling.seeded import sample_batch
 from recipes.errors import RecipeError
 from recipes.stopping import StopSignal
 from tests.finetune.training.training_runs import sampling_run, user

@@ -31,7 +31,7 @@ def loaded_by(*modules, say="0"):
 def test_settings_pairs_and_win_rates_load_without_torch_or_django():
     _, result = loaded_by(
         "finetune.settings",
-        "finetune.evaluation.win_rate",
+        "finetune.statistics.win_rate",
         *sorted({method.__module__ for method in all_methods()}),
         "finetune.report",
         "recipes.preferences.pairs",

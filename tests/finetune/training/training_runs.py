@@ -1,10 +1,8 @@
 """Small runs of the recipes: data a person can read, models of a few thousand weights."""
 
-import os
+import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from finetune.engines.sampled_text import Prompt, write_prompts
 from recipes.preferences.groups import Group, Judgment, write_groups
 from recipes.rundir import RunDir
+from tests.forks import Program
 from tests.tiny import make_model, make_tokenizer
 
 
@@ -59,11 +58,30 @@ def dpo_run(
         "lora_r": 4,
         "lora_alpha": 8,
         "evaluations": 1,
+        "sample_prompts": 0,
         **config,
     }
     run_dir = RunDir.create(path, {"kind": method, "config": settings})
     write_groups(run_dir.data / "preferences.parquet", groups)
     return run_dir
+
+
+def report_of(run_dir: RunDir) -> Any:
+    return json.loads((run_dir.output / "report.json").read_text())
+
+
+def weights_of(folder: Path) -> dict[str, Any]:
+    """Return the tensors of an adapter."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def apart(one: RunDir, other: RunDir) -> float:
+    """Return the largest difference between the weights of two adapters."""
+    first, second = weights_of(one.output), weights_of(other.output)
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
 def make_letters_model(folder: Path) -> Path:
@@ -102,26 +120,20 @@ def sampling_run(path: Path, kind: str, prompts: list[Prompt], **config: Any) ->
     return run_dir
 
 
-def start(module: str, run_dir: RunDir) -> subprocess.Popen:
-    """Run the recipe as a supervisor does, on one thread."""
-    return subprocess.Popen(
-        [sys.executable, "-m", module, str(run_dir.path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(module: str, run_dir: RunDir) -> Program:
+    """Run the recipe in another process. Its output goes to a file next to the run directory."""
+    log = run_dir.path.with_name(f"{run_dir.path.name}.log")
+    return Program(module, run_dir.path, log=log)
 
 
-def interrupt_when(process: subprocess.Popen, path: Path, number: signal.Signals) -> int:
+def interrupt_when(process: Program, path: Path, number: signal.Signals) -> int:
     """Send the signal as soon as `path` exists; the exit status. Fails after a minute."""
     deadline = time.monotonic() + 60
     while not path.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.log.read_text()
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.002)
     process.send_signal(number)
-    process.stderr.close()
     return process.wait(60)
 
 

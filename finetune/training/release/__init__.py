@@ -1,0 +1,1 @@
+"""The programs that push a model to a hub and pull one from it."""
