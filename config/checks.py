@@ -2,14 +2,19 @@
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from config.env import VARIABLES
+from finetune.endpoints import LOOPBACK as LOOPBACK_NAMES
+from finetune.endpoints import EndpointProblem, is_url, read_endpoints
+from serving.address import WrongAddress
+from serving.server.memory import MIN_MEMORY_MB
 
 DEPLOYMENT = "deployment"
 """The tag of checks that also run before commands which serve no pages."""
@@ -54,21 +59,56 @@ INTERNAL_VARIABLES = {
 """Variables that Tiebreak's own processes and tests set."""
 
 
+REPLACED_VARIABLES = {
+    "TIEBREAK_MODEL_SERVER_BASES": "TIEBREAK_MODEL_SERVER_MEMORY_MB",
+    "TIEBREAK_SCORER_AT_ONCE": "TIEBREAK_API_AT_ONCE",
+    "TIEBREAK_SCORER_IDLE_SECONDS": "TIEBREAK_MODEL_SERVER_IDLE_SECONDS",
+    "TIEBREAK_SCORER_MEMORY_MB": "TIEBREAK_MODEL_SERVER_MEMORY_MB",
+    "TIEBREAK_SCORER_MODELS": "TIEBREAK_MODEL_SERVER_MEMORY_MB",
+    "TIEBREAK_SCORER_SECONDS": "TIEBREAK_API_SCORE_SECONDS",
+    "TIEBREAK_SCORER_SOCKET": "TIEBREAK_MODEL_SERVER",
+    "TIEBREAK_SCORER_WAITING": "TIEBREAK_MODEL_SERVER_WAITING",
+}
+"""Variables of earlier versions, and the ones that replace them."""
+
+
 @register(DEPLOYMENT)
 def variables_known(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     names = VARIABLES.keys() | INTERNAL_VARIABLES
     warnings: list[CheckMessage] = []
     for name in sorted(name for name in os.environ if name.startswith("TIEBREAK_")):
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1, 0.8)
             warnings.append(
                 Warning(
                     f"{name} is set, but nothing reads it.",
-                    hint=f"Did you mean {near[0]}?" if near else "docs/settings.md lists them.",
+                    hint=_hint_for(name, names),
                     id="tiebreak.W002",
                 )
             )
     return warnings
+
+
+def _hint_for(name: str, names: Collection[str]) -> str:
+    if name in REPLACED_VARIABLES:
+        return f"{REPLACED_VARIABLES[name]} replaces it. CHANGELOG.md describes the change."
+    near = difflib.get_close_matches(name, names, 1, 0.8)
+    return f"Did you mean {near[0]}?" if near else "docs/settings.md lists them."
+
+
+@register(DEPLOYMENT)
+def model_server_memory(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    megabytes = settings.MODEL_SERVER_MEMORY_MB
+    if megabytes == 0 or megabytes >= MIN_MEMORY_MB:
+        return []
+    return [
+        Error(
+            f"The model server cannot start with {megabytes} MB of memory.",
+            hint=f"Set TIEBREAK_MODEL_SERVER_MEMORY_MB to 0 or to at least {MIN_MEMORY_MB}.",
+            id="tiebreak.E005",
+        )
+    ]
 
 
 @register(DEPLOYMENT)
@@ -91,3 +131,65 @@ def folders_writable(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
                 )
             )
     return errors
+
+
+@register(DEPLOYMENT)
+def mlflow_valid(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    uri = settings.MLFLOW_TRACKING_URI
+    if not uri:
+        return []
+    if not is_url(uri):
+        hint = "Start `mlflow server` and set its address, or unset the variable."
+        from finetune.release.mlflow import WRONG_URI
+
+        return [Error(WRONG_URI, hint=hint, id="tiebreak.E004")]
+    secret = settings.MLFLOW_TRACKING_TOKEN or settings.MLFLOW_TRACKING_PASSWORD
+    if secret and urlsplit(uri).scheme == "http" and urlsplit(uri).hostname not in LOOPBACK_NAMES:
+        return [
+            Warning(
+                "The token or password for MLflow is sent without encryption.",
+                hint="Set an https:// address, or one of a server on this machine.",
+                id="tiebreak.W004",
+            )
+        ]
+    return []
+
+
+@register(DEPLOYMENT)
+def vllm_not_public(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    try:
+        settings.VLLM.check()
+    except WrongAddress as problem:
+        hint = "Serve vLLM on this machine or in an internal network. docs/vllm.md describes it."
+        return [Error(str(problem), hint=hint, id="tiebreak.E006")]
+    if (
+        settings.VLLM.key
+        and urlsplit(settings.VLLM.url).scheme == "http"
+        and not settings.VLLM.is_local
+    ):
+        return [
+            Warning(
+                "The key and the chats for vLLM are sent without encryption.",
+                hint="Use a network that nobody else can read, or put a proxy with TLS in front.",
+                id="tiebreak.W005",
+            )
+        ]
+    return []
+
+
+@register(DEPLOYMENT)
+def endpoints_valid(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    try:
+        endpoints = read_endpoints(settings.ENDPOINTS)
+    except EndpointProblem as problem:
+        hint = "docs/endpoints.md describes the file. Until it is valid, no endpoint can be used."
+        return [Error(str(problem), hint=hint, id="tiebreak.E003")]
+    return [
+        Warning(
+            f"The key of the endpoint {endpoint.name} is sent without encryption.",
+            hint="Declare an https:// address, or a server on this machine.",
+            id="tiebreak.W003",
+        )
+        for endpoint in endpoints.values()
+        if endpoint.sends_key_in_clear
+    ]

@@ -121,9 +121,14 @@ def _alteration(snapshot: Snapshot) -> str:
 
 
 def models(digests: bool) -> Iterator[Problem]:
-    """Yield problems with the folders of adapters, reward models and base models."""
-    rows = [(f"reward model {m.pk} ({m})", m.path, m.base) for m in RewardModel.objects.iterator()]
-    rows += [(f"model {m.pk} ({m})", m.adapter, m.base) for m in Model.objects.iterator()]
+    """Yield problems with the folders of adapters, reward models and base models.
+
+    Models whose files a clean-up has removed are left out.
+    """
+    reward_models = RewardModel.objects.filter(run__files_removed_at=None)
+    rows = [(f"reward model {m.pk} ({m})", m.path, m.base) for m in reward_models.iterator()]
+    own = Model.objects.filter(endpoint="", run__files_removed_at=None).iterator()
+    rows += [(f"model {m.pk} ({m})", m.adapter, m.base) for m in own]
     for about, *values in rows:
         for value in filter(None, values):
             try:
@@ -136,7 +141,8 @@ def outputs(digests: bool) -> Iterator[Problem]:
     """Yield problems with the files of successful runs, except runs that `models` examines."""
     of_models = set(RewardModel.objects.values_list("run_id", flat=True))
     of_models |= set(Model.objects.exclude(run=None).values_list("run_id", flat=True))
-    runs = Run.objects.filter(state=State.SUCCEEDED).exclude(pk__in=of_models).order_by("pk")
+    runs = Run.objects.filter(state=State.SUCCEEDED, files_removed_at=None).order_by("pk")
+    runs = runs.exclude(pk__in=of_models)
     for run in runs.prefetch_related("artifacts").iterator(chunk_size=500):
         if sentence := storage.problem_of(run.artifacts.all(), digests=digests):
             yield Problem(f"run {run.pk}", f"{sentence} Its results are in the database.", False)

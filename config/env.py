@@ -1,6 +1,7 @@
 """Declarations of environment variables, each with its name, default and purpose."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,27 @@ class Variable:
         if value is None or value < minimum:
             raise ImproperlyConfigured(
                 f"{self.name} is {self.text()!r}; it must be a whole number, at least {minimum}."
+            )
+        return value
+
+    def price(self) -> tuple[float, str] | None:
+        """Return an amount and its currency, such as (2.5, "EUR"), or None if the variable is empty."""
+        text = self.text()
+        if not text:
+            return None
+        amount, _, currency = text.partition(" ")
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,4})?", amount):
+            raise ImproperlyConfigured(
+                f"{self.name} is {text!r}; it must be an amount, such as 2.50, and may end with a "
+                "currency, as in 2.50 EUR."
+            )
+        return float(amount), currency.strip()
+
+    def choice(self, *values: str) -> str:
+        value = self.text().lower()
+        if value not in values:
+            raise ImproperlyConfigured(
+                f"{self.name} is {value!r}; it must be {' or '.join(values)}."
             )
         return value
 

@@ -1,5 +1,6 @@
 """Django's settings, read from environment variables. docs/settings.md explains each variable."""
 
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from config.env import BASE_DIR, variable
 from config.local.urls import is_local_database, local_database_url, local_redis_url
+from config.notices import check_webhook, mail_server
 from config.web.connections import OutageConnection, keep_connecting
+from serving.address import Server, VLLMServer
 
 DEBUG = variable(
     "TIEBREAK_DEBUG", "0", "1 shows errors in the browser. Never use it on a public server."
@@ -46,6 +49,81 @@ IMPORT_SECONDS = variable(
 IMPORT_MEMORY_MB = variable(
     "TIEBREAK_IMPORT_MEMORY_MB", "512", "Maximum memory for reading a file, in MB."
 ).number(minimum=64)
+
+ENDPOINTS = Path(
+    variable(
+        "TIEBREAK_ENDPOINTS",
+        str(VAR_DIR / "endpoints.toml"),
+        "TOML file with the OpenAI-compatible servers that runs may use.",
+    ).text()
+).absolute()
+
+MLFLOW_TRACKING_URI = (
+    variable(
+        "MLFLOW_TRACKING_URI",
+        "",
+        "Address of an MLflow server for the curves of runs and promoted models.",
+    )
+    .text()
+    .rstrip("/")
+)
+MLFLOW_TRACKING_TOKEN = variable("MLFLOW_TRACKING_TOKEN", "", "Bearer token for MLflow.").text()
+MLFLOW_TRACKING_USERNAME = variable(
+    "MLFLOW_TRACKING_USERNAME", "", "User name for MLflow, if it has no token."
+).text()
+MLFLOW_TRACKING_PASSWORD = variable("MLFLOW_TRACKING_PASSWORD", "", "Password of this user.").text()
+
+MLFLOW_EXPERIMENT_NAME = variable(
+    "MLFLOW_EXPERIMENT_NAME", "", "Experiment that gets the curves of runs, or one per project."
+).text()
+WANDB_API_KEY = variable(
+    "WANDB_API_KEY", "", "Key of Weights & Biases for the curves of runs."
+).text()
+WANDB_OFFLINE = (
+    variable(
+        "WANDB_MODE", "online", "offline writes the files of Weights & Biases without a key."
+    ).text()
+    == "offline"
+)
+variable("WANDB_PROJECT", "", "Project in Weights & Biases, or one per project of Tiebreak.")
+variable("WANDB_ENTITY", "", "Team or user in Weights & Biases.")
+variable("WANDB_BASE_URL", "", "Address of your own server of Weights & Biases.")
+
+SITE_URL = (
+    variable(
+        "TIEBREAK_URL", "", "Address of the site for links in notices, as https://rank.example.org."
+    )
+    .text()
+    .rstrip("/")
+)
+NOTIFY = variable(
+    "TIEBREAK_NOTIFY", "ended", "Which runs cause a notice: ended for all, or failed."
+).choice("ended", "failed")
+EMAIL_URL = variable(
+    "TIEBREAK_EMAIL_URL",
+    "",
+    "Mail server for notices about runs: smtp://USER:PASSWORD@HOST:587, or smtps:// with TLS from the start.",
+).text()
+EMAIL_FROM = variable(
+    "TIEBREAK_EMAIL_FROM", "tiebreak@localhost", "Sender of e-mails about runs."
+).text()
+if EMAIL_URL:
+    _mail = mail_server(EMAIL_URL)
+    EMAIL_HOST, EMAIL_PORT = _mail.host, _mail.port
+    EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _mail.user, _mail.password
+    EMAIL_USE_TLS, EMAIL_USE_SSL = _mail.starttls, _mail.tls
+EMAIL_TIMEOUT = 10
+WEBHOOK_URL = variable(
+    "TIEBREAK_WEBHOOK_URL", "", "Address that gets a signed POST request when a run has ended."
+).text()
+WEBHOOK_SECRET = variable(
+    "TIEBREAK_WEBHOOK_SECRET", "", "Key that signs these requests. Required with the address."
+).text()
+WEBHOOK_PRIVATE = variable(
+    "TIEBREAK_WEBHOOK_PRIVATE", "0", "1 allows a webhook in the private network."
+).flag()
+if WEBHOOK_URL:
+    check_webhook(WEBHOOK_URL, WEBHOOK_SECRET)
 
 SNAPSHOTS_DIR = Path(
     variable("TIEBREAK_SNAPSHOTS_DIR", str(VAR_DIR / "snapshots"), "Folder for snapshots.").text()
@@ -93,6 +171,16 @@ if (
     )
 SECRET_KEY = _secret_key or _local_secret_key()
 
+CERTIFICATE_KEY = variable(
+    "TIEBREAK_CERTIFICATE_KEY",
+    "",
+    "Private key that signs certificates: 64 hexadecimal digits. If empty, TIEBREAK_SECRET_KEY is used.",
+).text()
+if CERTIFICATE_KEY and not re.fullmatch(r"[0-9a-fA-F]{64}", CERTIFICATE_KEY):
+    raise ImproperlyConfigured(
+        "TIEBREAK_CERTIFICATE_KEY must have 64 hexadecimal digits. Make one with: openssl rand -hex 32"
+    )
+
 ALLOWED_HOSTS = variable(
     "TIEBREAK_ALLOWED_HOSTS",
     "localhost,127.0.0.1,[::1]",
@@ -131,6 +219,8 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.web.request_ids.RequestIds",
+    "config.web.metrics.ApiDurations",
     "config.web.outage.OutageMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -309,6 +399,11 @@ CSRF_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_HTTPONLY = True
 CSRF_FAILURE_VIEW = "django.views.csrf.csrf_failure"
 X_FRAME_OPTIONS = "DENY"
+LIVE_PORT = variable(
+    "TIEBREAK_LIVE_PORT",
+    "0",
+    "Port on which browsers reach the live server directly. 0 means that the proxy passes /live/ to it.",
+).number()
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [NONE],
@@ -316,7 +411,10 @@ CONTENT_SECURITY_POLICY = {
         "style-src": [SELF],
         "img-src": [SELF, "data:"],
         "font-src": [SELF],
-        "connect-src": [SELF],
+        "connect-src": [
+            SELF,
+            *(f"ws://{host}:{LIVE_PORT}" for host in ("127.0.0.1", "localhost") if LIVE_PORT),
+        ],
         "form-action": [SELF],
         "frame-ancestors": [NONE],
         "base-uri": [NONE],
@@ -345,7 +443,10 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "interval_max": 0.2,
 }
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_ROUTES = {"runs.tasks.execute": {"queue": "gpu"}}
+CELERY_TASK_ROUTES = {
+    "runs.tasks.execute": {"queue": "gpu"},
+    "runs.tasks.measure_forecast": {"queue": "gpu"},
+}
 
 RUN_LEASE_SECONDS = variable(
     "TIEBREAK_RUN_LEASE_SECONDS",
@@ -366,34 +467,76 @@ RUNS_AT_ONCE = variable(
     "Maximum number of concurrent runs per machine, each on its own GPUs.",
 ).number(minimum=1)
 
-SCORER_SOCKET = Path(
+PRICE_PER_HOUR = variable(
+    "TIEBREAK_PRICE_PER_HOUR",
+    "",
+    "Price of an hour of a run's machine, for forecasts of cost, such as 2.50 EUR.",
+).price()
+
+MODEL_SERVER = Server(
     variable(
-        "TIEBREAK_SCORER_SOCKET", str(VAR_DIR / "scorer.sock"), "Path of the scorer's socket."
-    ).text()
-).absolute()
-SCORER_SECONDS = variable(
-    "TIEBREAK_SCORER_SECONDS",
+        "TIEBREAK_MODEL_SERVER",
+        f"unix:{VAR_DIR / 'models.sock'}",
+        "Address of the model server: unix:/PATH or HOST:PORT.",
+    ).text(),
+    variable(
+        "TIEBREAK_MODEL_SERVER_TOKEN",
+        "",
+        "Secret that the web server and the model server share. Required for other machines.",
+    ).text(),
+    variable(
+        "TIEBREAK_MODEL_SERVER_CA",
+        "",
+        "PEM file of the certificate by which the web server recognises the model server.",
+    ).text(),
+)
+VLLM = VLLMServer(
+    variable(
+        "TIEBREAK_VLLM_URL",
+        "",
+        "Address of a vLLM server that answers for promoted adapters, such as http://127.0.0.1:8100.",
+    )
+    .text()
+    .rstrip("/"),
+    variable("TIEBREAK_VLLM_KEY", "", "API key of the vLLM server.").text(),
+)
+MODEL_SERVER_CERTIFICATE = variable(
+    "TIEBREAK_MODEL_SERVER_CERTIFICATE", "", "PEM file of the model server's certificate."
+).text()
+MODEL_SERVER_KEY = variable(
+    "TIEBREAK_MODEL_SERVER_KEY", "", "PEM file of the private key of this certificate."
+).text()
+MODEL_SERVER_IDLE_SECONDS = variable(
+    "TIEBREAK_MODEL_SERVER_IDLE_SECONDS",
+    "600",
+    "The model server unloads its models after this many seconds without a request.",
+).number(minimum=1)
+MODEL_SERVER_MEMORY_MB = variable(
+    "TIEBREAK_MODEL_SERVER_MEMORY_MB",
+    "0",
+    "Maximum memory of the model server in MB. 0 means half of the machine's, or the whole GPU's.",
+).number()
+MODEL_SERVER_ADAPTERS = variable(
+    "TIEBREAK_MODEL_SERVER_ADAPTERS", "8", "Number of adapters that it keeps loaded per base model."
+).number(minimum=1)
+MODEL_SERVER_STREAMS = variable(
+    "TIEBREAK_MODEL_SERVER_STREAMS", "64", "Number of requests that it answers at the same time."
+).number(minimum=1)
+MODEL_SERVER_WAITING = variable(
+    "TIEBREAK_MODEL_SERVER_WAITING", "64", "Number of further requests that may wait."
+).number()
+MODEL_SERVER_MAX_TOKENS = variable(
+    "TIEBREAK_MODEL_SERVER_MAX_TOKENS", "4096", "Maximum number of tokens of an answer."
+).number(minimum=1)
+API_SCORE_SECONDS = variable(
+    "TIEBREAK_API_SCORE_SECONDS",
     "30",
     "How many seconds the API waits for scores before it answers 503.",
 ).number(minimum=1)
-SCORER_AT_ONCE = variable(
-    "TIEBREAK_SCORER_AT_ONCE", "2", "Number of requests per web process that may wait for scores."
-).number(minimum=1)
-SCORER_WAITING = variable(
-    "TIEBREAK_SCORER_WAITING", "16", "Number of requests that may wait in the scorer's own queue."
-).number(minimum=1)
-SCORER_IDLE_SECONDS = variable(
-    "TIEBREAK_SCORER_IDLE_SECONDS",
-    "600",
-    "The scorer unloads a model that was idle for this many seconds.",
-).number(minimum=1)
-SCORER_MEMORY_MB = variable(
-    "TIEBREAK_SCORER_MEMORY_MB",
-    "0",
-    "Maximum memory of the scorer in MB. 0 means half of the machine's.",
-).number()
-SCORER_MODELS = variable(
-    "TIEBREAK_SCORER_MODELS", "1", "Number of reward models that the scorer keeps loaded."
+API_AT_ONCE = variable(
+    "TIEBREAK_API_AT_ONCE",
+    "2",
+    "Number of threads of a web process that may wait for the model server.",
 ).number(minimum=1)
 API_RESPONSES_A_MINUTE = variable(
     "TIEBREAK_API_RESPONSES_A_MINUTE",
@@ -404,20 +547,45 @@ API_CHARACTERS = variable(
     "TIEBREAK_API_CHARACTERS", "500000", "Maximum number of characters in an API request."
 ).number(minimum=1)
 
+API_STREAMS = variable(
+    "TIEBREAK_API_STREAMS",
+    "64",
+    "Number of chat answers in progress per token and web process.",
+).number(minimum=1)
+API_CHAT_SECONDS = variable(
+    "TIEBREAK_API_CHAT_SECONDS", "300", "Maximum time of a chat answer of the API, in seconds."
+).number(minimum=1)
+
+METRICS_TOKEN = variable(
+    "TIEBREAK_METRICS_TOKEN",
+    "",
+    "Token with which Prometheus reads /metrics/. Without one, there are no metrics.",
+).text()
+
 CELERY_BEAT_SCHEDULE = {
+    "send-notices": {"task": "runs.tasks.send_notices", "schedule": 15},
     "reap-runs": {"task": "runs.tasks.reap", "schedule": max(1, RUN_LEASE_SECONDS // 3)},
     "release-leases": {"task": "labeling.tasks.release_expired_leases", "schedule": 30},
     "reap-file-imports": {"task": "labeling.importing.tasks.reap_file_imports", "schedule": 10},
     "forget-sign-ins": {"task": "accounts.tasks.forget_old_sign_ins", "schedule": 3600},
     "count-large-projects": {"task": "labeling.tasks.count_large_projects", "schedule": 300},
+    "deliver-promotions": {"task": "finetune.tasks.deliver_promotions", "schedule": 30},
+    "stop-evaluations": {"task": "finetune.tasks.stop_decided_evaluations", "schedule": 10},
 }
+CELERY_BEAT_SCHEDULER = "config.scheduler:Scheduler"
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
 
+LOG_FORMAT = variable(
+    "TIEBREAK_LOG_FORMAT", "text", "Format of log lines: text, or json for one object per line."
+).choice("text", "json")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "text": {"()": "formatting.log_lines.TextFormatter"},
+        "json": {"()": "formatting.log_lines.JsonFormatter"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
     "root": {"handlers": ["console"], "level": "WARNING"},
     "filters": {"outages": {"()": "config.web.outage.OutagesWithoutTraceback"}},
     "loggers": {

@@ -4,6 +4,8 @@ from django.urls import URLPattern, URLResolver, include, path
 from config.web.api import urls as api
 from config.web.health import health
 from config.web.language import Catalog
+from config.web.metrics import metrics
+from config.web.readiness import ready
 from config.web.views import home, projects
 
 handler400 = "config.web.limits.bad_request"
@@ -20,6 +22,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("i18n.js", Catalog.as_view(), name="words"),
     path("i18n/", include("django.conf.urls.i18n")),
     path("api/v1/", api),
+    path("v1/", include("finetune.serving.urls")),
     path("health/", health, name="health"),
+    path("ready/", ready, name="ready"),
+    path("metrics/", metrics, name="metrics"),
     path("admin/", admin.site.urls),
 ]

@@ -17,14 +17,15 @@ from django.conf import settings
 from config.env import BASE_DIR
 from config.local.services import LocalServicesError, keeper_log, revive_keeper
 from config.local.supervision import Restarts, sentence
-from reward.scoring.wire import address
 from runs.supervision.child import environment
+from serving.address import UNIX, WrongAddress, check_address
 
 STOP_SECONDS = 20
 POLL_SECONDS = 0.2
 FIRST_PORT = 8000
 LAST_PORT = 65535
 PORTS_TRIED = 100
+LIVE_NICENESS = 5
 # As root, Celery warns about pickled messages, but Tiebreak's messages are JSON.
 NO_ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 
@@ -43,6 +44,8 @@ class Service:
     pipe: int = -1
     recipe: bool = False
     """Whether this is a recipe, which needs no database and does not get its URL."""
+    variables: dict[str, str] = field(default_factory=dict, repr=False)
+    """Further environment variables, such as a secret that a recipe needs."""
     output: IO[bytes] | None = None
     """The file to which the output is written, or None to use this process's output."""
     restarts: Restarts = field(default_factory=Restarts)
@@ -62,7 +65,10 @@ class Service:
                     *self.command,
                 ],
                 cwd=BASE_DIR,
-                env=environment(self.command) if self.recipe else None,
+                env={
+                    **(environment(self.command) if self.recipe else os.environ),
+                    **self.variables,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=self.output,
                 stderr=self.output,
@@ -211,7 +217,7 @@ def free_port(first: int = FIRST_PORT, host: str = "127.0.0.1") -> int:
     raise OSError(f"every port from {first} to {last} is taken")
 
 
-def web(port: int) -> Service:
+def web(port: int, live_port: int) -> Service:
     return Service(
         "web",
         [
@@ -219,10 +225,27 @@ def web(port: int) -> Service:
             "--worker-class", "config.web.server.BufferingWorker", "--workers", "1", "--threads", "4", "--log-level", "warning",
             "--graceful-timeout", "5", "--no-control-socket",
         ],
+        variables={"TIEBREAK_LIVE_PORT": str(live_port)},
     )  # fmt: skip
 
 
-def worker() -> Service:
+def live(port: int) -> Service:
+    """Return the server of WebSockets. Messages to it are at most 128 KiB.
+
+    Its priority is low, so that reviewers' pages stay fast while many answers stream.
+    """
+    return Service(
+        "live",
+        [
+            sys.executable, "-m", "serving.priority", str(LIVE_NICENESS),
+            sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1",
+            "--port", str(port), "--log-level", "warning", "--lifespan", "off",
+            "--ws-max-size", "131072", "--timeout-graceful-shutdown", "5",
+        ],
+    )  # fmt: skip
+
+
+def worker(runs_at_once: int) -> Service:
     return Service(
         "worker",
         [
@@ -231,6 +254,7 @@ def worker() -> Service:
             "--concurrency", "4", "--queues", "default,gpu", "--loglevel", "warning",
             "--without-gossip", "--without-mingle",
         ],
+        variables={"TIEBREAK_RUNS_AT_ONCE": str(runs_at_once)},
     )  # fmt: skip
 
 
@@ -245,30 +269,48 @@ def beat() -> Service:
     )  # fmt: skip
 
 
-def everything(port: int) -> list[Service]:
-    return [web(port), worker(), beat(), *scorers()]
+def everything(port: int, *, runs_at_once: int = 0) -> list[Service]:
+    """Return all services, with a web server on this port.
+
+    The worker executes at least `runs_at_once` runs at a time, or more if the setting is higher.
+    """
+    live_port = free_port(port + 1)
+    return [
+        web(port, live_port),
+        live(live_port),
+        worker(max(runs_at_once, settings.RUNS_AT_ONCE)),
+        beat(),
+        *model_servers(),
+    ]
 
 
-def scorer() -> Service:
-    """Return the scorer. It needs only 15 MB of memory until a request makes it load a reward model."""
-    return Service(
-        "scorer",
-        [
-            sys.executable, "-m", "reward.training.serve", str(settings.SCORER_SOCKET),
-            "--idle", str(settings.SCORER_IDLE_SECONDS), "--memory", str(settings.SCORER_MEMORY_MB),
-            "--models", str(settings.SCORER_MODELS), "--waiting", str(settings.SCORER_WAITING),
-        ],
-        recipe=True,
-    )  # fmt: skip
+def model_server() -> Service:
+    """Return the model server. It loads no model, and not even torch, before the first request."""
+    line = [
+        sys.executable, "-m", "finetune.training.serve", settings.MODEL_SERVER.address,
+        "--idle", str(settings.MODEL_SERVER_IDLE_SECONDS),
+        "--memory", str(settings.MODEL_SERVER_MEMORY_MB),
+        "--adapters", str(settings.MODEL_SERVER_ADAPTERS),
+        "--streams", str(settings.MODEL_SERVER_STREAMS),
+        "--waiting", str(settings.MODEL_SERVER_WAITING),
+        "--max-tokens", str(settings.MODEL_SERVER_MAX_TOKENS),
+    ]  # fmt: skip
+    if settings.MODEL_SERVER_CERTIFICATE:
+        line += ["--certificate", settings.MODEL_SERVER_CERTIFICATE]
+    if settings.MODEL_SERVER_KEY:
+        line += ["--key", settings.MODEL_SERVER_KEY]
+    token = settings.MODEL_SERVER.token
+    variables = {"TIEBREAK_MODEL_SERVER_TOKEN": token} if token else {}
+    return Service("model server", line, recipe=True, variables=variables)
 
 
-def scorers() -> list[Service]:
-    """Return a list with the scorer, or an empty list if the path of its socket is too long."""
+def model_servers() -> list[Service]:
+    """Return the model server, or an empty list if it runs elsewhere or its address is not valid."""
     try:
-        address(settings.SCORER_SOCKET)
-    except ValueError:
+        check_address(settings.MODEL_SERVER.address)
+    except WrongAddress:
         return []
-    return [scorer()]
+    return [model_server()] if settings.MODEL_SERVER.address.startswith(UNIX) else []
 
 
 def wait_for_web(port: int, seconds: float = 30) -> None:

@@ -28,6 +28,7 @@ ITEMS = (
     Item("snapshots", _("Snapshots"), "snapshots", lambda user: user.can_lead),
     Item("runs", _("Runs"), "runs", lambda user: user.can_lead),
     Item("models", _("Models"), "models", lambda user: user.can_lead),
+    Item("chats", _("Chats"), "chats", lambda user: user.can_lead),
     Item("people", _("People"), "people", lambda user: user.is_superuser),
     Item("admin", _("Admin"), "admin:index", lambda user: user.is_staff),
 )

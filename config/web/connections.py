@@ -101,7 +101,7 @@ class Watchdog:
 
     def _overdue(self) -> list[tuple[OutageConnection, float]]:
         latest = time.monotonic() - SILENT_SECONDS
-        return [wait for wait in list(self._began.items()) if wait[1] < latest]
+        return [wait for wait in self._began.copy().items() if wait[1] < latest]
 
     def _disconnect(self, connection: OutageConnection, began: float) -> None:
         """Shut down the socket, so that the waiting thread gets an error, if it still waits.

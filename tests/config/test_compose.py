@@ -1,5 +1,6 @@
 """Tests of the privileges and secrets of the services in docker-compose.yml."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -11,17 +12,40 @@ import yaml
 from config.env import BASE_DIR
 
 SERVICES = yaml.safe_load((BASE_DIR / "docker-compose.yml").read_text())["services"]
+WEB_SECRETS = {
+    "POSTGRES_PASSWORD", "REDIS_PASSWORD", "TIEBREAK_METRICS_TOKEN", "TIEBREAK_SECRET_KEY",
+    "TIEBREAK_VLLM_KEY",
+}  # fmt: skip
 SECRETS = {
     "postgres": {"POSTGRES_PASSWORD"},
     "redis": {"REDIS_PASSWORD"},
     "migrate": {"POSTGRES_PASSWORD", "REDIS_PASSWORD"},
-    "web": {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "TIEBREAK_SECRET_KEY"},
-    "worker": {"POSTGRES_PASSWORD", "REDIS_PASSWORD"},
+    "web": WEB_SECRETS,
+    "live": WEB_SECRETS,
+    "worker": {
+        "POSTGRES_PASSWORD",
+        "REDIS_PASSWORD",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "TIEBREAK_EMAIL_URL",
+        "TIEBREAK_VLLM_KEY",
+        "TIEBREAK_WEBHOOK_SECRET",
+    },
     "beat": {"POSTGRES_PASSWORD", "REDIS_PASSWORD"},
-    "gpu-worker": {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "HF_TOKEN"},
-    "scorer": set(),
+    "gpu-worker": {
+        "POSTGRES_PASSWORD",
+        "REDIS_PASSWORD",
+        "HF_TOKEN",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "WANDB_API_KEY",
+    },
+    "model-server": set(),
+    "caddy": set(),
 }
-SECRET = re.compile(r"\$\{(\w*(?:PASSWORD|SECRET_KEY|TOKEN))\b")
+SECRET = re.compile(
+    r"\$\{(\w*(?:PASSWORD|SECRET_KEY|WEBHOOK_SECRET|API_KEY|EMAIL_URL|TOKEN|VLLM_KEY))\b"
+)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -41,7 +65,9 @@ def test_passwords_are_required_and_databases_publish_no_port():
     text = (BASE_DIR / "docker-compose.yml").read_text()
     for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "TIEBREAK_SECRET_KEY"):
         assert set(re.findall(rf"\$\{{{name}([^}}]*)\}}", text)) == {f":?set {name}"}
-    assert {name for name, service in SERVICES.items() if "ports" in service} == {"web"}
+    assert {name for name, service in SERVICES.items() if "ports" in service} == {
+        "web", "live", "caddy",
+    }  # fmt: skip
 
 
 def test_the_password_of_redis_is_not_an_argument():
@@ -54,10 +80,10 @@ def test_the_password_of_redis_is_not_an_argument():
     assert printed.stdout == "requirepass pass-1\n"
 
 
-def test_the_scorer_starts_without_database_and_secrets():
+def test_the_model_server_starts_without_database_and_secrets():
     environment = {"PATH": os.environ["PATH"]}
     ended = subprocess.run(
-        [sys.executable, *SERVICES["scorer"]["command"][1:3], "--help"],
+        [sys.executable, *SERVICES["model-server"]["command"][1:3], "--help"],
         cwd=BASE_DIR, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0 and "socket" in ended.stdout
@@ -68,5 +94,12 @@ def test_the_gpu_image_has_what_triton_and_qlora_need():
     [line] = [row for row in dockerfile.splitlines() if "apt-get install" in row]
     assert 'if [ -n "$EXTRAS" ]' in line, "the image of the web server needs no compiler"
     assert {"gcc", "g++", "libc6-dev"} <= set(line.split())
-    for name in ("gpu-worker", "scorer"):
+    for name in ("gpu-worker", "model-server"):
         assert SERVICES[name]["build"]["args"]["EXTRAS"] == "train,quantize"
+
+
+def test_the_live_server_publishes_the_port_it_listens_on():
+    command, ports = SERVICES["live"]["command"], SERVICES["live"]["ports"]
+    assert command[command.index("--port") + 1] == ports[0].rsplit(":", 1)[1]
+    module, name = command[1].split(":")
+    assert hasattr(importlib.import_module(module), name)

@@ -17,7 +17,7 @@ from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
 from config import checks
-from config.env import BASE_DIR, Variable
+from config.env import BASE_DIR, VARIABLES, Variable
 from config.web import health
 from labeling.management.commands.import_data import Command
 
@@ -47,6 +47,22 @@ def test_an_unknown_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> No
     typo, unknown = checks.variables_known(None)
     assert (typo.id, typo.hint) == ("tiebreak.W002", "Did you mean TIEBREAK_HTTPS?")
     assert "TIEBREAK_XYZZY" in unknown.msg and "docs/settings.md" in unknown.hint
+
+
+def test_a_variable_of_an_earlier_version_is_reported_with_the_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert set(checks.REPLACED_VARIABLES.values()) <= VARIABLES.keys()
+    assert not checks.REPLACED_VARIABLES.keys() & VARIABLES.keys()
+    monkeypatch.setenv("TIEBREAK_SCORER_MODELS", "2")
+    [warning] = checks.variables_known(None)
+    assert warning.hint and "TIEBREAK_MODEL_SERVER_MEMORY_MB replaces it" in warning.hint
+
+
+def test_a_memory_in_which_the_model_server_cannot_start_is_an_error(settings: Settings) -> None:
+    for megabytes, errors in {0: [], 500: [], 499: ["tiebreak.E005"]}.items():
+        settings.MODEL_SERVER_MEMORY_MB = megabytes
+        assert [error.id for error in checks.model_server_memory(None)] == errors
 
 
 def test_an_import_also_runs_the_checks_of_the_deployment(monkeypatch: pytest.MonkeyPatch) -> None:

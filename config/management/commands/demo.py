@@ -21,10 +21,14 @@ from demo import people
 from demo.loop import PROMPTS, DemoError, Watcher, evaluation_of, run_loop
 from demo.progress import Steps
 from demo.project import slug_of
+from labeling.guidelines.versions import GuidelineError
 from recipes.rundir import write_atomically
 from runs.services import InvalidConfig
 
 MIN_PROMPTS = 20
+MAX_ROUNDS = 9
+RUNS_AT_ONCE = 2
+"""The loop trains the reward model and the language model at the same time."""
 
 
 class Command(BaseCommand):
@@ -50,8 +54,15 @@ class Command(BaseCommand):
             "--prompts",
             type=int,
             default=PROMPTS,
-            help=f"The number of letters, at least {MIN_PROMPTS} (default: {PROMPTS}). With fewer letters "
+            help=f"The number of letters in a round, at least {MIN_PROMPTS} (default: {PROMPTS}). With fewer letters "
             "the demo is faster, but there are too few to show an improvement.",
+        )
+        parser.add_argument(
+            "--rounds",
+            type=int,
+            default=1,
+            help="The number of rounds of the loop (default: 1). Each further round samples answers to "
+            "as many new letters from the promoted model, and continues to train it on their rankings.",
         )
         parser.add_argument(
             "--port",
@@ -60,11 +71,17 @@ class Command(BaseCommand):
             help=f"The port on which to serve, or the next free one (default: {FIRST_PORT}).",
         )
 
-    def handle(self, *, exit: bool, seed: int, prompts: int, port: int, **options: Any) -> None:
+    def handle(
+        self, *, exit: bool, seed: int, prompts: int, rounds: int, port: int, **options: Any
+    ) -> None:
         if prompts < MIN_PROMPTS:
             raise CommandError(
                 f"The demo needs at least {MIN_PROMPTS} letters, so that some can be held out; "
                 f"got {prompts}."
+            )
+        if not 1 <= rounds <= MAX_ROUNDS:
+            raise CommandError(
+                f"The number of rounds must be from 1 to {MAX_ROUNDS}; got {rounds}."
             )
         self.started = time.monotonic()
         self.steps = Steps(sys.stderr)
@@ -75,40 +92,47 @@ class Command(BaseCommand):
                 log_to(output)
                 port = chosen_port(port, self)
                 note_port(port)
-                self.serve(port, seed, prompts, exit, output)
+                self.run(port, seed, prompts, rounds, exit, output)
         except KeyboardInterrupt:
             self.steps.interrupt()
             self.stdout.write("Stopped. Start again with `make demo`; nothing is lost.")
         except AlreadyRunning as error:
             raise CommandError(str(error)) from None
-        except (DemoError, InvalidConfig, TimeoutError) as error:
+        except (DemoError, GuidelineError, InvalidConfig, TimeoutError) as error:
             self.steps.interrupt()
             raise CommandError(f"{str(error).rstrip('.')}. The log is {log}.") from None
 
-    def serve(self, port: int, seed: int, prompts: int, exit: bool, output: TextIO) -> None:
+    def run(
+        self, port: int, seed: int, prompts: int, rounds: int, exit: bool, output: TextIO
+    ) -> None:
+        """Run the loop unless it is finished, serve the demo unless it should exit, print the figures."""
         call_command("migrate", verbosity=0)
         people.ensure_people()
-        with Services(everything(port), out=output, output=output.buffer) as services:
-            wait_for_web(port)
-            self.print_addresses(port, seed, output.name)
-            figures = self.saved_figures(seed)
-            if figures is None:
-                figures = self.figures(seed, prompts, services)
+        figures = self.saved_figures(seed, rounds)
+        if figures is None or not exit:
+            processes = everything(port, runs_at_once=RUNS_AT_ONCE)
+            with Services(processes, out=output, output=output.buffer) as services:
+                wait_for_web(port)
+                self.print_addresses(port, seed, output.name)
+                if figures is None:
+                    figures = self.figures(seed, prompts, rounds, services)
+                    if not exit:
+                        self.print_addresses(port, seed, output.name)
                 if not exit:
-                    self.print_addresses(port, seed, output.name)
-            if not exit:
-                services.watch()
+                    services.watch()
         self.stdout.write(json.dumps(figures))
 
-    def saved_figures(self, seed: int) -> dict[str, Any] | None:
-        """Return the figures of an earlier complete loop on this database, or None."""
+    def saved_figures(self, seed: int, rounds: int) -> dict[str, Any] | None:
+        """Return the figures of an earlier loop on this database with as many rounds, or None."""
         path = figures_file(seed)
         figures = json.loads(path.read_text()) if path.exists() else None
-        return figures if figures and evaluation_of(seed) == figures["evaluation"] else None
+        if not figures or evaluation_of(seed) != figures["evaluation"]:
+            return None
+        return figures if len(figures.get("rounds", ())) >= rounds else None
 
-    def figures(self, seed: int, prompts: int, services: Services) -> dict[str, Any]:
+    def figures(self, seed: int, prompts: int, rounds: int, services: Services) -> dict[str, Any]:
         """Run the loop, save its figures for the next start, and return them."""
-        figures = run_loop(seed, Watcher(self.steps, services.revive), prompts)
+        figures = run_loop(seed, Watcher(self.steps, services.revive), prompts, rounds)
         figures["seconds"] = round(time.monotonic() - self.started, 1)
         write_atomically(figures_file(seed), json.dumps(figures))
         return figures

@@ -80,7 +80,7 @@ PARTS = {
     "web": ["gunicorn"],
     "worker": [" worker "],
     "beat": [" beat "],
-    "scorer": ["reward.training.serve"],
+    "model server": ["finetune.training.serve"],
 }
 
 
