@@ -1,15 +1,14 @@
-// Draw the curves of a run with uPlot: one chart per metric, together with its held-out twin.
+// Draw the curves of a run with uPlot: one chart per metric, together with its held-out twin. The
+// curves that matter first come first, and the others are folded.
+import { FEW, colour, fit, frame, legendValue, percent, short } from "./charts.js";
+import { find } from "./dom.js";
+import { explained, json, label } from "./terms.js";
 
 /** @typedef {{ number: number, step: number, values: Record<string, number> }} Point */
 /** @typedef {{ plot: uPlot, names: string, body: HTMLElement, card: HTMLElement }} Chart */
 
 const HELD_OUT = /^(eval|test|held_out)[_/]/;
-/** @type {Record<string, string | undefined>} */
-const LABELS = { tokens_per_s: "tokens/s", memory_mb: "memory, MB", "held_out/nll": "held out, nats per token", drift: "drift on other prompts", reward_score: "mean score of samples", kl: "KL to the original model, nats", kl_per_token: "KL to the original model, nats per token", reward_spread: "spread of the scores of samples", equal_rewards: "prompts whose samples have equal scores", mean_tokens: "mean length of samples, tokens", truncated: "samples cut off", clipped: "share clipped", unscored: "samples without a score", distinct: "different samples" };
 const COLOURS = ["--accent", "--warn", "--info", "--ok"];
-const HEIGHT = 200;
-/** Curves with fewer points show each of them. */
-const FEW = 12;
 
 /** @type {Map<number, Record<string, number>>} */
 const steps = new Map();
@@ -18,21 +17,8 @@ const charts = new Map();
 /** @type {Set<string>} */
 let shares = new Set();
 
-/** @param {string} name */
-const label = (name) => LABELS[name] || name.replaceAll("_", " ").replaceAll("/", " ");
-
-/**
- * Resolve a custom property. Values of light-dark() resolve only on an element that uses them.
- * @param {string} name
- */
-function colour(name) {
-  const probe = document.createElement("span");
-  probe.style.color = `var(${name})`;
-  document.body.append(probe);
-  const { color } = getComputedStyle(probe);
-  probe.remove();
-  return color;
-}
+/** @type {string[]} the figures that matter first */
+let main = [];
 
 /**
  * Add points. A resumed run repeats the steps after its checkpoint; the later value counts.
@@ -53,12 +39,16 @@ function groups() {
     const group = name.replace(HELD_OUT, "");
     namesByGroup.set(group, (namesByGroup.get(group) ?? new Set()).add(name));
   }
-  /** @param {string} name */
-  const position = (name) => (name === "loss" ? 0 : HELD_OUT.test(name) ? 2 : 1);
   return [...namesByGroup]
     .map(([group, names]) => /** @type {[string, string[]]} */ ([group, ordered(names)]))
-    .sort(([a], [b]) => position(a) - position(b) || a.localeCompare(b));
+    .sort(([a, names], [b, others]) => rank(names) - rank(others) || a.localeCompare(b));
 }
+
+/**
+ * Return the position of a chart among those that matter first, or Infinity.
+ * @param {string[]} names
+ */
+const rank = (names) => Math.min(...names.map((name) => (main.includes(name) ? main.indexOf(name) : Infinity)));
 
 /**
  * Put the training curve before its held-out twin, so that every chart uses the same colours.
@@ -82,44 +72,8 @@ function dataOf(names) {
   return [rows.map(([step]) => step), ...names.map((name) => rows.map(([, values]) => values[name] ?? null))];
 }
 
-/** @typedef {(value: number | null | undefined) => string} Format */
-
-/** @type {Format} */
-function short(value) {
-  if (value === null || value === undefined) return "–";
-  const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
-  return value.toLocaleString("en", { maximumSignificantDigits: 4 });
-}
-
-/**
- * Format a share as the rest of the page does: one decimal, and a point in every language.
- * @type {Format}
- */
-const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(1)}%`);
 /** @param {string} name */
 const formatOf = (name) => (shares.has(name) ? percent : short);
-
-/**
- * Show the value under the pointer in the legend, or the latest value.
- * @param {Format} format
- * @returns {uPlot.Series.Value}
- */
-function legendValue(format) {
-  return (plot, value, series, index) => {
-    if (index !== null && index !== undefined) return format(value);
-    return format([...plot.data[series]].findLast((other) => other !== null));
-  };
-}
-
-/**
- * Limit the axis to 100%: a curve that stays at 100% would otherwise be drawn halfway up to 200%.
- * @type {uPlot.Range.Function}
- */
-function rangeOfShares(_plot, low, high) {
-  const [from, to] = uPlot.rangeNum(low ?? 0, high ?? 1, 0.1, true);
-  return [Math.max(0, from ?? 0), Math.min(1, to ?? 1)];
-}
 
 /**
  * @param {string[]} names
@@ -127,17 +81,8 @@ function rangeOfShares(_plot, low, high) {
  * @returns {uPlot.Options}
  */
 function options(names, width) {
-  /** @type {uPlot.Axis} */
-  const axis = {
-    stroke: colour("--muted"), font: "12px system-ui",
-    grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 },
-  };
   return {
-    width, height: HEIGHT,
-    scales: { x: { time: false }, y: { range: shares.has(names[0]) ? rangeOfShares : undefined } },
-    legend: { live: true },
-    cursor: { sync: { key: "run" } },
-    axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map(formatOf(names[0])) }],
+    ...frame({ width, share: shares.has(names[0]) }),
     series: [
       { label: "step", value: legendValue(short) },
       ...names.map((name, number) => ({
@@ -152,29 +97,43 @@ function options(names, width) {
  * @param {HTMLElement} root
  * @param {string} group
  * @param {string[]} names
+ * @param {HTMLElement | null} next  the card before which the new one is inserted
  */
-function make(root, group, names) {
+function make(root, group, names, next) {
   const card = document.createElement("div");
   card.className = "card runs-curve";
   const heading = document.createElement("h3");
-  heading.textContent = label(group);
+  heading.append(explained(names[0], `curve-${charts.size}-${group.replaceAll(/\W+/g, "-")}`));
   const body = document.createElement("div");
   card.append(heading, body);
-  root.append(card);
+  root.insertBefore(card, next);
   const plot = new uPlot(options(names, body.clientWidth), dataOf(names), body);
   charts.set(group, { plot, names: names.join(), body, card });
 }
 
-/** @param {HTMLElement} root */
+/**
+ * Draw the curves that matter first into `root`, and the others into the folded part after it. Without
+ * curves that matter first, nothing is folded.
+ * @param {HTMLElement} root
+ */
 function draw(root) {
-  for (const [group, names] of groups()) {
+  const more = find(document, "[data-more-curves]");
+  const all = groups();
+  const fold = all.some(([, names]) => rank(names) < Infinity);
+  /** @type {Map<HTMLElement, HTMLElement>} */
+  const next = new Map();
+  for (const [group, names] of all.toReversed()) {
+    const parent = fold && rank(names) === Infinity ? find(more, ".runs-curves") : root;
     const chart = charts.get(group);
-    if (chart && chart.names === names.join()) chart.plot.setData(dataOf(names));
+    if (chart && chart.names === names.join() && parent.contains(chart.card)) chart.plot.setData(dataOf(names));
     else {
       remove(group);
-      make(root, group, names);
+      make(parent, group, names, next.get(parent) ?? null);
     }
+    const shown = charts.get(group);
+    if (shown) next.set(parent, shown.card);
   }
+  more.hidden = !find(more, ".runs-curves").childElementCount;
 }
 
 /** @param {string} group */
@@ -192,6 +151,7 @@ function remove(group) {
  * @param {Point[]} points
  */
 export function drawCurves(root, points) {
+  main = json("main-figures");
   const redraw = () => {
     for (const group of [...charts.keys()]) remove(group);
     draw(root);
@@ -203,14 +163,6 @@ export function drawCurves(root, points) {
   };
   shares = new Set((root.dataset.shares || "").split(" "));
   extend(points);
-  new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  new ResizeObserver(() => {
-    for (const { plot, body } of charts.values()) {
-      if (body.clientWidth && body.clientWidth !== plot.width) {
-        plot.setSize({ width: body.clientWidth, height: HEIGHT });
-      }
-    }
-  }).observe(root);
+  fit(find(document, "[data-run-curves]"), () => charts.values(), redraw);
   return extend;
 }

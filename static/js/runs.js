@@ -1,6 +1,6 @@
 // Keep the page of a run up to date: poll often while the run changes, rarely while it does not, and
 // never while the page is hidden or after the run has ended. Back off while the server does not answer.
-import { data, find } from "./dom.js";
+import { data, find, findAll, findOptional } from "./dom.js";
 import { drawCurves } from "./runs-curves.js";
 
 /**
@@ -13,7 +13,9 @@ import { drawCurves } from "./runs-curves.js";
  * @property {number} step
  * @property {import("./runs-curves.js").Point[]} points  those after the last point on the page
  * @property {string} status  HTML
+ * @property {string} figures  HTML
  * @property {string} messages  HTML
+ * @property {{ number: number, html: string } | null} samples  null if the page has the newest ones
  * @property {string} log
  */
 
@@ -52,7 +54,7 @@ function followRun() {
     if (asking) return;
     asking = true;
     try {
-      const reply = await fetch(`${data(page, "runLive")}?after=${last}`, {
+      const reply = await fetch(`${data(page, "runLive")}?after=${last}&samples=${data(part("samples"), "samples")}`, {
         redirect: "manual", headers: { Accept: "application/json" }, signal: AbortSignal.timeout(10000),
       });
       if (reply.type === "opaqueredirect" || reply.status === 403 || reply.status === 404) {
@@ -85,7 +87,9 @@ function followRun() {
       state = run.state;
     }
     replace("status", run.status);
+    showFigures(run.figures);
     replace("messages", run.messages);
+    if (run.samples) showSamples(run.samples.number, run.samples.html);
     showLog(part("log"), run.log || "No output yet.");
     const newest = run.points.at(-1);
     if (newest) {
@@ -119,6 +123,46 @@ function replace(name, html) {
     element.innerHTML = html;
     element.dataset.shown = html;
   }
+}
+
+/**
+ * Show the newest figures. While they have the same names, only their values change, so that an
+ * explanation stays open.
+ * @param {string} html
+ */
+function showFigures(html) {
+  const root = part("figures");
+  const draft = document.createElement("template");
+  draft.innerHTML = html;
+  const newest = findAll(draft.content, "[data-figure]"), current = findAll(root, "[data-figure]");
+  /** @param {HTMLElement[]} figures */
+  const names = (figures) => figures.map((figure) => figure.dataset.figure).join();
+  if (names(newest) !== names(current)) {
+    const open = findOptional(root, "details[open]") !== null;
+    root.replaceChildren(draft.content);
+    if (open) findOptional(root, "details")?.setAttribute("open", "");
+    return;
+  }
+  newest.forEach((figure, index) => {
+    for (const selector of [".figure-value", ".figure-interval"]) {
+      const shown = find(current[index], selector), { textContent } = find(figure, selector);
+      if (shown.textContent !== textContent) shown.textContent = textContent;
+    }
+  });
+}
+
+/**
+ * Show the newest sample answers, and keep open the earlier answers that were open.
+ * @param {number} number
+ * @param {string} html
+ */
+function showSamples(number, html) {
+  const root = part("samples");
+  const open = findAll(root, "details[open]").map((details) => details.dataset.sample);
+  root.innerHTML = html;
+  for (const details of findAll(root, "details")) details.toggleAttribute("open", open.includes(details.dataset.sample));
+  root.dataset.samples = String(number);
+  part("samples-section").hidden = false;
 }
 
 /**

@@ -76,3 +76,14 @@ for (const tab of findAll(document, ".subnav [aria-current], .site-nav [aria-cur
   const row = tab.parentElement;
   if (row) row.scrollLeft = tab.offsetLeft - row.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
 }
+
+// Escape hides the explanation of a figure, until the pointer or the focus leaves it.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  for (const term of findAll(document, ".term:is(:hover, :focus-within)")) {
+    term.dataset.dismissed = "";
+    const forget = () => delete term.dataset.dismissed;
+    term.addEventListener("pointerleave", forget, { once: true });
+    term.addEventListener("focusout", forget, { once: true });
+  }
+});

@@ -13,7 +13,6 @@ from pytest_django.live_server_helper import LiveServer
 from accounts.models import User
 from labeling.models import Prompt, Response, Task
 from labeling.queue.tasks import add_task
-from tests.browser.gate import Gate
 from tests.browser.install import find_browser
 from tests.labeling.world import make_member, make_project
 
@@ -72,22 +71,6 @@ class World:
 @pytest.fixture
 def world(transactional_db: None) -> World:
     return World()
-
-
-@pytest.fixture
-def live_server(live_server: LiveServer, transactional_db: None) -> Iterator[LiveServer]:
-    """Answer requests during the test only.
-
-    The tables are emptied afterwards, which could deadlock with a request in progress.
-    """
-    server: Any = live_server.thread.httpd
-    gate = server.get_app()
-    if not isinstance(gate, Gate):
-        gate = Gate(gate)
-        server.set_app(gate)
-    gate.open()
-    yield live_server
-    gate.close()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from tests.browser.gate import Gate
+from tests.gate import Gate
 from tests.worker import wait_until
 
 REQUEST = {"REQUEST_METHOD": "POST", "PATH_INFO": "/draft/"}

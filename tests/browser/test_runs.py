@@ -36,6 +36,24 @@ def test_a_trainer_launches_a_run_and_watches_it_end(visit, celery_worker):
     assert Run.objects.count() == 1
 
 
+def test_the_review_follows_the_preset_and_the_settings(visit, runs_dir):
+    page = visit("/runs/new/counting/", User.objects.create_user("tara", role=Role.TRAINER))
+    review = page.get_by_role("region", name="Review")
+    expect(review).to_contain_text("Word: This field is required.")
+    page.get_by_label("Word").fill("hello")
+    page.get_by_role("radio", name=re.compile("Quick look")).check()
+    expect(page.get_by_label("Total")).to_have_value("2")
+    expect(review).to_contain_text("count hello --preset quick-look")
+    page.get_by_label("Total").fill("7")
+    expect(review).to_contain_text("--preset quick-look --set total=7")
+    expect(review.locator("ins")).to_have_text("7")
+    expect(page.get_by_label("Word")).to_have_value("hello")
+    page.get_by_role("radio", name=re.compile("Defaults")).check()
+    expect(review).to_contain_text("Changes from the defaults")
+    expect(page.get_by_label("Total")).to_have_value("7")
+    assert not Run.objects.exists()
+
+
 def test_a_hidden_page_does_not_poll_and_catches_up_when_shown(visit, celery_worker, begin):
     user = User.objects.create_user("tara", role=Role.TRAINER)
     run = begin(send=False)
