@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from accounts.models import User
 from demo import rule, shop, world
 from finetune.models import Model
 from labeling.guidelines import versions
 from labeling.models import Guideline, Membership, Project, Prompt, digest
+from labeling.rankings import recording
 from runs import storage
 
 TINY_MODEL = storage.stored(Path(__file__).with_name("tiny_model"))
@@ -61,22 +63,41 @@ def publish_guideline(project: Project, lead: User) -> None:
     versions.publish(version=draft, by=lead)
 
 
-def add_prompts(project: Project, count: int, seed: int) -> None:
-    """Add the first `count` letters of this seed as prompts. Existing prompts are not changed."""
-    letters = world.prompts(count, seed)
+def publish_again(project: Project, lead: User, change_note: str) -> None:
+    """Publish the current guideline as a new version. Raises GuidelineError if there is a draft."""
+    current = recording.current_version(project)
+    draft = versions.create_draft(
+        project=project,
+        by=lead,
+        text=current.text,
+        criteria=current.criteria.order_by("position", "id").values("name", "meaning", "scale"),
+        change_note=change_note,
+    )
+    versions.publish(version=draft, by=lead)
+
+
+def add_prompts(project: Project, count: int, seed: int, round: int = 1) -> QuerySet[Prompt]:
+    """Add the `count` letters of a round as prompts, and return them.
+
+    Existing prompts are not changed.
+    """
+    letters = world.prompts(count, seed, round)
+    prefix = "letter" if round == 1 else f"letter-{round}"
+    names = [f"{prefix}-{number}" for number in range(1, count + 1)]
     Prompt.objects.bulk_create(
         [
             Prompt(
                 project=project,
                 messages=letter.messages,
                 content_hash=digest(letter.messages),
-                external_id=f"letter-{number}",
+                external_id=name,
                 meta={"situation": letter.situation},
             )
-            for number, letter in enumerate(letters, start=1)
+            for name, letter in zip(names, letters, strict=True)
         ],
         ignore_conflicts=True,
     )
+    return Prompt.objects.filter(project=project, external_id__in=names)
 
 
 def base_model(project: Project) -> Model:

@@ -42,9 +42,12 @@ class Letter:
         return zlib.crc32(text.encode()) % 8 == RESERVED_EIGHTH
 
 
-def prompts(count: int, seed: int) -> list[Letter]:
-    """Return `count` different reserved letters, in which all situations are about equally frequent."""
-    rng = random.Random(f"prompts {seed}")
+def prompts(count: int, seed: int, round: int = 1) -> list[Letter]:
+    """Return `count` different reserved letters, in which all situations are about equally frequent.
+
+    Each round has other letters. A few may be the same in two rounds.
+    """
+    rng = random.Random(f"prompts {seed}" if round == 1 else f"prompts {seed} round {round}")
     by_text: dict[str, Letter] = {}
     while len(by_text) < count:
         letter = write_letter(rng, SITUATIONS[len(by_text) % len(SITUATIONS)])
