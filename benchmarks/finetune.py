@@ -8,10 +8,11 @@ responses, from the same weights, with LoRA on the same frozen model:
     pairs          our trainer on all pairs, each response with its own copy of the prompt
     ours           our trainer: the prompt once, each response once, all rankings of a part in one row
     reference      our pass for log π_ref, which a run computes once and caches
+    before         the pairwise recipe of an earlier commit (`--before`), in a temporary worktree
 
 Turns alternate, so that other load on the machine affects all of them. Ratios are taken within a turn,
 and figures are medians over the turns. No contender forwards more than `--at-once` tokens together.
-First, loss and gradients are compared with TRL's.
+First, loss and gradients are compared with TRL's, and those of both with float64 (`…_error`).
 
 The arithmetic bound is the speed-up if time were proportional to the operations that both sides
 cannot avoid. For each ranking with P tokens of the prompt and R of each response:
@@ -54,8 +55,10 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -64,6 +67,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import datasets
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainingArguments
 from trl import DPOConfig, DPOTrainer
@@ -82,8 +86,10 @@ from benchmarks.reward_training import (
     tokenizer,
 )
 from benchmarks.support.accelerator import commit, hardware, peak_mb, reset_peak
+from benchmarks.support.earlier_dpo import EarlierDPO
 from benchmarks.support.finetune_options import matching_vocabulary, parse
 from benchmarks.support.flops import PolicyWork, peak, policy_flops, policy_work
+from benchmarks.support.worktrees import worktree
 from finetune.methods.dpo import DPO, DPOSettings
 from finetune.training.fitting.trainer import PolicyTrainer, with_reference
 from finetune.training.models.policy import PolicyModel
@@ -107,7 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = commit(*MEASURED)  # first, because files may change during the run
     cases = []
     if "speed" in options.part:
-        cases += [measure(k, p, r, options) for k, p, r in options.cases]
+        cases += measure_speed(options)
+    if "equality" in options.part:
+        cases += [measure_equality(k, p, r, options) for k, p, r in options.cases]
     if "memory" in options.part:
         cases.append(measure_memory(options))
     print(
@@ -118,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "hardware": hardware(options.device),
                 "model": model_of(options),
                 "clock": options.clock,
+                "before": options.before,
                 "versions": versions(),
                 "cases": cases,
             }
@@ -129,8 +138,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 # --- one case -------------------------------------------------------------------------------------
 
 
-def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of one case of the speed part."""
+def measure_speed(options: argparse.Namespace) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        earlier = None
+        if options.before:
+            earlier = stack.enter_context(worktree(options.before, Path(folder)))
+        cases = []
+        for k, p, r in options.cases:
+            cases.append(measure(k, p, r, options, earlier))
+            say(json.dumps(cases[-1]))  # so that an interrupted run loses only its last case
+        return cases
+
+
+def measure(
+    k: int, prompt: int, response: int, options: argparse.Namespace, earlier: Path | None
+) -> dict[str, Any]:
+    """Return the figures of one case. `earlier` is the checkout of the earlier recipe, or None."""
     say(f"K={k}, prompt {prompt}, response {response} tokens")
     vocabulary = matching_vocabulary(options)
     count = options.groups or step_size(k, options.device)
@@ -138,8 +161,8 @@ def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> 
     model = make_model(options, vocabulary, prompt + response)
     groups = compute_reference(model, groups)
     with tempfile.TemporaryDirectory() as folder:
-        loss_diff, grad_diff = compare_with_trl(model, groups[:1], options, folder)
-        say(f"  loss differs by {loss_diff:.1e}, gradients by {grad_diff:.1e}")
+        equality = compare_with_trl(model, groups[:1], options, folder)
+        say(f"  {', '.join(f'{name} {value:.1e}' for name, value in equality.items())}")
         makers = {
             "trl": trl_trainer,
             "trl_reference": trl_trainer_with_reference_pass,
@@ -150,7 +173,11 @@ def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> 
             name: Contender(make, model, groups, options, folder) for name, make in makers.items()
         }
         contenders["reference"] = ReferencePass(model, groups, options)
+        if earlier:
+            contenders["before"] = earlier_dpo(model, groups, options, folder, earlier)
         take_turns(contenders, options)
+        if earlier:
+            contenders["before"].close()
     return {
         "part": "speed",
         "k": k,
@@ -160,8 +187,7 @@ def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> 
         "vocabulary": vocabulary,
         "device": options.device,
         **figures(contenders, model, groups, options),
-        "loss_diff": loss_diff,
-        "grad_diff": grad_diff,
+        **equality,
     }
 
 
@@ -198,6 +224,9 @@ def figures(
         "peak_mb_trl": contenders["trl"].peak_mb,
         "mfu": mfu(ours, model, policy_work(groups, pairs=False), options),
     }
+    if "before" in seconds:
+        row["speedup_vs_before"] = round(ratio_of(seconds["before"], ours), 3)
+        row["speedup_vs_before_spread"] = quartiles(seconds["before"], ours)
     return row | {
         f"seconds_{name}": [round(value, 4) for value in values] for name, values in seconds.items()
     }
@@ -314,8 +343,7 @@ def trl_trainer_with_reference_pass(
     model: Any, groups: list[TokenGroup], options: Any, folder: str
 ) -> PretokenizedTrainer:
     rows = [trl_row(pair) for pair in as_pairs(groups)]
-    longest = 2 * max(pair.longest() for pair in as_pairs(groups))  # tokens of a pair
-    at_once = max(n for n in range(1, len(rows) + 1) if n == 1 or fits(n, rows, longest, options))
+    at_once = pairs_at_once(groups, options)
     args = DPOConfig(
         **common_arguments(options, folder),
         per_device_train_batch_size=at_once,
@@ -329,6 +357,23 @@ def trl_trainer_with_reference_pass(
         train_dataset=datasets.Dataset.from_list(rows * 2),
         processing_class=tokenizer(),
     )
+
+
+def pairs_at_once(groups: list[TokenGroup], options: Any) -> int:
+    """Return the pairs per forward pass: as many as divide a step and stay within `--at-once`."""
+    pairs = as_pairs(groups)
+    longest = 2 * max(pair.longest() for pair in pairs)  # tokens of a pair
+    counts = range(1, len(pairs) + 1)
+    return max(n for n in counts if n == 1 or fits(n, pairs, longest, options))
+
+
+def earlier_dpo(
+    model: Any, groups: list[TokenGroup], options: Any, folder: str, checkout: Path
+) -> EarlierDPO:
+    """Return the earlier recipe on the same rows as TRL's, with the length by which it sorts them."""
+    rows = [{**trl_row(pair), "length": pair.longest()} for pair in as_pairs(groups)]
+    at_once = pairs_at_once(groups, options)
+    return EarlierDPO(checkout, model, rows, at_once, options, Path(folder) / "before")
 
 
 def trl_row(pair: TokenGroup) -> dict[str, Any]:
@@ -396,29 +441,81 @@ class ReferencePass:
 # --- equality -------------------------------------------------------------------------------------
 
 
+def measure_equality(k: int, prompt: int, response: int, options: Any) -> dict[str, Any]:
+    """Return the figures of `compare_with_trl` for one ranking, without any timing."""
+    vocabulary = matching_vocabulary(options)
+    model = make_model(options, vocabulary, prompt + response)
+    groups = make_groups(1, k, prompt, response, vocabulary=vocabulary)
+    groups = compute_reference(model, groups)
+    with tempfile.TemporaryDirectory() as folder:
+        equality = compare_with_trl(model, groups, options, folder)
+    case = {"part": "equality", "k": k, "prompt_tokens": prompt, "response_tokens": response}
+    say(json.dumps(case | equality))
+    return case | equality
+
+
 def compare_with_trl(
     model: Any, groups: list[TokenGroup], options: Any, folder: str
-) -> tuple[float, float]:
+) -> dict[str, float]:
     """Return the differences of our loss and gradients from TRL's on all pairs, in float32.
 
-    The adapter is moved first, because a new one has no effect. Gradients are relative to the largest.
+    The errors are the differences of both from a loop over responses in float64. The adapter is moved
+    first, because a new one has no effect. Gradients are relative to the largest.
     """
     moved = deepcopy(model).float()
     torch.manual_seed(1)
     for weight in moved.parameters():
         if weight.requires_grad:
             weight.data += 0.02 * torch.randn_like(weight)
+    double = deepcopy(moved).double()
+    exact = finish(double, loss_in_float64(double, groups))
     trainer = trl_trainer(deepcopy(moved), groups, options, folder)
     rows = trainer.data_collator([trl_row(pair) for pair in as_pairs(groups)])
     rows = {name: values.to(moved.device) for name, values in rows.items()}
-    wanted, gradients = finish(trainer.model, trainer.compute_loss(trainer.model, rows))
+    theirs = finish(trainer.model, trainer.compute_loss(trainer.model, rows))
     policy, collator = policy_of(moved)
     batch = {name: values.to(moved.device) for name, values in collator(groups).items()}
     losses, _ = our_loss()(policy(**for_model(batch)), batch)
-    loss, ours = finish(policy, losses.mean())
-    largest = max(gradient.abs().max().item() for gradient in gradients)
-    gaps = [(a - b).abs().max().item() for a, b in zip(gradients, ours, strict=True)]
-    return abs(loss - wanted), max(gaps) / largest
+    ours = finish(policy, losses.mean())
+    loss_diff, grad_diff = distance(ours, theirs)
+    loss_error, grad_error = distance(ours, exact)
+    loss_error_trl, grad_error_trl = distance(theirs, exact)
+    return {
+        "loss_diff": loss_diff,
+        "grad_diff": grad_diff,
+        "loss_error": loss_error,
+        "grad_error": grad_error,
+        "loss_error_trl": loss_error_trl,
+        "grad_error_trl": grad_error_trl,
+    }
+
+
+def distance(
+    a: tuple[float, list[torch.Tensor]], b: tuple[float, list[torch.Tensor]]
+) -> tuple[float, float]:
+    """Return the differences of two losses and of their gradients, relative to the largest of b."""
+    largest = max(gradient.abs().max().item() for gradient in b[1])
+    gaps = [(x - y).abs().max().item() for x, y in zip(a[1], b[1], strict=True)]
+    return abs(a[0] - b[0]), max(gaps) / largest
+
+
+def loss_in_float64(model: Any, groups: Sequence[TokenGroup]) -> torch.Tensor:
+    """Return the mean of -log σ(β·(r_better - r_worse)) over all pairs, r = log π - log π_ref.
+
+    Each text is forwarded alone, through the model's own logits.
+    """
+    beta, losses = DPOSettings(model="benchmark").beta, []
+    for group in groups:
+        scores = []
+        for response, before in zip(group.responses, group.signals["reference"], strict=True):
+            ids = np.concatenate([group.prompt, response]).astype(np.int64)
+            tokens = torch.from_numpy(ids)[None].to(model.device)
+            logps = model(input_ids=tokens).logits[0, :-1].log_softmax(dim=-1)  # (T - 1, V)
+            of_tokens = logps.gather(1, tokens[0, 1:, None])[-len(response) :]
+            scores.append(beta * (of_tokens.sum() - float(before)))
+        pairs = itertools.combinations(scores, 2)
+        losses.append(torch.stack([-F.logsigmoid(a - b) for a, b in pairs]).mean())
+    return torch.stack(losses).mean()
 
 
 # --- memory ---------------------------------------------------------------------------------------

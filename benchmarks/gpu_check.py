@@ -1,4 +1,4 @@
-"""All checks that need a GPU, the most important first, within about ten minutes.
+"""All checks that need a GPU, the most important first, within eight minutes.
 
     python -m benchmarks.gpu_check                      one H200 or similar: 8 minutes
     python -m benchmarks.gpu_check --tiny               the same code with tiny models, on a CPU
@@ -6,13 +6,14 @@
 
 Models have the shapes of Qwen2.5 0.5B, Qwen2.5 1.5B and Llama 3.1 8B and random weights, so nothing
 is downloaded. Each check runs in a separate process, so one that crashes the GPU does not end the
-others. Each prints a line of JSON when it ends. Results of passed checks are stored in `--folder`,
-and these checks are not repeated for the same commit. So the same command continues after an
-interruption or after the time has run out. A check that does not begin within `--minutes` is listed
-as not run.
+others. Kernels that one check compiles are stored for the others, and so are responses and reward
+models. Each check prints a line of JSON when it ends. Results of passed checks are stored in
+`--folder`, and these checks are not repeated for the same commit. So the same command continues
+after an interruption or after the time has run out. A check that does not begin within `--minutes`
+is listed as not run.
 
 The last line is one JSON object with all checks. Exit status: 0 all passed, 1 one failed, 2 some
-were not run. benchmarks/support/gpu_checks.py has the checks.
+were not run. benchmarks/support/gpu/checks.py has the checks.
 """
 
 import argparse
@@ -33,7 +34,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import torch
 
 from benchmarks.support.accelerator import ROOT, commit, hardware
-from benchmarks.support.gpu_checks import CHECKS, Check, CheckFailed, World
+from benchmarks.support.gpu.checks import CHECKS, START_SECONDS, Check, CheckFailed
+from benchmarks.support.gpu.world import World
 from recipes.machine import gpus
 from recipes.rundir import versions, write_json
 from recipes.runner import quiet_libraries
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list:
         for check in CHECKS:
             print(f"{check.name:16} {check.seconds:4} s  {check.about}")
+        total = START_SECONDS + sum(check.seconds for check in CHECKS)
+        print(f"{'all, with start':16} {total:4} s")
         return 0
     if not options.tiny and not gpus.installed():
         print("nvidia-smi finds no GPU. With --tiny, the checks run on the CPU.", file=sys.stderr)
@@ -92,6 +96,7 @@ def chosen(options: argparse.Namespace) -> list[Check]:
 def run_all(checks: Sequence[Check], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a case per check. `ok` is None for checks that were not run for lack of time."""
     quiet_libraries()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.folder / "kernels"))
     deadline = time.monotonic() + 60 * options.minutes
     measured = commit("benchmarks", "finetune", "recipes", "reward")
     cases = []

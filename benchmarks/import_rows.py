@@ -36,6 +36,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from benchmarks.support.databases import commit, databases, environment, hardware, say
+from benchmarks.support.worktrees import worktree
 from config.env import BASE_DIR
 from config.local.services import provide
 
@@ -223,17 +224,6 @@ def measure(command: Sequence[str], checkout: Path, url: str, var: Path) -> dict
 
 
 # --- the two versions ----------------------------------------------------------------------------
-
-
-@contextmanager
-def worktree(commit: str, folder: Path) -> Iterator[Path]:
-    path = folder / "before"
-    git = ["git", "-C", str(BASE_DIR), "worktree"]
-    subprocess.run([*git, "add", "--quiet", "--detach", str(path), commit], check=True)
-    try:
-        yield path
-    finally:
-        subprocess.run([*git, "remove", "--force", str(path)], check=True)
 
 
 @contextmanager

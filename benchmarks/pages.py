@@ -25,9 +25,19 @@ TIMES = 5
 PROJECT_PAGES = (
     "project", "project-guideline", "project-guideline-edit", "project-members", "project-quality", "project-data", "project-import",
     "project-export", "queue-order", "project-findings", "project-gold", "project-disputes",
-    "project-raise", "project-relabel", "project-settings", "project-label-mistakes", "review-history",
+    "project-raise", "certificates", "regression-set", "withdrawals", "project-relabel", "project-settings", "project-label-mistakes", "review-history",
 )  # fmt: skip
-SITE_PAGES = ("home", "projects", "people", "snapshots", "runs", "models")
+SITE_PAGES = (
+    "home",
+    "projects",
+    "people",
+    "snapshots",
+    "runs",
+    "run-disk",
+    "run-queue",
+    "models",
+    "chats",
+)
 
 
 def addresses(slug: str) -> dict[str, str]:

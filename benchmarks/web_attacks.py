@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with databases(["attacks"]) as urls, ExitStack() as stack:
         url = urls["attacks"]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        os.environ["TIEBREAK_SCORER_SOCKET"] = str(folder / "s.sock")
+        os.environ["TIEBREAK_MODEL_SERVER"] = f"unix:{folder}/s.sock"
         os.environ["TIEBREAK_API_RESPONSES_A_MINUTE"] = "10000000"
         use(url)
         world = load(folder)
@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         server = WebServer(url, workers=1, threads=4)
         stack.callback(server.stop)
         cases = [page_case(name, server.port, world, options) for name in list(CLIENTS)[:3]]
-        if not options.no_scorer:
-            scorer = start_scorer(folder)
-            stack.callback(scorer.wait)
-            stack.callback(scorer.terminate)
+        if not options.no_model_server:
+            model_server = start_model_server(folder)
+            stack.callback(model_server.wait)
+            stack.callback(model_server.terminate)
             cases.append(token_case(server.port, world, options))
         result = {
             "name": "web_attacks", "commit": commit(), "hardware": hardware(),
@@ -82,7 +82,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--quick", action="store_true", help="one turn of 4 seconds")
-    parser.add_argument("--no-scorer", action="store_true", help="skip the case one_token")
+    parser.add_argument("--no-model-server", action="store_true", help="skip the case one_token")
     options = parser.parse_args(argv)
     if options.quick:
         options.turns, options.seconds = 1, 4
@@ -122,10 +122,10 @@ def _run() -> Any:
     return make_run("reward")
 
 
-def start_scorer(folder: Path) -> Any:
+def start_model_server(folder: Path) -> Any:
     import subprocess
 
-    command = [sys.executable, "-m", "reward.training.serve", str(folder / "s.sock")]
+    command = [sys.executable, "-m", "finetune.training.serve", f"unix:{folder}/s.sock"]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 

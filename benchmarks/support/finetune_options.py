@@ -16,7 +16,9 @@ QUICK = [(4, 32, 32)]
 HEAD_SHARE = 0.3804
 """Weights of the head divided by those of all other layers, in Qwen2.5 0.5B: 151,936 · 896 and
 24 · 14,909,440."""
-PARTS = ("speed", "memory")
+PARTS = ("speed", "memory", "equality")
+BEFORE = "49f54d33c665"
+"""The last commit before DPO was trained on whole rankings. Its recipe uses TRL's trainer on pairs."""
 
 
 def parse(argv: Sequence[str] | None, about: str = "") -> argparse.Namespace:
@@ -25,7 +27,10 @@ def parse(argv: Sequence[str] | None, about: str = "") -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="one small case, a small model")
     parser.add_argument(
-        "--part", action="append", choices=PARTS, help="only this part; may be repeated"
+        "--part",
+        action="append",
+        choices=PARTS,
+        help="only this part; may be repeated (default: speed, which includes equality, and memory)",
     )
     parser.add_argument(
         "--case",
@@ -33,6 +38,12 @@ def parse(argv: Sequence[str] | None, about: str = "") -> argparse.Namespace:
         metavar="K,PROMPT,RESPONSE",
         help="responses per prompt and tokens of each part; may be repeated (default: K = 2, 4, 7 "
         "with prompt and response 2:1, 1:1 and 1:2)",
+    )
+    parser.add_argument(
+        "--before",
+        metavar="COMMIT",
+        help="commit of the earlier recipe; none leaves it out (default "
+        f"{BEFORE}, and none with --quick)",
     )
     parser.add_argument("--hidden", type=int, help="width of the Llama-shaped model (CPU: 256)")
     parser.add_argument("--layers", type=int, help="layers of the model (CPU: 4)")
@@ -68,7 +79,9 @@ def complete(options: argparse.Namespace) -> None:
     """Fill in defaults that depend on the device and on --quick."""
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     gpu, quick = options.device == "cuda", options.quick
-    options.part = options.part or list(PARTS)
+    options.part = options.part or ["speed", "memory"]
+    options.before = options.before or ("none" if quick else BEFORE)
+    options.before = None if options.before == "none" else options.before
     options.cases = [tuple(map(int, case.split(","))) for case in options.case or []]
     full = [(k, p, r) for k in (2, 4, 7) for p, r in RATIOS[options.device]]
     options.cases = options.cases or (QUICK if quick else full)

@@ -13,9 +13,9 @@ import torch
 from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit as fit_reliabilities
 from recipes.layout.collate import Batch
-from recipes.layout.collate import evidence as batch_of
-from recipes.preferences.evidence import evidence, relative_to
+from recipes.layout.collate import loss_tensors as batch_of
 from recipes.preferences.groups import Group, Judgment
+from recipes.preferences.loss_inputs import loss_inputs, relative_to
 from recipes.preferences.objective import Objective
 from recipes.preferences.tokens import TokenGroup
 from reward.preferences.reviewer_weights import Weights
@@ -172,15 +172,17 @@ def fit(
 
 
 def as_batch(groups: Sequence[Group], config: RewardConfig) -> Batch:
-    all_evidence = [evidence(group, config) for group in groups]
-    mean = relative_to([float(e.signals["weight"]) for e in all_evidence if "weight" in e.signals])
-    for each in all_evidence:
+    all_inputs = [loss_inputs(group, config) for group in groups]
+    mean = relative_to(
+        [float(inputs.signals["weight"]) for inputs in all_inputs if "weight" in inputs.signals]
+    )
+    for each in all_inputs:
         if "weight" in each.signals:
             each.signals["weight"] = each.signals["weight"] / mean
     nothing = np.zeros(0, dtype=np.int32)
     rows = [
         TokenGroup(nothing, [nothing] * len(group.responses), each.wins, each.signals)
-        for group, each in zip(groups, all_evidence, strict=True)
+        for group, each in zip(groups, all_inputs, strict=True)
     ]
     return batch_of(rows)
 

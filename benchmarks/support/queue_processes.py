@@ -1,4 +1,4 @@
-"""The processes of `benchmarks.queue`, and the check of the rankings that they wrote."""
+"""The processes of a benchmark, and the check of the rankings that they wrote."""
 
 import json
 import subprocess
@@ -12,10 +12,12 @@ from config.env import BASE_DIR
 
 
 class Child:
-    """`benchmarks.queue` in a role, in a separate process with its own database."""
+    """A benchmark in a role, in a separate process with its own database."""
 
-    def __init__(self, role: str, url: str, arguments: list[str]):
-        command = [sys.executable, "-m", "benchmarks.queue", "--role", role, *arguments]
+    def __init__(
+        self, role: str, url: str, arguments: list[str], benchmark: str = "benchmarks.queue"
+    ):
+        command = [sys.executable, "-m", benchmark, "--role", role, *arguments]
         self.process = subprocess.Popen(
             command, cwd=BASE_DIR, env=environment(url), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -1,6 +1,7 @@
-"""The rankings in the form in which an arm uses them: whole, as pairs, or without ties."""
+"""The rankings in the form in which an arm uses them: whole, as pairs, or with other ties."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -43,6 +44,22 @@ def without_ties(groups: Sequence[Group], rng: np.random.Generator) -> list[Grou
         )
         for group in groups
         if len(group.rankings[0].tiers) > 1
+    ]
+
+
+def ties_at_random(groups: Sequence[Group], rng: np.random.Generator) -> list[Group]:
+    """Return the whole rankings with the responses of each tier in a random order."""
+    return [
+        replace(
+            group,
+            rankings=[
+                Judgment(
+                    "reviewer",
+                    [[int(i)] for tier in group.rankings[0].tiers for i in rng.permutation(tier)],
+                )
+            ],
+        )
+        for group in groups
     ]
 
 

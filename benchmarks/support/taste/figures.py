@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.evaluation.win_rate import outcome
+from finetune.statistics.win_rate import outcome
 from labeling.statistics.intervals import Z95
 
 
@@ -71,6 +71,7 @@ def comparison(
     gaps = (our_rates - their_rates).tolist()
     rates = [wins(our_row["scores"], their_row["scores"]) for our_row, their_row in pairs]
     scores = [mean(our_row["scores"]) - mean(their_row["scores"]) for our_row, their_row in pairs]
+    drifts = [our_row["kl"] - their_row["kl"] for our_row, their_row in pairs]
     return {
         "part": part,
         "arms": [first, second],
@@ -81,6 +82,8 @@ def comparison(
         "win_rate_difference_interval": interval(gaps),
         "score_difference": round(mean(scores), 3),
         "score_difference_interval": interval(scores),
+        "kl_difference": round(mean(drifts), 3),
+        "kl_difference_interval": interval(drifts),
     }
 
 

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from benchmarks.ceiling import vocabulary
+from finetune.engines.engine import Sampled
 from finetune.engines.sampled_text import Prompt
 from finetune.settings import SamplingConfig
 from finetune.training import tiny_model
 from finetune.training.models.language_model import load_policy, load_tokenizer
-from finetune.training.sampling.batches import Sampled, plan, sample_batch
+from finetune.training.sampling.requests import plan
+from finetune.training.sampling.seeded import sample_batch
 from recipes.models.chat_options import ChatOptions
 from recipes.preferences.groups import RESPONSES_CUT_OFF, Group, Judgment
 
@@ -225,11 +227,18 @@ class Policy:
             rows[answer.prompt_id].append(answer)
         return rows
 
+    def divergence(
+        self, reference: "Policy", questions: Sequence[Question], answers: dict[str, list[Sampled]]
+    ) -> float:
+        """Return the mean divergence KL(π ‖ π_ref) per answer of this model, in nats."""
+        ours, counted = self._next_tokens(questions, answers)
+        return mean_divergence(ours, reference._next_tokens(questions, answers)[0], counted)
+
     @torch.no_grad()
-    def log_likelihoods(
+    def _next_tokens(
         self, questions: Sequence[Question], answers: dict[str, list[Sampled]]
-    ) -> np.ndarray:
-        """Return Σ log π of all answers with their end, (answers,), in nats."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log π of all next tokens, (B, T - 1, V), and which belong to an answer or its end."""
         rows, starts = [], []
         for question in questions:
             row = answers[question.name]
@@ -240,9 +249,18 @@ class Policy:
             starts += [len(encoded.prompt)] * len(row)
         longest = max(map(len, rows))
         tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows])  # (B, T)
-        logp = self.model(input_ids=tokens).logits.log_softmax(dim=-1)  # (B, T, V)
-        chosen = logp[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]  # (B, T - 1)
+        logp = self.model(input_ids=tokens[:, :-1]).logits.log_softmax(dim=-1)
         index = torch.arange(1, longest)  # of the predicted token
         ends = torch.tensor([len(row) for row in rows])
         counted = (index >= torch.tensor(starts)[:, None]) & (index < ends[:, None])
-        return (chosen * counted).sum(dim=1).double().numpy()
+        return logp, counted
+
+
+def mean_divergence(ours: torch.Tensor, theirs: torch.Tensor, counted: torch.Tensor) -> float:
+    """Return the mean KL divergence per answer, in nats, from log π of next tokens, (B, T, V).
+
+    It is the sum of the divergences at the counted tokens, (B, T). This estimate is less noisy than
+    log π - log π_ref of the answers, and it is never negative.
+    """
+    of_tokens = (ours.exp() * (ours - theirs)).sum(dim=-1)  # (B, T)
+    return float((of_tokens * counted).sum(dim=1).double().mean())
