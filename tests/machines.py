@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 GPU_MB = 143_771
+USE, TEMPERATURE = 87, 64
 
 
 def install_smi(
     monkeypatch: Any, folder: Path, *, gpus: int = 1, free_mb: int = GPU_MB, cuda: str = "12.8"
 ) -> None:
     """Put an nvidia-smi on the PATH that reports GPUs named NVIDIA H200 with the ids GPU-aa0, …"""
-    rows = "\n".join(f"{n}, GPU-aa{n}, NVIDIA H200, {GPU_MB}, {free_mb}" for n in range(gpus))
+    row = f"NVIDIA H200, {GPU_MB}, {free_mb}, {USE}, {TEMPERATURE}"
+    rows = "\n".join(f"{n}, GPU-aa{n}, {row}" for n in range(gpus))
     smi = folder / "nvidia-smi"
     smi.write_text(
         "#!/bin/sh\n"

@@ -4,6 +4,7 @@ Each test process has its own servers. With DATABASE_URL and REDIS_URL set, run 
 process, because several would empty each other's queues.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -21,6 +22,8 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER", ""):
     os.environ["TIEBREAK_VAR"] = f"{folder}-{worker}"
     if os.environ.pop("TIEBREAK_LOCAL_SERVICES", ""):  # the servers of the pytest-xdist controller
         del os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
+    # The test processes share the cores, and models of tests are too small for several threads.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 provide()
 
 
@@ -37,6 +40,18 @@ def relax_durability() -> None:
 
 if os.environ.get("TIEBREAK_LOCAL_SERVICES"):
     relax_durability()
+
+
+gc.set_threshold(10_000, 20, 20)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from visiting the modules and tests again and again.
+
+    With the higher thresholds above, this saves a fifth of the processor time of fast tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,11 @@ from labeling.models import Gold, Membership, Project, Ranking, Skip, Slot, Task
 from labeling.queue import slots
 from labeling.rankings import recording
 from labeling.rankings.content import Content
-from reward.models import RewardModel
+from reward.models import RewardModel, Withdrawal
 from runs import kinds
-from runs.models import Run, RunEvent
+from runs.models import Notice, Run, RunEvent
+from tests.finetune.chat.conversing import asked
+from tests.finetune.chat.conversing import start as start_chat
 from tests.finetune.factory import (
     make_adapter,
     make_base,
@@ -55,6 +57,10 @@ class Side:
         if name in ("object_id", "id") and (model := _admin_model(route)):
             return self._row(model)
         starts = [key for key in self.values if key.endswith("/") and route.startswith(key)]
+        if name == "name" and route.startswith("v1/"):
+            return self.project.slug
+        if name == "rest" and route.startswith("v1/"):
+            return "embeddings"
         if name == "kind" and route.startswith("p/"):
             return "task"
         result = self.values.get(max(starts, key=len)) if name == "pk" and starts else None
@@ -101,7 +107,12 @@ def make_side() -> Side:
     gold = make_gold(project, Gold.Purpose.CHECK)
     snapshot = make_snapshot(project, prompts=2)
     adapter = make_adapter(make_base(project), snapshot)
+    withdrawal = Withdrawal.objects.create(project=project, kind="reviewer")
     evaluation = make_evaluation(adapter)
+    make_base(project).promote(by=None)
+    certificate = project.certificates.get()
+    conversation = start_chat(lead, adapter, make_base(project))
+    asked(conversation)
     reward_model = make_reward_model(snapshot, state=RewardModel.State.PROMOTED)
     Run.objects.filter(project=None).update(project=project)
     file_import = lifecycle.receive([b"{}\n"], user=lead, project=project, name="a")
@@ -123,8 +134,12 @@ def make_side() -> Side:
         "snapshots/": snapshot.pk,
         "models/reward/": reward_model.pk,
         "models/evaluations/": evaluation.pk,
+        "models/certificates/": certificate.pk,
         "models/": adapter.pk,
+        "chats/": conversation.pk,
+        "turn_number": 1,
         "p/": ranking.task_id,
+        "p/<slug>/withdrawals/": withdrawal.pk,
         "people/": reviewer.pk,
         "prompt_id": ranking.task.prompt_id,
         "admin/labeling/guidelineversion/": version.pk,
@@ -146,6 +161,9 @@ def make_people() -> dict[str, User]:
     Token.issue(user=trainer, name="first")
     RunEvent.objects.create(
         run=Run.objects.earliest("pk"), number=1, at=timezone.now(), event="message", data={}
+    )
+    Notice.objects.create(
+        run=Run.objects.earliest("pk"), channel=Notice.Channel.EMAIL, ended_at=timezone.now()
     )
     audit(administrator, "token issued", trainer)
     return {"trainer": trainer, "administrator": administrator}

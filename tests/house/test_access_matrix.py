@@ -18,6 +18,7 @@ from django.db import connection, transaction
 from django.test import Client
 
 from accounts.models import Token, User
+from serving.address import Server
 from tests.house.access_world import Side, make_people, make_side, routes
 
 pytestmark = pytest.mark.django_db
@@ -31,7 +32,7 @@ The columns "·other" are for the same role and a project of which the user is n
 URL names a project. The first status of each pair is for reading (GET), the second for writing
 (POST) with the fields that the form requires (see SENT in test_access_matrix.py); with access, this
 is usually 200, 302 or 422 (invalid input). API requests carry the user's token; there, 503 means that
-access was granted, because the tests run no scorer.
+access was granted, because the tests run no model server.
 TIEBREAK_PIN_ACCESS=1 python -m pytest tests/house/test_access_matrix.py regenerates this file.
 """
 REFUSED = {"login", "401", "403", "404", "405"}
@@ -50,6 +51,7 @@ CONVERSATION = {
 SENT: dict[str, Any] = {
     "api/v1/score": CONVERSATION,
     "api/v1/best-of-n": {"prompt": "?", "responses": ["!"]},
+    "v1/chat/completions": {"messages": CONVERSATION["messages"][:1]},
     "p/<slug>/review/": {"slot": "{slot_id}"},
     "p/<slug>/review/slot/<slot_id>/draft/": {"fields": {"rationale": ["Kept."]}, "at": 1},
     "p/<slug>/review/slot/<slot_id>/skip/": {"reason": "unclear"},
@@ -97,12 +99,14 @@ class World:
     def _sent(self, client: Client, method: str, route: str, person: str, side: Side) -> Any:
         path = side.path(route) + QUERIES.get(route, "").format(**side.values)
         headers = {"Accept": "text/html"}
-        if route.startswith("api/") and person in self.tokens:
+        if route.startswith(("api/", "v1/")) and person in self.tokens:
             headers["Authorization"] = f"Bearer {self.tokens[person]}"
         if method == "GET":
             return client.get(path, headers=headers)
         form = SENT.get(route, {"post": "yes"} if route.endswith("/delete/") else {})
-        if route.startswith("api/") or route.endswith("/draft/"):
+        if route.startswith("v1/"):
+            form = {**form, "model": side.project.slug}
+        if route.startswith(("api/", "v1/")) or route.endswith("/draft/"):
             return client.post(path, form, content_type="application/json", headers=headers)
         filled = {name: str(text).format(**side.values) for name, text in form.items()}
         return client.post(path, filled, headers=headers)
@@ -167,7 +171,7 @@ def world(settings, tmp_path):
     settings.UPLOADS_DIR = tmp_path / "uploads"
     settings.SNAPSHOTS_DIR = tmp_path / "snapshots"
     settings.RUNS_DIR = tmp_path / "runs"
-    settings.SCORER_SOCKET = tmp_path / "no.sock"
+    settings.MODEL_SERVER = Server(f"unix:{tmp_path}/no.sock")
     logging.disable(logging.ERROR)  # silence thousands of refusals with stack traces
     yield World()
     logging.disable(logging.NOTSET)
@@ -187,11 +191,11 @@ def test_every_url_answers_every_role_as_pinned(world):
 
 
 def test_no_url_fails():
-    """Check that no status is 5xx, except for the API's 503 without a scorer."""
+    """Check that no status is 5xx, except for the API's 503 without a model server."""
     table = PINNED.read_text().split("\naddress", 1)[1]
     failing = [
         line
         for line in table.splitlines()
-        if re.search(r"\b5\d\d\b", line) and not line.startswith("api/v1/")
+        if re.search(r"\b5\d\d\b", line) and not line.startswith(("api/v1/", "v1/"))
     ]
     assert not failing

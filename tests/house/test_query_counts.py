@@ -91,11 +91,11 @@ def test_every_page_without_an_id_is_pinned_or_listed():
     others = {
         "home", "login", "logout", "change-password", "health", "words", "start-review", "review",
         "review-next", "review-guideline", "review-qualification", "new-snapshot", "add-model",
-        "run-new", "new-project", "set_language", "project-findings-decide", "project-export-file",
+        "run-new", "run-compare", "run-queue", "ready", "metrics", "new-project", "set_language", "project-findings-decide", "project-export-file",
         "project-archive", "project-unarchive", "delete-project",
         "project-export-about", "api-root", "api-score", "api-best-of-n", "openapi-json",
         "queue-order-undo", "project-guideline-preview", "project-guideline-publish",
-        "project-guideline-delete", "project-members-new",
+        "project-guideline-delete", "project-members-new", "openai-root", "openai-models", "openai-chat",
     }  # fmt: skip
     names = set()
     for pattern in _patterns(get_resolver().url_patterns):

@@ -25,6 +25,7 @@ PACKAGES = [
     "recipes",
     "reward",
     "runs",
+    "serving",
 ]
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors"} | {
     "recipes.preferences.tokens"
