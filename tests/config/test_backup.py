@@ -3,8 +3,6 @@
 import hashlib
 import io
 import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,6 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command
 from django.db import connection
 
@@ -27,10 +24,10 @@ from runs.disk.usage import REMOVED
 from runs.models import Artifact, Run, State
 from runs.supervision import workspace
 from tests.finetune.factory import make_adapter, make_base, make_run, make_snapshot
+from tests.installations import another_installation, manage
 from tests.reward.factory import make_project, make_prompt, make_task, make_user, rank
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
-OTHER = "tiebreak_restored"
 
 
 @pytest.fixture
@@ -67,26 +64,9 @@ def installation(settings, tmp_path) -> SimpleNamespace:
 
 @pytest.fixture
 def other(installation) -> Iterator[dict[str, str]]:
-    """Create an empty database and the environment of a second installation that uses it."""
-    parts = urlsplit(os.environ["DATABASE_URL"])
-    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as server:
-        server.execute(f"DROP DATABASE IF EXISTS {OTHER} WITH (FORCE)")
-        server.execute(f"CREATE DATABASE {OTHER}")
-        inherited = {k: v for k, v in os.environ.items() if k != "TIEBREAK_LOCAL_SERVICES"}
-        yield {
-            **inherited,
-            "DATABASE_URL": parts._replace(path=f"/{OTHER}").geturl(),
-            "TIEBREAK_VAR": str(installation.root / "second"),
-            "TIEBREAK_SECRET_KEY": "secret" * 10,
-        }
-        server.execute(f"DROP DATABASE {OTHER} WITH (FORCE)")
-
-
-def manage(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments], cwd=django_settings.BASE_DIR, env=environment,
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    """Create a second, empty installation, and return its environment."""
+    with another_installation("tiebreak_restored", installation.root / "second") as environment:
+        yield environment
 
 
 def rows_of(url: str) -> dict[str, str]:
