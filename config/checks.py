@@ -55,6 +55,7 @@ INTERNAL_VARIABLES = {
     "TIEBREAK_PIN_ACCESS",
     "TIEBREAK_PIN_QUERIES",
     "TIEBREAK_TEST_BROWSER",
+    "TIEBREAK_TEST_CLUSTER",
 }
 """Variables that Tiebreak's own processes and tests set."""
 

@@ -56,6 +56,19 @@ class Variable:
             )
         return value
 
+    def amounts(self) -> dict[str, float]:
+        """Return named amounts, such as {"tiebreak": 1.0} for "tiebreak=1"."""
+        amounts = {}
+        for word in self.words():
+            name, _, amount = word.partition("=")
+            if not (name.strip() and re.fullmatch(r"\d{1,6}(\.\d{1,4})?", amount.strip())):
+                raise ImproperlyConfigured(
+                    f"{self.name} contains {word!r}; each entry must be a name and an amount, such as "
+                    "tiebreak=1."
+                )
+            amounts[name.strip()] = float(amount)
+        return amounts
+
     def words(self) -> list[str]:
         return [word for part in self.text().split(",") if (word := part.strip())]
 

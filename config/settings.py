@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,11 @@ def _database(url: str) -> dict[str, Any]:
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             "connect_timeout": 5,
+            # If the network to the server is cut, a statement fails after this time instead of minutes.
+            "tcp_user_timeout": 20_000,
+            "keepalives_idle": 20,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
             **parts,
             "pool": {
                 "connection_class": OutageConnection,
@@ -465,6 +471,54 @@ RUNS_AT_ONCE = variable(
     "TIEBREAK_RUNS_AT_ONCE",
     "1",
     "Maximum number of concurrent runs per machine, each on its own GPUs.",
+).number(minimum=1)
+
+LAUNCHER = variable(
+    "TIEBREAK_LAUNCHER",
+    "local",
+    "Where runs are executed: local for the machines of workers, or ray for jobs of a Ray cluster.",
+).choice("local", "ray")
+RAY_ADDRESS = (
+    variable(
+        "TIEBREAK_RAY_ADDRESS",
+        "",
+        "Address of the Ray cluster's dashboard, such as http://10.0.0.5:8265.",
+    )
+    .text()
+    .rstrip("/")
+)
+if LAUNCHER == "ray" and not re.fullmatch(r"https?://[^\s/@?#]+", RAY_ADDRESS):
+    raise ImproperlyConfigured(
+        f"TIEBREAK_RAY_ADDRESS is {RAY_ADDRESS!r}; with TIEBREAK_LAUNCHER=ray, it must be the address of "
+        "the cluster's dashboard, such as http://10.0.0.5:8265."
+    )
+RAY_TOKEN = variable(
+    "TIEBREAK_RAY_TOKEN", "", "Token of the Ray cluster, if it requires one (RAY_AUTH_MODE=token)."
+).text()
+RAY_FOLDER = variable(
+    "TIEBREAK_RAY_FOLDER", str(BASE_DIR), "Folder of manage.py on the nodes of the Ray cluster."
+).text()
+RAY_PYTHON = variable(
+    "TIEBREAK_RAY_PYTHON", sys.executable, "Python with Tiebreak's packages on these nodes."
+).text()
+RAY_CPUS = variable(
+    "TIEBREAK_RAY_CPUS", "1", "Number of CPUs that a job of the Ray cluster reserves."
+).number(minimum=1)
+RAY_GPUS = variable(
+    "TIEBREAK_RAY_GPUS",
+    "1",
+    "Number of GPUs of a job whose program can use several. Others get one. 0 means no GPUs.",
+).number()
+RAY_RESOURCES = variable(
+    "TIEBREAK_RAY_RESOURCES", "", "Further resources that a node must have, such as tiebreak=1."
+).amounts()
+RAY_PENDING_JOBS = variable(
+    "TIEBREAK_RAY_PENDING_JOBS", "1", "Number of jobs that may wait in the Ray cluster."
+).number(minimum=1)
+RAY_START_SECONDS = variable(
+    "TIEBREAK_RAY_START_SECONDS",
+    "300",
+    "A job that has not claimed its run after this many seconds is stopped and submitted again.",
 ).number(minimum=1)
 
 PRICE_PER_HOUR = variable(

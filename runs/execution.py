@@ -1,4 +1,4 @@
-"""Execute queued runs: the work of a worker, and of commands that run in the foreground."""
+"""Execute queued runs: the work of workers, of a cluster's jobs, and of commands in the foreground."""
 
 import logging
 import time
@@ -9,8 +9,7 @@ from django.conf import settings
 
 from formatting.log_lines import log_ids
 from recipes.machine import faults
-from runs import lifecycle
-from runs.messages import notify_next, notify_overdue
+from runs import launchers, lifecycle
 from runs.models import ENDED, Run, State
 from runs.supervision import machine_slots, supervisor
 
@@ -39,7 +38,21 @@ def execute_next() -> None:
         slot.note(lease)
         with log_ids(run=str(lease.run_id)):
             supervisor.supervise(lease, slot)
-    notify_next()
+    launchers.chosen().run_ended()
+
+
+def execute_job(run_id: int, token: int) -> bool:
+    """Execute the run for which a cluster's job was submitted with this token.
+
+    Return False, and change nothing, if the run no longer waits for this job.
+    """
+    lease = lifecycle.claim(run_id, supervisor.owner(), token=token)
+    if lease is None:
+        return False
+    with log_ids(run=str(run_id)):
+        supervisor.supervise(lease)
+    launchers.chosen().run_ended()
+    return True
 
 
 def _fail_next(error: OSError) -> None:
@@ -85,4 +98,4 @@ def reap() -> None:
     """
     if lifecycle.database_uptime() > timedelta(seconds=settings.RUN_LEASE_SECONDS):
         lifecycle.reap()
-    notify_overdue()
+    launchers.chosen().start_overdue()

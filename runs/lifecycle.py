@@ -3,6 +3,7 @@
     from               function         to
     queued             claim            running
     queued             request_cancel   cancelled
+    queued             launch_failed    queued, or failed after the last attempt
     running            request_cancel   running, until its worker has stopped the recipe
     running            succeed          succeeded
     running            fail             failed
@@ -83,10 +84,14 @@ def _queued(**fields: Any) -> dict[str, Any]:
     }
 
 
-def claim(run_id: int, owner: str) -> Lease | None:
-    """Claim a queued run for this worker. Return None if the run is not queued."""
+def claim(run_id: int, owner: str, *, token: int | None = None) -> Lease | None:
+    """Claim a queued run for this worker. Return None if the run is not queued.
+
+    With `token`, which `reserve` returned, also return None if it is no longer the run's token.
+    """
     with transaction.atomic():
-        taken = Run.objects.filter(pk=run_id, state=State.QUEUED).update(
+        waiting = Run.objects.filter(pk=run_id, state=State.QUEUED)
+        taken = (waiting if token is None else waiting.filter(fencing_token=token)).update(
             state=State.RUNNING,
             attempt=F("attempt") + 1,
             fencing_token=F("fencing_token") + 1,
@@ -111,6 +116,42 @@ def claim_next(owner: str) -> Lease | None:
             return None
         if lease := claim(first[0], owner):
             return lease
+
+
+def reserve(run_id: int, token: int) -> int | None:
+    """Raise the fencing token of a queued run from `token`, for a job that is about to be submitted.
+
+    Return the new token, with which only this job can claim the run; jobs submitted earlier cannot.
+    Return None if the run is no longer queued, or has another token.
+    """
+    changed = _submitted(run_id, token).update(
+        fencing_token=F("fencing_token") + 1, message_sent_at=Now()
+    )
+    return token + 1 if changed else None
+
+
+def note_submission(run_id: int, token: int, *, failed: bool = False) -> None:
+    """Store that the job of a queued run was submitted or still waits now, or that this failed."""
+    _submitted(run_id, token).update(message_sent_at=None if failed else Now())
+
+
+def launch_failed(run_id: int, token: int, sentence: str, *, again: bool = True) -> State | None:
+    """Count an attempt whose job ended before it claimed the run, which the job then cannot do any more.
+
+    After the last attempt, or unless `again`, end the run as failed. Return the run's new state, or None
+    if it is no longer queued or has another token.
+    """
+    counted = {"attempt": F("attempt") + 1, "fencing_token": F("fencing_token") + 1}
+    with transaction.atomic():
+        waiting = _submitted(run_id, token)
+        last = waiting.filter(attempt__gte=settings.RUN_MAX_ATTEMPTS - 1) if again else waiting
+        if last.update(**_end_fields(State.FAILED, error=sentence, **counted)):
+            return State.FAILED
+        return State.QUEUED if waiting.update(message_sent_at=None, **counted) else None
+
+
+def _submitted(run_id: int, token: int) -> Any:
+    return Run.objects.filter(pk=run_id, state=State.QUEUED, fencing_token=token).order_by()
 
 
 def record_gpus(lease: Lease, names: Sequence[str]) -> None:

@@ -31,6 +31,19 @@ def notify_worker(run_id: int) -> bool:
     return True
 
 
+def notify_submitter() -> bool:
+    """Ask a worker of the default queue to submit queued runs to the cluster.
+
+    If the broker is unavailable, log a warning and return False: the reaper submits the runs later.
+    """
+    try:
+        current_app.send_task("runs.tasks.submit_jobs", queue="default", retry=False)
+    except (BrokerError, OSError) as error:
+        logger.warning("Queued runs wait: the broker does not answer (%s).", error)
+        return False
+    return True
+
+
 def notify_next() -> None:
     """Send a message for the first run in the queue, even if it has had one: a worker is free for it now.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Q
 from django.db.models.functions import Now
 
@@ -88,6 +89,10 @@ def reason(run: Run, ahead: int, hosts: Iterable[Host], running: int) -> str:
     """Return the sentence for a queued run with `ahead` runs before it in the queue."""
     if others := ahead + running:
         return f"Waiting for {others} other run{'' if others == 1 else 's'}."
+    if settings.LAUNCHER == "ray":
+        if run.message_sent_at is None:
+            return "The Ray cluster has not accepted the run. It is submitted again automatically."
+        return "Waiting for a free node of the Ray cluster."
     if not any(host.reports for host in hosts):
         return (
             "No worker is running. Start one with manage.py local or, on a server, the service "

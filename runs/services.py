@@ -8,9 +8,8 @@ from django.db import IntegrityError, connection, transaction
 
 from accounts.models import User, audit
 from recipes.settings import ConfigError
-from runs import kinds, lifecycle, preflight, storage
+from runs import kinds, launchers, lifecycle, preflight, storage
 from runs.kinds import CannotRun, RunKind
-from runs.messages import notify_worker
 from runs.models import ENDED, Priority, Run, State
 from runs.supervision import workspace
 
@@ -81,7 +80,7 @@ def start(
             raise
         return _started_before(earlier, fields)
     if send:
-        transaction.on_commit(lambda: notify_worker(run.pk))
+        transaction.on_commit(lambda: launchers.chosen().run_queued(run.pk))
     return run
 
 
@@ -172,7 +171,7 @@ def restart(run: Run, by: User | None) -> bool:
     """
     done = lifecycle.restart(run, by)
     if done:
-        transaction.on_commit(lambda: notify_worker(run.pk))
+        transaction.on_commit(lambda: launchers.chosen().run_queued(run.pk))
     return done
 
 

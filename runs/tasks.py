@@ -4,7 +4,7 @@ from typing import Any
 from celery import shared_task
 from celery.signals import beat_embedded_init, worker_ready, worker_shutting_down
 
-from runs import execution, preflight
+from runs import execution, launchers, preflight
 from runs.messages import QUEUE
 from runs.notices import sending
 from runs.supervision import machine_report
@@ -16,6 +16,12 @@ from runs.supervision.watchdog import PR_SET_PDEATHSIG, prctl
 def execute(run_id: int) -> None:
     """Execute the first run in the queue. It may be another one than `run_id`, which is only for the log."""
     execution.execute_next()
+
+
+@shared_task
+def submit_jobs() -> None:
+    """Submit queued runs to the cluster. Only the launcher for Ray sends this task."""
+    launchers.chosen().start_overdue()
 
 
 @shared_task

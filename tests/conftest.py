@@ -39,6 +39,8 @@ MARKS_OF_FILES = {
     "test_query_counts": "slow",
     "test_queue_hammer": "slow",
     "test_queue_machine": "slow",
+    "test_network_": "processes",
+    "test_ray_": "processes",
     "test_scorer": "processes",
     "test_supervisor": "processes",
     "test_training_": "torch",

@@ -100,6 +100,7 @@ class ForkedChild:
         lock: int,
         gpus: Any = None,
         variables: Mapping[str, str] | None = None,
+        fence: str = "",
     ):
         from runs.supervision.child import environment
 

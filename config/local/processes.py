@@ -62,6 +62,7 @@ class Service:
                     "runs.supervision.watchdog",
                     str(child_end),
                     str(no_lock.fileno()),
+                    "",
                     *self.command,
                 ],
                 cwd=BASE_DIR,

@@ -35,7 +35,8 @@ class Child:
     """A command that runs under a watchdog (runs.supervision.watchdog). Its output is appended to `log`.
 
     The command sees only the GPUs in its lease, the allowed environment variables and `variables`. It inherits `lock` and the locks of the GPUs, so the
-    caller may close its own copies once this object exists.
+    caller may close its own copies once this object exists. `fence` (workspace.fence_of) ends the command
+    when another attempt has taken over its run directory.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Child:
         lock: int,
         gpus: GpuLease | None = None,
         variables: Mapping[str, str] | None = None,
+        fence: str = "",
     ):
         gpus = gpus or GpuLease()
         locks = [lock, *gpus.locks]
@@ -56,7 +58,7 @@ class Child:
                 self._watchdog = subprocess.Popen(
                     [
                         sys.executable, "-m", "runs.supervision.watchdog", str(reader),
-                        ",".join(map(str, locks)), *command,
+                        ",".join(map(str, locks)), fence, *command,
                     ],
                     cwd=settings.BASE_DIR,
                     env={**environment(command, gpus.names), **(variables or {})},

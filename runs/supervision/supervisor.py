@@ -287,7 +287,14 @@ class RecipeProcess:
         with self.log.open("a") as log:
             print(f"--- attempt {self.run.attempt} on {socket.gethostname()}", file=log)
         self.log_start = self.log.stat().st_size
-        self.child = Child(command, log=self.log, lock=lock, gpus=gpus, variables=variables)
+        self.child = Child(
+            command,
+            log=self.log,
+            lock=lock,
+            gpus=gpus,
+            variables=variables,
+            fence=workspace.fence_of(self.run_dir, self.lease.token),
+        )
         try:
             workspace.note_holder(lock, self.child.watchdog_pid)
             if slot:
@@ -365,7 +372,8 @@ class RecipeProcess:
         """Return the state transition for a run whose recipe ended without success."""
         if self.stop_reason is StopReason.CANCEL:
             return lambda: lifecycle.cancel(self.lease)
-        if self.stop_reason is StopReason.SHUTDOWN:
+        if self.stop_reason is StopReason.SHUTDOWN or SHUTTING_DOWN.is_set():
+            # `ray job stop` sends SIGTERM to the watchdog too, which may end before this process notices.
             return lambda: lifecycle.requeue(self.lease, counted=False)
         if status == STOPPED and self.run.attempt < settings.RUN_MAX_ATTEMPTS:
             return lambda: lifecycle.requeue(self.lease, counted=True)

@@ -1,6 +1,6 @@
 """The parent process of a recipe. It kills the recipe when the supervisor ends for any reason.
 
-    python -m runs.supervision.watchdog PIPE LOCKS COMMAND…
+    python -m runs.supervision.watchdog PIPE LOCKS FENCE COMMAND…
 
 PIPE is the read end of a pipe, whose write end only the supervisor has. When a byte arrives, SIGTERM is
 sent to the command. When the pipe closes, for example because the supervisor was killed with SIGKILL,
@@ -8,6 +8,10 @@ the command and all processes that it started are killed.
 
 LOCKS are the comma-separated descriptors of the locks of the run directory and the GPUs. The command
 inherits them, so a lock becomes free when the last process that could write or compute has ended.
+
+FENCE is empty, or TOKEN:FILE. If the file contains a higher number, another attempt has claimed the run
+and waits for the lock of its directory, so the command is killed. The supervisor may not know yet: it
+may be suspended, or its machine may be cut off from the database but not from the shared folder.
 
 The exit status is that of the command, or 128 plus the number of the signal that ended it.
 """
@@ -27,6 +31,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LINUX = sys.platform == "linux"
 KILL_SECONDS = 10
+FENCE_SECONDS = 1.0
 
 
 def prctl(option: int, value: int) -> None:
@@ -76,11 +81,22 @@ def wake_on(*signals: int) -> int:
     return reader
 
 
-def forward_signals(command: subprocess.Popen[bytes], pipe: int, woken: int) -> None:
+def is_taken_over(fence: str) -> bool:
+    """Return whether the file of the fence contains a higher number than the fence."""
+    token, _, file = fence.partition(":")
+    try:
+        return bool(fence) and int(Path(file).read_text()) > int(token)
+    except (OSError, ValueError):
+        return False
+
+
+def forward_signals(command: subprocess.Popen[bytes], pipe: int, woken: int, fence: str) -> None:
     """Pass SIGTERM on to the command until it has ended or must be killed."""
     flags: Any = os.WEXITED | os.WNOWAIT | os.WNOHANG
     while os.waitid(os.P_PID, command.pid, flags) is None:
-        ready, _, _ = select.select([pipe, woken], [], [])
+        if is_taken_over(fence):
+            return
+        ready, _, _ = select.select([pipe, woken], [], [], FENCE_SECONDS if fence else None)
         if woken in ready and signal.SIGTERM in os.read(woken, 512):
             return
         if pipe in ready:
@@ -89,7 +105,7 @@ def forward_signals(command: subprocess.Popen[bytes], pipe: int, woken: int) -> 
             command.send_signal(signal.SIGTERM)
 
 
-def main(pipe: int, locks: list[int], command_line: list[str]) -> int:
+def main(pipe: int, locks: list[int], fence: str, command_line: list[str]) -> int:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     woken = wake_on(signal.SIGCHLD, signal.SIGTERM)
     command = subprocess.Popen(
@@ -98,11 +114,12 @@ def main(pipe: int, locks: list[int], command_line: list[str]) -> int:
         pass_fds=locks,
         preexec_fn=die_with_watchdog,  # safe: this process has one thread
     )
-    forward_signals(command, pipe, woken)
+    forward_signals(command, pipe, woken, fence)
     kill_everything(command)
     status = command.wait()
     return status if status >= 0 else 128 - status
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), [int(lock) for lock in sys.argv[2].split(",")], sys.argv[3:]))
+    locks = [int(lock) for lock in sys.argv[2].split(",")]
+    sys.exit(main(int(sys.argv[1]), locks, sys.argv[3], sys.argv[4:]))

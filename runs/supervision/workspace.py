@@ -25,6 +25,8 @@ PREPARED = ".prepared"
 LOCK = ".lock"
 FINISHED = ".finished"
 """Name of the file that marks a directory whose recipe has finished, so that it is not repeated."""
+TAKEN_OVER = ".taken-over"
+"""Name of the file with the fencing token of an attempt that waits for the lock of an earlier one."""
 STALE_SECONDS = 3
 NOTE_BYTES = 400
 
@@ -204,16 +206,18 @@ def log_tail(path: Path, size: int, *, after: int = 0) -> str:
 def lock_run_dir(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Lock the run directory, and yield the lock's descriptor.
 
-    The lock is held until all processes that inherit it have ended. An earlier holder on this machine
-    is killed, because its lease has expired. While this waits for the lock, it calls `waiting` about
-    once per second. `waiting` may raise an error to end the wait. Raises CannotRun if the lock cannot
-    be acquired.
+    The lock is held until all processes that inherit it have ended. The lease of an earlier holder has
+    expired. If it is on this machine, it is killed. On another machine, which may be cut off from the
+    database, its watchdog finds the file that this writes, and kills the recipe. While this waits for
+    the lock, it calls `waiting` about once per second. `waiting` may raise an error to end the wait.
+    Raises CannotRun if the lock cannot be acquired.
     """
     folder = run_dir_of(run).path
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not _lock_within(descriptor, STALE_SECONDS, waiting):
+            write_atomically(folder / TAKEN_OVER, str(run.fencing_token))
             _kill_holder(descriptor)
             if not _lock_within(descriptor, 4 * STALE_SECONDS, waiting):
                 raise CannotRun(
@@ -231,6 +235,11 @@ def note_holder(descriptor: int, watchdog_pid: int | None) -> None:
     os.pwrite(
         descriptor, note.ljust(NOTE_BYTES), 0
     )  # in place, which needs no space on a full disk
+
+
+def fence_of(run_dir: RunDir, token: int) -> str:
+    """Return the argument with which a watchdog kills this attempt's recipe once it is taken over."""
+    return f"{token}:{run_dir.path / TAKEN_OVER}"
 
 
 def _lock_within(descriptor: int, seconds: float, waiting: Callable[[], None]) -> bool:
