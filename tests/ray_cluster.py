@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import psutil
 
 from config.local.processes import free_port
 
+TOKEN = "a-token-of-the-tests-that-ray-requires-of-every-request"
 STORE_BYTES = 80 << 20
 START_SECONDS = 90
 
@@ -34,9 +35,10 @@ class RayNode:
         self._command = [
             str(Path(sys.executable).with_name("ray")), "start", "--block",
             "--node-ip-address", "127.0.0.1", "--object-store-memory", str(STORE_BYTES),
-            "--disable-usage-stats", "--labels", f"tiebreak={name}", *arguments,
+            "--disable-usage-stats", "--dashboard-agent-listen-port", "0", *arguments,
         ]  # fmt: skip
-        self._variables = {**variables, "TB_NODE": self.mark}
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        self._variables = {**variables, **auth, "TB_NODE": self.mark}
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -91,15 +93,19 @@ class RayCluster:
         self.worker.start()
         self._wait("the worker node", lambda: self._nodes() >= 2)
 
+    def get(self, path: str) -> str:
+        """Return the answer of the dashboard. Raises OSError."""
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        request = urllib.request.Request(self.url + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
+
     def _nodes(self) -> int:
-        with (
-            suppress(OSError),
-            urllib.request.urlopen(f"{self.url}/nodes?view=summary", timeout=2) as answer,
-        ):
-            return answer.read().decode().count('"state": "ALIVE"')
+        with suppress(OSError):
+            return self.get("/nodes?view=summary").count('"state": "ALIVE"')
         return 0
 
-    def _wait(self, what: str, fact) -> None:  # type: ignore[no-untyped-def]
+    def _wait(self, what: str, fact: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not fact():
             logs = "".join(

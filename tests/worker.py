@@ -12,8 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -43,7 +44,16 @@ def database_url() -> str:
 
 
 class Worker:
-    def __init__(self, folder: Path, *, include: str, lease: int, grace: int):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        include: str,
+        lease: int,
+        grace: int,
+        wrap: Callable[[list[str]], list[str]] = list,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ):
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
         environment = {
             **os.environ,
@@ -54,16 +64,17 @@ class Worker:
             "TIEBREAK_VAR": str(settings.VAR_DIR),
             "TIEBREAK_RUN_LEASE_SECONDS": str(lease),
             "TIEBREAK_RUN_GRACE_SECONDS": str(grace),
+            **variables,
         }
         schedule = str(folder / "celerybeat-schedule")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [
+                wrap([
                     sys.executable, "-m", "celery", "--app", "config", "worker", "--beat",
                     "--pool", "threads", "--concurrency", "4", "--queues", "default,gpu",
                     "--loglevel", "info", "--without-gossip", "--without-mingle",
                     "--schedule", schedule, *(["--include", include] if include else []),
-                ],
+                ]),
                 cwd=BASE_DIR, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         wait_until(lambda: " ready." in self.said(), START_SECONDS, self.said)
@@ -124,8 +135,8 @@ def celery_worker(
     workers: list[Worker] = []
     empty_queues()
 
-    def start(*, include: str = "", lease: int = 3, grace: int = 5) -> Worker:
-        workers.append(Worker(tmp_path, include=include, lease=lease, grace=grace))
+    def start(*, include: str = "", lease: int = 3, grace: int = 5, **more: Any) -> Worker:
+        workers.append(Worker(tmp_path, include=include, lease=lease, grace=grace, **more))
         return workers[-1]
 
     yield start

@@ -49,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a node needs to have free to start a job."""
+    """The free resources that a node needs to start a job."""
 
     cpus: int
     gpus: int

@@ -17,7 +17,8 @@ import pytest
 from runs import execution, launchers, services
 from runs.launchers.ray_jobs import connect
 from runs.models import ENDED, Run, RunEvent, State
-from tests.ray_cluster import RayCluster
+from runs.supervision import workspace
+from tests.ray_cluster import TOKEN, RayCluster
 from tests.runs.test_supervisor import digest_of
 from tests.worker import database_url, empty_queues
 
@@ -53,7 +54,7 @@ def node_variables(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def on_the_cluster(cluster: RayCluster, settings: Any, transactional_db: None) -> None:
-    settings.LAUNCHER, settings.RAY_ADDRESS = "ray", cluster.url
+    settings.LAUNCHER, settings.RAY_ADDRESS, settings.RAY_TOKEN = "ray", cluster.url, TOKEN
     settings.RUNS_DIR = cluster.folder / "runs"
     settings.VAR_DIR = cluster.folder / "var"
     settings.RUN_LEASE_SECONDS = 3
@@ -78,10 +79,7 @@ def has_ended(run: Run) -> bool:
 
 
 def log_of(cluster: RayCluster, run: Run) -> str:
-    return "".join(
-        path.read_text()
-        for path in cluster.folder.glob(f"ray/session_*/logs/job-driver-run-{run.pk}-*.log")
-    )
+    return cluster.get(f"/api/jobs/run-{run.pk}-1/logs")
 
 
 def test_a_job_of_the_cluster_executes_a_run_with_the_gpu_that_ray_gave_it(begin, cluster):
@@ -95,7 +93,7 @@ def test_a_job_of_the_cluster_executes_a_run_with_the_gpu_that_ray_gave_it(begin
     assert environment["CUDA_VISIBLE_DEVICES"] == "0"
     assert "DATABASE_URL" not in environment
     assert f"Run {run.pk} (counting): succeeded" in log_of(cluster, run)
-    with connect(cluster.url, "") as ray:
+    with connect(cluster.url, TOKEN) as ray:
         assert [job for job in ray.all() if job.startswith(f"run-{run.pk}-")] == [f"run-{run.pk}-1"]
 
 
@@ -147,12 +145,6 @@ def assert_nothing_ran_twice(run: Run) -> None:
     """Check that each attempt began where the newest checkpoint was, and all steps were stored once."""
     texts = RunEvent.objects.filter(run=run, event="message").values_list("data__text", flat=True)
     assert any("resumed from step" in text for text in texts)
-    log = (run_dir(run) / "log.txt").read_text()
+    log = workspace.log_of(workspace.run_dir_of(run)).read_text()
     assert log.count("--- attempt") == 2
     assert run.artifacts.count() == 2
-
-
-def run_dir(run: Run) -> Path:
-    from django.conf import settings
-
-    return Path(settings.RUNS_DIR) / str(run.pk)

@@ -39,7 +39,9 @@ class FakeRay(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def end(self, job_id: str, status: str, message: str = "", exit_code: int | None = None) -> None:
+    def end(
+        self, job_id: str, status: str, message: str = "", exit_code: int | None = None
+    ) -> None:
         self.jobs[job_id] |= {
             "status": status, "message": message, "end_time": 1, "driver_exit_code": exit_code,
         }  # fmt: skip
