@@ -18,6 +18,7 @@ from recipes.preferences.groups import PreferenceError, content_hash, read_group
 from reward.models import RewardModel, Snapshot
 from runs import kinds, storage
 from runs.kinds import CannotRun
+from runs.launchers import ray_jobs
 from runs.models import ENDED, Run, State
 from runs.supervision import workspace
 
@@ -47,6 +48,7 @@ class Problem:
 def examine(*, digests: bool = True) -> Iterator[Problem]:
     """Yield every problem. With `digests`, all snapshots and published files are read completely."""
     yield from folders()
+    yield from cluster()
     if unapplied := unapplied_migrations():
         yield Problem(
             "database",
@@ -59,6 +61,22 @@ def examine(*, digests: bool = True) -> Iterator[Problem]:
     yield from outputs(digests)
     yield from waiting_runs()
     yield from unknown_run_folders()
+
+
+def cluster() -> Iterator[Problem]:
+    """Ask the Ray cluster for its version if runs are executed there, and yield a problem if it fails."""
+    if settings.LAUNCHER != "ray":
+        return
+    with ray_jobs.connect(settings.RAY_ADDRESS, settings.RAY_TOKEN) as ray:
+        try:
+            ray.version()
+            ray.all()
+        except ray_jobs.RayError as error:
+            yield Problem(
+                "cluster",
+                f"{error} Check that the head node runs, and TIEBREAK_RAY_ADDRESS and "
+                "TIEBREAK_RAY_TOKEN. Queued runs wait.",
+            )
 
 
 def folders() -> Iterator[Problem]:

@@ -1,6 +1,9 @@
 """Tests of the launcher for Ray with a server that answers as Ray does. test_ray_cluster.py has a real one."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,10 +17,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.db.models.functions import Now
 
-from config.env import Variable
+from config import doctor
+from config.env import BASE_DIR, Variable
 from runs import kinds, launchers, lifecycle, queue, services
 from runs.launchers import ray
-from runs.launchers.ray_jobs import RayError, connect
+from runs.launchers.ray_jobs import connect
 from runs.models import Run, State
 from tests.runs.test_lifecycle import all_at_once, in_state
 
@@ -63,6 +67,8 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path.removeprefix("/api/jobs/").removesuffix("/stop")
         if self.server.answer:
             self.reply(*self.server.answer)
+        elif self.path == "/api/version":
+            self.reply(200, {"ray_version": "2.60.0"})
         elif self.command == "GET":
             self.reply(200, list(self.server.jobs.values()))
         elif self.command == "DELETE":
@@ -332,10 +338,21 @@ def test_resources_must_be_names_with_amounts(text, monkeypatch):
         Variable("TIEBREAK_RAY_RESOURCES", "", "").amounts()
 
 
-def test_the_version_of_the_cluster_is_read(cluster):
-    cluster.answer = (200, b'{"ray_version": "2.60.0"}')
-    with connect(cluster.url, "") as client:
-        assert client.version() == "2.60.0"
-    cluster.answer = (500, b"")
-    with connect(cluster.url, "") as client, pytest.raises(RayError):
-        client.version()
+def test_the_doctor_reports_a_cluster_that_refuses_requests(cluster):
+    assert not list(doctor.cluster())
+    cluster.answer = (401, b"")
+    (problem,) = doctor.cluster()
+    assert problem.serious and "refused TIEBREAK_RAY_TOKEN" in problem.sentence
+
+
+def test_the_doctor_asks_no_cluster_that_is_not_used(settings):
+    settings.RAY_ADDRESS = "http://127.0.0.1:1"
+    assert not list(doctor.cluster())
+
+
+@pytest.mark.parametrize("address", ["", "10.0.0.5:8265", "http://user:pw@host", "http://a b"])
+def test_the_address_of_the_cluster_is_required_and_checked(address):
+    variables = {**os.environ, "TIEBREAK_LAUNCHER": "ray", "TIEBREAK_RAY_ADDRESS": address}
+    command = [sys.executable, "-c", "import config.settings"]
+    done = subprocess.run(command, env=variables, cwd=BASE_DIR, capture_output=True, text=True)
+    assert "it must be the address of the cluster's dashboard" in done.stderr
