@@ -10,7 +10,7 @@ from typing import Any
 from django.http import HttpRequest, JsonResponse
 from ninja.security import HttpBearer
 
-from accounts.models import Token
+from accounts.models import Scope, Token
 
 
 class Problem(Exception):  # noqa: N818
@@ -41,11 +41,54 @@ class Problem(Exception):  # noqa: N818
         return answer
 
 
-class BearerToken(HttpBearer):
-    """Authentication by token. It sets `request.auth` to the Token, with its user loaded."""
+_UNREAD = object()
 
-    def authenticate(self, request: HttpRequest, token: str) -> Token | None:
-        return Token.of_key(token.strip())
+
+def identify(request: HttpRequest) -> Token | None:
+    """Return the token in the request's header, also an expired one, or None.
+
+    The token is read once per request. Costs one query, and once a minute a second one.
+    """
+    token = getattr(request, "api_token", _UNREAD)
+    if token is _UNREAD:
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        token = Token.of_key(key.strip(), expired=True) if scheme.lower() == "bearer" else None
+        request.api_token = token  # type: ignore[attr-defined]
+    return token if isinstance(token, Token) else None
+
+
+class BearerToken(HttpBearer):
+    """Authentication by a token that has a scope.
+
+    It sets `request.auth` to the Token, and `request.user` to its owner, so that the same functions
+    decide access for pages and for the API.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self.scope = scope
+
+    def __call__(self, request: HttpRequest) -> Token | None:
+        token = identify(request)
+        return token and self.authenticate(request, token)
+
+    def authenticate(self, request: HttpRequest, token: Any) -> Token | None:
+        """Return the token. Raises Problem if it has expired or lacks the scope."""
+        if token.is_expired:
+            raise Problem(
+                401, f"This token expired on {token.expires_at:%Y-%m-%d}. Make a new one."
+            )
+        if self.scope not in token.scopes:
+            scopes = ", ".join(token.scopes) or "none"
+            raise Problem(
+                403,
+                f"This needs a token with the scope {self.scope}. The scopes of this token: {scopes}.",
+            )
+        request.user = token.user
+        return token
+
+
+READ, LABEL, TRAIN, ADMIN, INFERENCE = map(BearerToken, Scope)
 
 
 def token_of(request: HttpRequest) -> Token:

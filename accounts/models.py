@@ -1,19 +1,34 @@
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
-from django.db import models
+from django.contrib.postgres.fields import ArrayField
+from django.db import connection, models
 from django.utils import timezone
 
 from database import clock
 
 LAST_USE_PRECISION = timedelta(minutes=1)
 """Precision of `Token.last_used_at`. It is updated only this often, so that few requests write it."""
+
+
+KEYS_KEPT = timedelta(days=1)
+"""How long the answer to a request with an Idempotency-Key is kept."""
+
+
+class Scope(models.TextChoices):
+    """What a token may do, if its owner may do it too."""
+
+    READ = "read", "Read projects, rankings, runs and models"
+    LABEL = "label", "Add and withdraw tasks"
+    TRAIN = "train", "Freeze data, start runs, evaluate and promote models"
+    ADMIN = "admin", "Change projects, members, guidelines and webhooks"
+    INFERENCE = "inference", "Score responses and chat with models"
 
 
 class Role(models.TextChoices):
@@ -63,7 +78,10 @@ class User(AbstractUser):
 
 
 class Token(models.Model):
-    """A key with which scripts use the API. It is shown once, and only its SHA-256 is stored."""
+    """A key with which scripts use the API. It is shown once, and only its SHA-256 is stored.
+
+    A token can do what its owner can do, within its scopes and, if it has one, its project.
+    """
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="tokens"
@@ -72,6 +90,28 @@ class Token(models.Model):
     digest = models.CharField(max_length=64, unique=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    scopes = ArrayField(
+        models.CharField(max_length=16, choices=Scope),
+        default=list,
+        help_text="What the token may do.",
+    )
+    project = models.ForeignKey(
+        "labeling.Project",
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="+",
+        help_text="The only project that the token can use. If empty, all projects of its owner.",
+    )
+    expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the token stops working. If empty, it never does."
+    )
+    request_minute = models.BigIntegerField(
+        default=0, editable=False, help_text="The minute of the newest request, counted from 1970."
+    )
+    requests = models.PositiveIntegerField(
+        default=0, editable=False, help_text="The number of requests in that minute."
+    )
     minute = models.BigIntegerField(
         default=0, editable=False, help_text="The minute of the newest request, counted from 1970."
     )
@@ -88,25 +128,63 @@ class Token(models.Model):
     def __str__(self) -> str:
         return f"{self.name} of {self.user}"
 
-    @classmethod
-    def issue(cls, *, user: User, name: str) -> tuple["Token", str]:
-        key = f"tb_{secrets.token_urlsafe(32)}"
-        return cls.objects.create(user=user, name=name, digest=cls.digest_of(key)), key
+    @property
+    def is_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
 
     @classmethod
-    def of_key(cls, key: str) -> "Token | None":
+    def issue(
+        cls,
+        *,
+        user: User,
+        name: str,
+        scopes: Iterable[str] = (Scope.INFERENCE,),
+        project: Any = None,
+        expires_at: datetime | None = None,
+    ) -> tuple["Token", str]:
+        """Create a token and return it with its key. `project` limits it to one project."""
+        key = f"tb_{secrets.token_urlsafe(32)}"
+        token = cls.objects.create(
+            user=user,
+            name=name,
+            digest=cls.digest_of(key),
+            scopes=[str(scope) for scope in scopes],
+            project=project,
+            expires_at=expires_at,
+        )
+        return token, key
+
+    @classmethod
+    def of_key(cls, key: str, *, expired: bool = False) -> "Token | None":
         """Return the token with this key and its user, or None if there is no such token.
 
-        The token of an inactive user is treated as missing. Costs one query, and once a minute a second
-        one.
+        The token of an inactive user is treated as missing, and so is an expired one, unless `expired`.
+        Costs one query, and once a minute a second one.
         """
         token = cls.objects.select_related("user").filter(digest=cls.digest_of(key)).first()
         if token is None or not token.user.is_active:
             return None
+        if token.is_expired:
+            return token if expired else None
         now = timezone.now()
         if token.last_used_at is None or token.last_used_at < now - LAST_USE_PRECISION:
             cls.objects.filter(pk=token.pk).update(last_used_at=now)
         return token
+
+    def count_request(self) -> int:
+        """Count a request, and return how many requests the token has made in this minute.
+
+        This is one statement, so that concurrent requests are all counted.
+        """
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE accounts_token SET request_minute = %(minute)s, requests ="
+                " CASE WHEN request_minute = %(minute)s THEN LEAST(requests, 1000000000) + 1"
+                " ELSE 1 END WHERE id = %(id)s RETURNING requests",
+                {"minute": int(timezone.now().timestamp()) // 60, "id": self.pk},
+            )
+            row = cursor.fetchone()
+        return row[0] if row else 1
 
     def spend(self, amount: int, *, limit: int) -> bool:
         """Add `amount` to the count of the current minute, or return False if it would exceed `limit`.
@@ -144,6 +222,45 @@ class Token(models.Model):
     @staticmethod
     def digest_of(key: str) -> str:
         return hashlib.sha256(key.encode()).hexdigest()
+
+
+MOST_DAYS = 3650
+"""The longest time after which a token can expire, in days."""
+
+
+def projects_visible_to(user: User) -> Any:
+    """Return the projects to which a token of the user can be limited.
+
+    The project model decides this. This package must not import it, and gets it from the foreign key.
+    """
+    project: Any = Token._meta.get_field("project").related_model
+    return project.objects.visible_to(user)
+
+
+class IdempotentRequest(models.Model):
+    """A request with an Idempotency-Key and its answer; see api.idempotency.
+
+    The row is inserted in the transaction of the request's effects, so it exists only if they do.
+    """
+
+    token = models.ForeignKey(Token, on_delete=models.CASCADE, related_name="+", db_index=False)
+    key = models.CharField(max_length=255)
+    digest = models.CharField(max_length=64, help_text="SHA-256 of method, address and body.")
+    status = models.PositiveSmallIntegerField(null=True)
+    headers = models.JSONField(default=dict)
+    body = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("token", "key", name="idempotency_key_once")]
+
+    def __str__(self) -> str:
+        return f"request {self.key} of {self.token}"
+
+    @classmethod
+    def forget_old(cls) -> int:
+        """Delete the rows of keys that were used first more than a day ago; return their number."""
+        return cls.objects.filter(created_at__lt=timezone.now() - KEYS_KEPT).delete()[0]
 
 
 class SignInAttempts(models.Model):

@@ -601,6 +601,12 @@ API_CHARACTERS = variable(
     "TIEBREAK_API_CHARACTERS", "500000", "Maximum number of characters in an API request."
 ).number(minimum=1)
 
+API_REQUESTS_A_MINUTE = variable(
+    "TIEBREAK_API_REQUESTS_A_MINUTE",
+    "600",
+    "Number of API requests that a token may make per minute.",
+).number(minimum=1)
+
 API_STREAMS = variable(
     "TIEBREAK_API_STREAMS",
     "64",
@@ -622,6 +628,7 @@ CELERY_BEAT_SCHEDULE = {
     "release-leases": {"task": "labeling.tasks.release_expired_leases", "schedule": 30},
     "reap-file-imports": {"task": "labeling.importing.tasks.reap_file_imports", "schedule": 10},
     "forget-sign-ins": {"task": "accounts.tasks.forget_old_sign_ins", "schedule": 3600},
+    "forget-keys": {"task": "accounts.tasks.forget_old_keys", "schedule": 3600},
     "count-large-projects": {"task": "labeling.tasks.count_large_projects", "schedule": 300},
     "deliver-promotions": {"task": "finetune.tasks.deliver_promotions", "schedule": 30},
     "stop-evaluations": {"task": "finetune.tasks.stop_decided_evaluations", "schedule": 10},

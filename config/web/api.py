@@ -1,11 +1,9 @@
 """The API at /api/v1/, with its routers, errors and OpenAPI document. It has no browsable pages."""
 
 import logging
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.http import Http404, HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import path
@@ -13,8 +11,10 @@ from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
-from accounts.api import BearerToken, Problem
+from accounts.api import READ, Problem
 from accounts.models import Token
+from api import evaluations, guidelines, models, projects, rankings, runs, snapshots, tasks
+from api.limits import TOO_LARGE, limited
 from config.web.faults import storage_fault
 from config.web.outage import is_outage, state, unavailable
 from reward.scoring.api import router as scores
@@ -24,12 +24,17 @@ log = logging.getLogger("tiebreak.api")
 api = NinjaAPI(
     title="Tiebreak",
     version="1",
-    description="Scores of the promoted reward model. docs/api.md explains it.",
+    description="Projects, tasks, rankings, runs, models and scores. docs/api.md explains it.",
     docs_url=None,
     urls_namespace="api",
-    auth=BearerToken(),
+    auth=READ,
 )
-api.add_router("", scores)
+for router in (
+    *(m.router for m in (projects, guidelines, tasks, rankings, runs, snapshots, models)),
+    evaluations.router,
+    scores,
+):
+    api.add_router("", router)
 
 ERRORS_LISTED = 10
 STORAGE = "The server's storage is full or unusable. Ask the operator; the log names the folder."
@@ -63,7 +68,7 @@ def _field(location: tuple[Any, ...]) -> str:
 
 @api.exception_handler(RequestDataTooBig)
 def request_too_large(request: HttpRequest, error: RequestDataTooBig) -> HttpResponseBase:
-    return Problem(413, "The request is larger than 2.5 MB. Split it into several.").response()
+    return Problem(413, TOO_LARGE).response()
 
 
 @api.exception_handler(HttpError)
@@ -74,7 +79,16 @@ def http_error(request: HttpRequest, error: HttpError) -> HttpResponseBase:
 
 @api.exception_handler(Http404)
 def unknown_address(request: HttpRequest, error: Http404) -> HttpResponseBase:
-    return Problem(404, "The API has no such address.").response()
+    """Explain a missing row, or an address that does not exist."""
+    detail = str(error) or "The API has no such address."
+    if detail.endswith("matches the given query."):
+        detail = "There is no such row, or the owner of the token may not see it."
+    return Problem(404, detail).response()
+
+
+@api.exception_handler(PermissionDenied)
+def forbidden(request: HttpRequest, error: PermissionDenied) -> HttpResponseBase:
+    return Problem(403, str(error) or "The owner of the token may not do this.").response()
 
 
 @api.exception_handler(Exception)
@@ -94,21 +108,6 @@ def internal_error(request: HttpRequest, error: Exception) -> HttpResponseBase:
 # --- addresses -----------------------------------------------------------------------------------
 
 
-def with_problems(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """Wrap a view so that it answers a wrong method with problem+json instead of ninja's plain text."""
-
-    @wraps(view)
-    def protected_view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        answer = view(request, *args, **kwargs)
-        if answer.status_code != 405:
-            return answer
-        refusal = Problem(405, f"Use {answer['Allow']} at this address.").response()
-        refusal["Allow"] = answer["Allow"]
-        return refusal
-
-    return protected_view
-
-
 @csrf_exempt
 def not_found(request: HttpRequest, rest: str = "") -> HttpResponseBase:
     return unknown_address(request, Http404())
@@ -118,7 +117,7 @@ def _urls() -> tuple[list[Any], str, str]:
     all_patterns, app_name, namespace = api.urls
     patterns: list[Any] = [*all_patterns[:-1]]  # the last one is ninja's page at the root
     for pattern in patterns:
-        pattern.callback = with_problems(pattern.callback)
+        pattern.callback = limited(pattern.callback)
     anywhere = [path("", not_found, name="api-root"), path("<path:rest>", not_found)]
     return [*patterns, *anywhere], app_name, namespace
 

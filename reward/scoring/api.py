@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Body, Query, Router, Schema
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from accounts.api import Problem, token_of
+from accounts.api import INFERENCE, Problem, token_of
 from accounts.models import Token
 from reward.access import led_projects
 from reward.models import RewardModel
@@ -19,7 +19,7 @@ from reward.scoring.promoted import NoModel, scoring_model
 from reward.scoring.rows import ScoreRow, parse_messages, parse_row
 from serving.client import Scores, Verdict
 
-router = Router(tags=["scores"])
+router = Router(tags=["scores"], auth=INFERENCE)
 
 MAX_CONVERSATIONS = 256
 MAX_RESPONSES = 64
@@ -154,6 +154,8 @@ def allowed(request: HttpRequest, project: str, number: int | None) -> tuple[Tok
     token = token_of(request)
     models = RewardModel.objects.filter(project__in=led_projects(token.user))
     try:
+        if token.project_id is not None:
+            models = models.filter(project=token.project_id)
         return token, scoring_model(models, number=number, project=project)
     except NoModel as error:
         raise Problem(404, f"{error} You can use the models of projects that you lead.") from None

@@ -63,7 +63,9 @@ class Side:
             return "embeddings"
         if name == "kind" and route.startswith("p/"):
             return "task"
-        result = self.values.get(max(starts, key=len)) if name == "pk" and starts else None
+        result = (
+            self.values.get(max(starts, key=len)) if name in ("pk", "number") and starts else None
+        )
         result = self.values.get(name) if result is None else result
         assert result is not None, f"Say in make_side which {name} the address {route} names."
         return result
@@ -111,6 +113,7 @@ def make_side() -> Side:
     evaluation = make_evaluation(adapter)
     make_base(project).promote(by=None)
     certificate = project.certificates.get()
+    Token.issue(user=lead, name="own", project=project)
     conversation = start_chat(lead, adapter, make_base(project))
     asked(conversation)
     reward_model = make_reward_model(snapshot, state=RewardModel.State.PROMOTED)
@@ -150,6 +153,15 @@ def make_side() -> Side:
         "url": "no-such-page",
         "rest": "no-such-page",
         "number": version.number,
+        "username": reviewer.username,
+        "action": "archive",
+        "api/v1/projects/<slug>/tasks/": ranking.task_id,
+        "api/v1/projects/<slug>/rankings/": ranking.pk,
+        "api/v1/runs/": adapter.run_id,
+        "api/v1/snapshots/": snapshot.pk,
+        "api/v1/models/": adapter.pk,
+        "api/v1/reward-models/": reward_model.pk,
+        "api/v1/evaluations/": evaluation.pk,
     }
     return Side(project, reviewer, lead, values)
 

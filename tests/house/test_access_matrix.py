@@ -17,7 +17,7 @@ from django.conf import settings as django_settings
 from django.db import connection, transaction
 from django.test import Client
 
-from accounts.models import Token, User
+from accounts.models import Scope, Token, User
 from serving.address import Server
 from tests.house.access_world import Side, make_people, make_side, routes
 
@@ -51,6 +51,11 @@ CONVERSATION = {
 SENT: dict[str, Any] = {
     "api/v1/score": CONVERSATION,
     "api/v1/best-of-n": {"prompt": "?", "responses": ["!"]},
+    "api/v1/projects": {"name": "Lamps"},
+    "api/v1/projects/<slug>/guideline/versions": {"text": "Be kind."},
+    "api/v1/projects/<slug>/tasks": {"items": [{"messages": CONVERSATION["messages"][:1]}]},
+    "api/v1/runs": {"kind": "generate"},
+    "api/v1/evaluations": {"inputs": {}},
     "v1/chat/completions": {"messages": CONVERSATION["messages"][:1]},
     "p/<slug>/review/": {"slot": "{slot_id}"},
     "p/<slug>/review/slot/<slot_id>/draft/": {"fields": {"rationale": ["Kept."]}, "at": 1},
@@ -81,7 +86,9 @@ class World:
         people |= {"reviewer": self.own.reviewer, "lead": self.own.lead}
         self.sessions = {name: _session(user) for name, user in people.items()}
         self.tokens = {
-            name: Token.issue(user=user, name="matrix")[1] for name, user in people.items() if user
+            name: Token.issue(user=user, name="matrix", scopes=Scope)[1]
+            for name, user in people.items()
+            if user
         }
 
     def ask(self, method: str, route: str, person: str, side: Side) -> str:
@@ -106,6 +113,8 @@ class World:
         form = SENT.get(route, {"post": "yes"} if route.endswith("/delete/") else {})
         if route.startswith("v1/"):
             form = {**form, "model": side.project.slug}
+        if route == "api/v1/snapshots":
+            form = {"project": side.project.slug}
         if route.startswith(("api/", "v1/")) or route.endswith("/draft/"):
             return client.post(path, form, content_type="application/json", headers=headers)
         filled = {name: str(text).format(**side.values) for name, text in form.items()}

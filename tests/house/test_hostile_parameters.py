@@ -20,7 +20,7 @@ from django.db.models import JSONField
 from django.http import QueryDict
 from django.test import Client
 
-from accounts.models import Token
+from accounts.models import Scope, Token
 from accounts.zones import COOKIE as ZONE_COOKIE
 from config.web.limits import UPLOAD_COOKIE
 from serving.address import Server
@@ -272,6 +272,22 @@ BODIES = {
         '{"prompt": %s, "responses": ["a"]}', '{"prompt": "a", "responses": %s}',
         '{"prompt": "a", "responses": ["a", %s]}', '{"prompt": ' + TURNS + ', "responses": ["a"]}',
     ],
+    "api/v1/projects": ["%s", '{"name": %s}', '{"name": "a", "slug": %s}', '{"name": "a", "settings": {"gold_percent": %s}}'],
+    "api/v1/projects/<slug>/guideline/versions": [
+        "%s", '{"text": %s}', '{"text": "a", "criteria": [{"name": %s, "meaning": %s}]}',
+    ],
+    "api/v1/projects/<slug>/tasks": [
+        "%s", '{"items": [%s]}', '{"items": [{"messages": %s}]}', '{"items": [{"messages": [{"role": "user", "content": %s}]}]}',
+        '{"items": [{"id": %s, "meta": %s, "messages": [{"role": "user", "content": "a"}], "responses": [%s, "b"]}]}',
+    ],
+    "api/v1/projects/<slug>/tasks/<number>/withdraw": ["%s", '{"reason": %s}'],
+    "api/v1/runs": [
+        "%s", '{"kind": %s}', '{"kind": "generate", "inputs": {"project": %s, "model": %s}}',
+        '{"kind": "evaluate", "inputs": {"candidate": %s, "limit": %s}, "config": {"seed": %s}}',
+    ],
+    "api/v1/snapshots": ["%s", '{"project": %s}', '{"project": "a", "filter": {"since": %s}}'],
+    "api/v1/evaluations": ["%s", '{"inputs": {"candidate": %s, "judge": %s}}'],
+    "api/v1/models/<number>/<action>": ["%s", '{"reason": %s}'],
     "p/<slug>/review/slot/<slot_id>/draft/": [
         "%s", '{"fields": %s}', '{"fields": {"rationale": %s}}', '{"fields": {"rationale": [%s]}}',
         '{"fields": {%s: ["a"]}}', '{"fields": {}, "at": %s}', '{"fields": {}, "active_seconds": %s}',
@@ -280,7 +296,7 @@ BODIES = {
 
 
 def test_no_url_that_reads_json_fails_on_its_body(attacker: Attacker) -> None:
-    key = Token.issue(user=attacker.trainer, name="hostile")[1]
+    key = Token.issue(user=attacker.trainer, name="hostile", scopes=Scope)[1]
     project = f"project={attacker.side.project.slug}"
     json_with_token: dict[str, Any] = {
         "content_type": "application/json", "HTTP_AUTHORIZATION": f"Bearer {key}",

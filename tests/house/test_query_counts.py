@@ -93,14 +93,15 @@ def test_every_page_without_an_id_is_pinned_or_listed():
         "review-next", "review-guideline", "review-qualification", "new-snapshot", "add-model",
         "run-new", "run-compare", "run-queue", "ready", "metrics", "new-project", "set_language", "project-findings-decide", "project-export-file",
         "project-archive", "project-unarchive", "delete-project",
-        "project-export-about", "api-root", "api-score", "api-best-of-n", "openapi-json",
+        "project-export-about", "openapi-json",
         "queue-order-undo", "project-guideline-preview", "project-guideline-publish",
         "project-guideline-delete", "project-members-new", "openai-root", "openai-models", "openai-chat",
     }  # fmt: skip
     names = set()
     for pattern in _patterns(get_resolver().url_patterns):
         parameters = set(pattern.pattern.converters)
-        if pattern.name and parameters <= {"slug"}:
+        # tests/api pins the queries of the API's lists
+        if pattern.name and parameters <= {"slug"} and not pattern.name.startswith("api-"):
             names.add(pattern.name)
     assert names - others - set(SITE_PAGES) - set(PROJECT_PAGES) == set()
     assert admin.site._registry

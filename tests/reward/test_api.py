@@ -316,8 +316,9 @@ def test_the_committed_openapi_document_is_up_to_date(client):
 
 def test_every_operation_and_limit_is_documented():
     text = (BASE_DIR / "docs" / "api.md").read_text()
-    for path in api.get_openapi_schema(path_prefix="/api/v1/")["paths"]:
-        assert f"`POST {path}`" in text
+    for path, operations in api.get_openapi_schema(path_prefix="/api/v1/")["paths"].items():
+        for method in operations:
+            assert f"`{method.upper()} {path}`" in text
     for fact in (
         "256",
         "64",
@@ -326,6 +327,9 @@ def test_every_operation_and_limit_is_documented():
         "503",
         "Retry-After",
         "TIEBREAK_API_RESPONSES_A_MINUTE",
+        "TIEBREAK_API_REQUESTS_A_MINUTE",
+        "Idempotency-Key",
+        "RateLimit-Remaining",
     ):
         assert fact in text
 

@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from django.core.management import BaseCommand, CommandError, CommandParser
 from django.db import transaction
+from django.utils import timezone
 
-from accounts.models import Token, User, audit
+from accounts.models import MOST_DAYS, Scope, Token, User, audit, projects_visible_to
 
 
 class Command(BaseCommand):
@@ -20,6 +22,14 @@ class Command(BaseCommand):
             "user", help="The username of the owner. The token has the owner's permissions."
         )
         issue.add_argument("--name", required=True, help="A name that says what the token is for.")
+        issue.add_argument(
+            "--scope",
+            action="append",
+            choices=Scope.values,
+            help="What the token may do; repeat it for several. The default is inference.",
+        )
+        issue.add_argument("--project", help="Limit the token to the project with this slug.")
+        issue.add_argument("--days", type=int, help="Let the token expire after this many days.")
         revoke = verbs.add_parser("revoke", help="Revoke a token. This takes effect immediately.")
         revoke.add_argument("number", type=int)
         for verb in (issue, revoke):
@@ -38,13 +48,32 @@ class Command(BaseCommand):
         verbs[verb](**options)
 
     @transaction.atomic
-    def issue(self, *, user: str, name: str, dry_run: bool, **options: Any) -> None:
+    def issue(
+        self,
+        *,
+        user: str,
+        name: str,
+        scope: list[str] | None,
+        project: str | None,
+        days: int | None,
+        dry_run: bool,
+        **options: Any,
+    ) -> None:
         owner = user_named(user)
+        limit = project_named(project, owner) if project else None
+        if days is not None and not 1 <= days <= MOST_DAYS:
+            raise CommandError(f"--days must be from 1 to {MOST_DAYS}.")
         if not owner.is_active:
             raise CommandError(f"{owner} is not active, so a token would not work.")
         if dry_run:
             return self.stdout.write(f"A token {name!r} would be issued to {owner}.")
-        token, key = Token.issue(user=owner, name=name)
+        token, key = Token.issue(
+            user=owner,
+            name=name,
+            scopes=scope or [Scope.INFERENCE],
+            project=limit,
+            expires_at=timezone.now() + timedelta(days=days) if days else None,
+        )
         audit(None, "token issued", token)
         return self.stdout.write(key)
 
@@ -63,7 +92,10 @@ class Command(BaseCommand):
         tokens = Token.objects.select_related("user").order_by("pk")
         for token in tokens.filter(user=user_named(user)) if user else tokens:
             used = f"{token.last_used_at:%Y-%m-%d %H:%M}" if token.last_used_at else "never"
-            self.stdout.write(f"{token.pk}\t{token.user}\t{token.name}\tlast used: {used}")
+            parts = [token.pk, token.user, token.name, ",".join(token.scopes), f"last used: {used}"]
+            if token.expires_at:
+                parts.append(f"expires: {token.expires_at:%Y-%m-%d}")
+            self.stdout.write("\t".join(map(str, parts)))
 
 
 def user_named(name: str) -> User:
@@ -72,3 +104,11 @@ def user_named(name: str) -> User:
     if user is None:
         raise CommandError(f"There is no user {name!r}.")
     return user
+
+
+def project_named(slug: str, owner: User) -> Any:
+    """Return the project. Raises CommandError if the owner of the token may not see it."""
+    project = projects_visible_to(owner).filter(slug=slug).first()
+    if project is None:
+        raise CommandError(f"{owner} has no access to a project {slug!r}.")
+    return project

@@ -77,7 +77,7 @@ def recognises(first: Any) -> bool:
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    yield from each_row(path, tally, lambda line, value: [_prompt(value, line, tally)])
+    yield from each_row(path, tally, lambda line, value: [prompt_of(value, line, tally)])
 
 
 def _check_names(value: Any, names: set[str], subject: str, line: int) -> None:
@@ -91,7 +91,8 @@ def _check_names(value: Any, names: set[str], subject: str, line: int) -> None:
         )
 
 
-def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
+def prompt_of(value: Any, line: int, tally: Tally) -> PromptRecord:
+    """Return the record of a line. Raises BadInput."""
     _check_names(value, LINE, "a line", line)
     tally.read["lines"] += 1
     tally.columns.add({name: _parsed(item) for name, item in value.items()}, MEANING)
