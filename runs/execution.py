@@ -11,7 +11,7 @@ from formatting.log_lines import log_ids
 from recipes.machine import faults
 from runs import launchers, lifecycle
 from runs.models import ENDED, Run, State
-from runs.supervision import machine_slots, supervisor
+from runs.supervision import machine_report, machine_slots, supervisor
 
 logger = logging.getLogger("tiebreak.runs")
 
@@ -19,16 +19,21 @@ FOLLOW_SECONDS = 0.5
 
 
 def execute_next() -> None:
-    """Execute the first run in the queue if this machine has a free slot.
+    """Execute the first run in the queue if this machine has a free slot and space on its disks.
 
     A worker calls this for each message. If runs are still queued when it ends, a worker is notified.
-    If the slots cannot be used, because the disk is full or read-only, the run fails with the reason.
+    While the disk is full or read-only, runs stay in the queue, and the page of the queue has the reason.
+    The reaper sends their messages again.
     """
     with ExitStack() as stack:
         try:
             slot = stack.enter_context(machine_slots.acquire())
+            problem = machine_report.storage_problem()
         except OSError as error:
-            _fail_next(error)
+            slot, problem = None, _why_locked_out(error)
+        if problem:
+            logger.error("This machine starts no runs. %s", problem)
+            machine_report.report(problem)
             return
         if slot is None or supervisor.SHUTTING_DOWN.is_set():
             return
@@ -55,12 +60,10 @@ def execute_job(run_id: int, token: int) -> bool:
     return True
 
 
-def _fail_next(error: OSError) -> None:
-    """End the first run in the queue as failed, since its user would otherwise not learn the reason."""
-    logger.error("This machine cannot execute runs: %s", error)
-    if lease := lifecycle.claim_next(supervisor.owner()):
-        problem = faults.storage_problem(error, settings.VAR_DIR)
-        lifecycle.fail(lease, problem or f"The worker cannot lock its slot: {error}")
+def _why_locked_out(error: OSError) -> str:
+    """Return why the slots cannot be used as a sentence."""
+    problem = faults.storage_problem(error, settings.VAR_DIR)
+    return problem or f"The worker cannot lock its slot: {error}."
 
 
 def run_now(run_id: int) -> Run:

@@ -299,6 +299,9 @@ class Machine(models.Model):
     host = models.CharField(max_length=200, unique=True)
     slots = models.PositiveSmallIntegerField(help_text="Runs at the same time.")
     gpus = models.JSONField(default=list)
+    problem = models.CharField(
+        max_length=500, blank=True, help_text="Why its worker starts no runs, such as a full disk."
+    )
     reported_at = models.DateTimeField()
 
     class Meta:

@@ -34,11 +34,15 @@ class Device:
 
 @dataclass
 class Host:
-    """A machine with its devices and its runs. `reports` is whether its worker has reported lately."""
+    """A machine with its devices and its runs. `reports` is whether its worker has reported lately.
+
+    `problem` is the reason why its worker starts no runs, or "".
+    """
 
     name: str
     slots: int
     reports: bool
+    problem: str = ""
     runs: list[Run] = field(default_factory=list)
     devices: list[Device] = field(default_factory=list)
 
@@ -87,13 +91,16 @@ def reason_of(run: Run) -> str:
 
 def reason(run: Run, ahead: int, hosts: Iterable[Host], running: int) -> str:
     """Return the sentence for a queued run with `ahead` runs before it in the queue."""
+    reporting = [host for host in hosts if host.reports]
+    if reporting and all(host.problem for host in reporting):
+        return f"{reporting[0].name} starts no runs. {reporting[0].problem} The run then starts automatically."
     if others := ahead + running:
         return f"Waiting for {others} other run{'' if others == 1 else 's'}."
     if settings.LAUNCHER == "ray":
         if run.message_sent_at is None:
             return "The Ray cluster has not accepted the run. It is submitted again automatically."
         return "Waiting for a free node of the Ray cluster."
-    if not any(host.reports for host in hosts):
+    if not reporting:
         return (
             "No worker is running. Start one with manage.py local or, on a server, the service "
             "of the workers. The run starts automatically."
@@ -109,7 +116,7 @@ def _hosts(running: list[Run]) -> list[Host]:
     machines = Machine.objects.filter(reported_at__gte=silent_since)
     hosts: dict[str, Host] = {}
     for machine in machines:
-        hosts[machine.host] = Host(machine.host, machine.slots, reports=True)
+        hosts[machine.host] = Host(machine.host, machine.slots, True, machine.problem)
         hosts[machine.host].devices = [_device(gpu) for gpu in machine.gpus]
     gpus = {machine.host: machine.gpus for machine in machines}
     for run in running:

@@ -12,13 +12,21 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.models.functions import Now
 
-from recipes.machine import gpus
+from recipes.machine import faults, gpus
 from runs.models import Machine
 from runs.supervision.supervisor import SHUTTING_DOWN
 
 logger = logging.getLogger("tiebreak.runs")
 
 REPORT_SECONDS = 10.0
+
+
+def storage_problem() -> str:
+    """Return a sentence if no run can start because of the disks of this machine, otherwise ""."""
+    for folder in (settings.VAR_DIR, settings.RUNS_DIR):
+        if folder.is_dir() and (sentence := faults.folder_problem(folder)):
+            return sentence[:500]
+    return ""
 
 
 def start() -> None:
@@ -38,18 +46,19 @@ def _report_until_shutdown() -> None:
             return
 
 
-def report() -> None:
-    """Store what this machine has. Costs one statement."""
+def report(problem: str | None = None) -> None:
+    """Store what this machine has, and the problem that a worker met. Costs one statement."""
     rows = [asdict(gpu) for gpu in gpus.installed()]
     machine = Machine(
         host=socket.gethostname()[:200],
         slots=settings.RUNS_AT_ONCE,
         gpus=rows,
+        problem=storage_problem() if problem is None else problem[:500],
         reported_at=Now(),
     )
     Machine.objects.bulk_create(
         [machine],
         update_conflicts=True,
         unique_fields=["host"],
-        update_fields=["slots", "gpus", "reported_at"],
+        update_fields=["slots", "gpus", "problem", "reported_at"],
     )

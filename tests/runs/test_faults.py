@@ -19,9 +19,9 @@ from finetune.engines.sampled_text import (
 from recipes.machine import faults
 from recipes.machine.faults import storage_problem
 from recipes.preferences.groups import PreferenceError, read_groups, write_groups
-from runs import execution, lifecycle
+from runs import execution, lifecycle, queue
 from runs.models import State
-from runs.supervision import child, machine_slots, supervisor
+from runs.supervision import child, machine_report, machine_slots, supervisor
 from runs.supervision.machine_slots import MachineSlot
 from tests.disks import files_limited_to
 from tests.finetune.training.training_runs import groups_that_like_b
@@ -164,15 +164,33 @@ def test_a_folder_that_cannot_be_created_is_named(begin, settings, tmp_path):
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("runs_dir")
-def test_a_full_disk_fails_the_run_with_a_sentence_and_leaves_the_slot_free(begin, settings):
+def test_a_run_waits_for_space_with_a_sentence_and_then_starts(begin, settings):
     run = begin(send=False)
     with files_limited_to(0):
         execution.execute_next()
     run.refresh_from_db()
-    assert run.state == State.FAILED
-    assert run.error.startswith(f"No space is left in {settings.VAR_DIR}")
+    assert (run.state, run.attempt) == (State.QUEUED, 0)
+    assert f"No space is left in {settings.VAR_DIR}" in queue.reason_of(run)
     with machine_slots.acquire() as slot:
         assert slot is not None
+    execution.execute_next()
+    run.refresh_from_db()
+    assert run.state == State.SUCCEEDED
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("runs_dir")
+def test_no_run_is_taken_from_the_queue_while_the_disk_is_nearly_full(begin, monkeypatch):
+    run = begin(send=False)
+    monkeypatch.setattr(faults, "FULL_BYTES", 1 << 60)
+    execution.execute_next()
+    run.refresh_from_db()
+    assert run.state == State.QUEUED
+    (host,) = queue.overview().hosts
+    assert "No space is left in " in host.problem
+    monkeypatch.undo()
+    machine_report.report()
+    assert queue.reason_of(run) != host.problem and "space" not in queue.reason_of(run)
 
 
 @pytest.mark.django_db
