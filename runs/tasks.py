@@ -5,6 +5,7 @@ from celery import shared_task
 from celery.signals import beat_embedded_init, worker_ready, worker_shutting_down
 
 from runs import execution, launchers, preflight
+from runs.launching import first_batch
 from runs.messages import QUEUE
 from runs.notices import sending
 from runs.supervision import machine_report
@@ -27,6 +28,11 @@ def submit_jobs() -> None:
 @shared_task
 def measure_forecast(forecast_id: int) -> None:
     preflight.measure(forecast_id)
+
+
+@shared_task
+def read_first_batch(key: str) -> None:
+    first_batch.compute(key)
 
 
 @shared_task

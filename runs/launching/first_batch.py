@@ -1,11 +1,14 @@
-"""The first batch of a run that is not queued yet, computed in a process with limits.
+"""The first batch of a run that is not queued yet, computed by a worker in a process with limits.
 
-The web must not import torch or a model's tokenizer. The run directory is temporary. It gets the data
-from the `prepare` of the run kind, so the process reads what the run would read.
+Neither the web server nor its machine needs torch or the tokenizer of the model. The launch page asks for
+the batch again until it is there. Requests and results are in the shared cache, and a message carries only
+the key. The run directory is temporary. It gets the data from the `prepare` of the run kind, so the process
+reads what the run would read.
 """
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,23 +18,32 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from celery import current_app
 from django.conf import settings
 from django.core.cache import caches
+from kombu.exceptions import OperationalError as BrokerError
 
+from runs import kinds
 from runs.kinds import CannotRun, RunKind
+from runs.messages import QUEUE
 from runs.models import Run
 from runs.supervision.environment import for_recipe
 from runs.supervision.workspace import write_input
 
+logger = logging.getLogger("tiebreak.runs")
+
 SECONDS = 75
 """The wall-clock limit. The process also limits its own processor time and memory."""
 KEPT_SECONDS = 3600
+PROBLEM_SECONDS = 60
+RESEND_SECONDS = 30
+"""Seconds after which a message is sent again if no worker has begun, while the page still asks."""
 MOST_BYTES = 4 << 20
-BUSY = "first-batch-busy"
+READING = {"reading": True}
 
 MISSING = (
-    "The web server does not have the packages of the extra `train`, so it cannot read the tokenizer. "
-    "The run itself is not affected."
+    "The worker does not have the packages of the extra `train`, so it cannot read the tokenizer. "
+    "Start the run on a machine that has them."
 )
 
 
@@ -39,28 +51,66 @@ class NoFirstBatch(Exception):  # noqa: N818
     """Raised if the first batch cannot be shown. The text says why."""
 
 
-def first_batch_of(kind: RunKind, config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the output of the kind's program. It is cached for an hour, and for one day at most.
+def first_batch_of(
+    kind: RunKind, config: dict[str, Any], inputs: dict[str, Any], *, again: bool = False
+) -> dict[str, Any] | None:
+    """Return the output of the kind's program, or None while a worker computes it.
 
-    Only one first batch is computed at a time. Raises NoFirstBatch.
+    The first call sends the request. With `again`, a request that failed is repeated. The result is kept for
+    an hour, and for one day at most. Raises NoFirstBatch.
     """
-    cache, key = caches["shared"], _key(kind, config, inputs)
-    if stored := cache.get(key):
-        return stored
-    if not cache.add(BUSY, True, SECONDS + 30):
-        raise NoFirstBatch("Another first batch is being prepared. Try again in a minute.")
-    try:
-        batch = _computed(kind, config, inputs)
-    finally:
-        cache.delete(BUSY)
-    cache.set(key, batch, KEPT_SECONDS)
-    return batch
+    cache, key = caches["shared"], key_of(kind, config, inputs)
+    stored = cache.get(key)
+    if again and stored and "problem" in stored:
+        cache.delete(key)
+        stored = None
+    if stored is None:
+        request = {"kind": kind.name, "config": config, "inputs": inputs}
+        if cache.add(key, {"request": request}, RESEND_SECONDS):
+            _send(key)
+        return None
+    if problem := stored.get("problem"):
+        raise NoFirstBatch(problem)
+    return stored.get("batch")
 
 
-def _key(kind: RunKind, config: dict[str, Any], inputs: dict[str, Any]) -> str:
+def key_of(kind: RunKind, config: dict[str, Any], inputs: dict[str, Any]) -> str:
     """Return the key of the cache. Chat templates print the date, so it is part of the key."""
     parts = [kind.name, config, inputs, date.today().isoformat()]
     return f"first-batch-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}"
+
+
+def _send(key: str) -> None:
+    """Send the key to a worker. Raises NoFirstBatch if the broker does not answer."""
+    try:
+        current_app.send_task("runs.tasks.read_first_batch", args=[key], queue=QUEUE, retry=False)
+    except (BrokerError, OSError) as error:
+        caches["shared"].delete(key)
+        logger.warning("No first batch: the broker does not answer (%s).", error)
+        raise NoFirstBatch("No worker can be reached. Try again in a minute.") from None
+
+
+def compute(key: str) -> None:
+    """Compute a requested batch, and store it or the reason why there is none.
+
+    Does nothing if the request has expired, or if another worker has it.
+    """
+    cache = caches["shared"]
+    request = (cache.get(key) or {}).get("request")
+    if request is None or not cache.add(f"{key}-worker", True, SECONDS + 30):
+        return
+    cache.set(key, READING, SECONDS + 30)
+    try:
+        kind = kinds.get(request["kind"])
+        batch = _computed(kind, request["config"], request["inputs"])
+        cache.set(key, {"batch": batch}, KEPT_SECONDS)
+    except (NoFirstBatch, CannotRun) as problem:
+        cache.set(key, {"problem": str(problem)}, PROBLEM_SECONDS)
+    except BaseException:
+        cache.set(key, {"problem": "The log of the worker has the reason."}, PROBLEM_SECONDS)
+        raise
+    finally:
+        cache.delete(f"{key}-worker")
 
 
 def _computed(kind: RunKind, config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:

@@ -312,15 +312,19 @@ class Launch:
         command = command_line(self.kind, config, inputs, preset=preset, title=title)
         return Review(changes, command, config, inputs)
 
-    def first_batch(self) -> tuple[dict[str, Any] | None, str]:
-        """Return the first batch of the run, or None and the reason why it cannot be shown."""
+    def first_batch(self, *, again: bool = False) -> tuple[dict[str, Any] | None, str]:
+        """Return the first batch of the run, or None and the reason why it cannot be shown.
+
+        Without a reason, a worker is computing it. With `again`, a request that failed is repeated.
+        """
         review = self.review
         if not self.kind.first_batch:
             return None, "Runs of this kind do not train, so they have no batch."
         if review is None or review.problems:
             return None, "Correct the form first. The review lists what is wrong."
         try:
-            return first_batch_of(self.kind, review.config, review.inputs), ""
+            batch = first_batch_of(self.kind, review.config, review.inputs, again=again)
+            return batch, ""
         except NoFirstBatch as problem:
             return None, str(problem)
 

@@ -18,7 +18,7 @@ def kind_or_404(name: str) -> RunKind:
 @trainer_required
 @require_safe
 def choose_kind(request: HttpRequest) -> HttpResponse:
-    return render(request, "runs/kinds.html", {"kinds": kinds.all_kinds(), "section": "runs"})
+    return render(request, "runs/kinds.html", {"groups": kinds.by_group(), "section": "runs"})
 
 
 @trainer_required
@@ -51,16 +51,20 @@ def launch_preview(request: HttpRequest, kind: str) -> HttpResponse:
 def launch_first_batch(request: HttpRequest, kind: str) -> HttpResponse:
     """Show the form again, with the first batch of the run that it would start.
 
-    This can take a minute, because another process reads the tokenizer and the data.
+    A worker computes it, so the page asks again until it is there. While it is not, the script gets 204.
     """
     run_kind = kind_or_404(kind)
     form = Launch(run_kind, request.POST)
-    batch, problem = form.first_batch()
+    batch, problem = form.first_batch(again="repeat" in request.POST)
+    waiting = batch is None and not problem
+    if waiting and "waiting" in request.POST:
+        return HttpResponse(status=204)  # the page already says so
     context = {
         "kind": run_kind,
         "launch": form,
         "batch": batch,
         "batch_problem": problem,
+        "batch_waiting": waiting,
         "section": "runs",
     }
     return render(request, "runs/launch.html", context)

@@ -33,7 +33,7 @@ form.addEventListener("input", () => {
 });
 
 form.addEventListener("htmx:beforeRequest", (event) => {
-  if (closest(event.target, "[data-show-batch]")) setBatchStatus("Reading the tokenizer and the data. This takes some seconds.");
+  if (closest(event.target, "[data-show-batch]")) setBatchStatus("Asking a worker…");
 });
 form.addEventListener("htmx:sendError", (event) => {
   if (closest(event.target, "[data-show-batch]")) setBatchStatus("The server did not answer. Try again.");

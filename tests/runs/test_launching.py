@@ -15,6 +15,7 @@ from runs.launching import first_batch
 from runs.launching.form import Launch
 from runs.models import Run, State
 from runs.services import InvalidConfig, SameRun
+from runs.tasks import read_first_batch
 from tests.reward.factory import make_user
 from tests.runs.test_pages import LAUNCH, form
 
@@ -225,9 +226,28 @@ def test_a_setting_without_effect_is_refused_unless_it_is_the_default():
 BATCH = f"{LAUNCH}first-batch"
 
 
+@pytest.fixture
+def sent(monkeypatch) -> list[str]:
+    """The keys that were sent to a worker, whose broker is not running in these tests."""
+    keys: list[str] = []
+    monkeypatch.setattr(
+        first_batch.current_app, "send_task", lambda name, args, **options: keys.extend(args)
+    )
+    return keys
+
+
+def batch_of(trainer, sent, **fields):
+    """Ask for a first batch, let a worker compute it, and return the page that shows it."""
+    waiting = trainer.post(BATCH, {**form(**fields), "repeat": "1"})
+    assert waiting.context["batch"] is None
+    while sent:
+        read_first_batch(sent.pop())
+    return trainer.post(BATCH, {**form(**fields), "waiting": "1"})
+
+
 @pytest.mark.processes
-def test_the_first_batch_is_shown_as_text_and_starts_nothing(trainer, settings):
-    answer = trainer.post(BATCH, form(word="<script>"))
+def test_the_first_batch_is_shown_as_text_and_starts_nothing(trainer, settings, sent):
+    answer = batch_of(trainer, sent, word="<script>")
     assert answer.status_code == 200
     assert "<mark>&lt;script&gt;</mark>" in answer.text
     assert "<span>a⏎\nb</span>" in answer.text
@@ -235,8 +255,8 @@ def test_the_first_batch_is_shown_as_text_and_starts_nothing(trainer, settings):
     assert "… 7 more tokens" in answer.text
     assert not Run.objects.exists()
     assert list(settings.RUNS_DIR.iterdir()) == []
-    settings.BASE_DIR = "/nowhere"  # a second process could not start
-    assert trainer.post(BATCH, form(word="<script>")).context["batch"]
+    assert trainer.post(BATCH, {**form(word="<script>"), "repeat": "1"}).context["batch"]
+    assert sent == []  # the stored batch is shown again
 
 
 @pytest.mark.processes
@@ -249,20 +269,36 @@ def test_the_first_batch_is_shown_as_text_and_starts_nothing(trainer, settings):
         ("nonsense", "The program printed something that is not a batch."),
         ("packages", "does not have the packages of the extra"),
         ("unpreparable", "The snapshot&#x27;s file is gone."),
-        ("", "Correct the form first."),
     ],
 )
-def test_a_first_batch_that_cannot_be_shown_has_a_reason(trainer, settings, word, reason):
-    answer = trainer.post(BATCH, form(word=word))
+def test_a_first_batch_that_cannot_be_shown_has_a_reason(trainer, settings, sent, word, reason):
+    answer = batch_of(trainer, sent, word=word)
     assert answer.status_code == 200
     assert reason in answer.text
     assert not list(settings.RUNS_DIR.glob("*"))
 
 
-def test_one_first_batch_is_computed_at_a_time(trainer):
-    caches["shared"].set(first_batch.BUSY, True, 60)
-    assert "Another first batch is being prepared." in trainer.post(BATCH, form(word="b")).text
-    caches["shared"].delete(first_batch.BUSY)
+def test_no_worker_is_asked_for_the_first_batch_of_a_wrong_form(trainer, sent):
+    assert "Correct the form first." in trainer.post(BATCH, form(word="")).text
+    assert sent == []
+
+
+def test_the_page_asks_for_the_first_batch_until_a_worker_has_read_it(trainer, sent):
+    assert "every 1s" in trainer.post(BATCH, form(word="b")).text
+    assert trainer.post(BATCH, {**form(word="b"), "waiting": "1"}).status_code == 204
+    assert len(sent) == 1  # the request is not sent twice
+    read_first_batch("first-batch-of-nobody")  # an expired request does nothing
+    key = sent[0]
+    caches["shared"].delete_many([key, f"{key}-worker"])
+
+
+def test_a_first_batch_without_a_broker_is_refused_and_can_be_asked_for_again(trainer, monkeypatch):
+    def fail(*args, **options):
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(first_batch.current_app, "send_task", fail)
+    for _ in range(2):
+        assert "No worker can be reached." in trainer.post(BATCH, form(word="c")).text
 
 
 def test_a_kind_that_does_not_train_has_no_batch(trainer):
