@@ -24,7 +24,7 @@ from finetune.settings import (
 )
 from reward.evaluation.figures import SHARES
 from reward.run_files import snapshot_of
-from runs.kinds import RunKind, register
+from runs.kinds import EVALUATION, FILES, RESPONSES, RunKind, register
 
 
 def _responses(result: dict[str, Any]) -> str:
@@ -48,6 +48,7 @@ GENERATE = RunKind(
     figure=_responses,
     shares=frozenset({"truncated"}),
     multi_gpu=False,
+    group=RESPONSES,
 )
 
 
@@ -69,6 +70,7 @@ ASK = RunKind(
     shares=frozenset({"truncated"}),
     variables=served.variables,
     uses_gpu=False,
+    group=RESPONSES,
 )
 
 
@@ -129,6 +131,7 @@ MERGE = RunKind(
     links=links_to_model,
     answers=run_answers.of_models,
     uses_gpu=False,
+    group=FILES,
 )
 
 PUSH = RunKind(
@@ -148,6 +151,7 @@ PUSH = RunKind(
     arguments=frozenset({"repo"}),
     figure=pushing.figure,
     uses_gpu=False,
+    group=FILES,
 )
 
 PULL = RunKind(
@@ -166,6 +170,7 @@ PULL = RunKind(
     figure=pulling.figure,
     links=links_to_model,
     uses_gpu=False,
+    group=FILES,
 )
 
 EVALUATED = frozenset(
@@ -192,6 +197,7 @@ EVALUATE = RunKind(
     links=evaluation_runs.links,
     answers=run_answers.of_evaluations,
     multi_gpu=False,
+    group=EVALUATION,
 )
 
 
@@ -212,6 +218,7 @@ MEASURE_JUDGE = RunKind(
     shares=frozenset({"agreement", "decisive", "first_preferred"}),
     variables=served.variables,
     uses_gpu=False,
+    group=EVALUATION,
 )
 
 

@@ -11,7 +11,7 @@ from reward.forms import OnnxInputs
 from reward.models import RewardModel
 from reward.run_files import put_snapshot, read_report, reward_model_of
 from reward.settings import OnnxConfig
-from runs.kinds import Config, Inputs, RunKind
+from runs.kinds import FILES, Config, Inputs, RunKind
 from runs.models import Run, State
 
 
@@ -70,4 +70,5 @@ ONNX = RunKind(
     figure=figure,
     links=links,
     uses_gpu=False,
+    group=FILES,
 )

@@ -93,6 +93,15 @@ class Answer:
         return not isinstance(self.text, SafeString)
 
 
+TRAINING, RESPONSES, EVALUATION, FILES = (
+    "Training",
+    "Responses and scores",
+    "Evaluation",
+    "Model files",
+)
+GROUPS = (TRAINING, RESPONSES, EVALUATION, FILES)
+
+
 @dataclass(frozen=True)
 class RunKind:
     """The functions and names with which `runs` starts, supervises and finishes runs of one kind.
@@ -129,6 +138,7 @@ class RunKind:
     multi_gpu    Whether the recipe can use several GPUs, with one process for each.
     uses_gpu     Whether the recipe uses a GPU. If not, it does not wait for one.
     forecast     Whether the memory and time of a run can be forecast. Its module has the recipe as RECIPE.
+    group        The heading under which the kind is offered for a new run.
     """
 
     name: str
@@ -155,6 +165,7 @@ class RunKind:
     multi_gpu: bool = False
     uses_gpu: bool = True
     forecast: bool = False
+    group: str = TRAINING
 
 
 def options_of(**values: Any) -> list[str]:
@@ -196,6 +207,12 @@ def get(name: str) -> RunKind:
 def names_with_title(text: str) -> list[str]:
     """Return the names of the kinds whose title contains the text in any case."""
     return [kind.name for kind in all_kinds() if text.casefold() in kind.title.casefold()]
+
+
+def by_group() -> list[tuple[str, list[RunKind]]]:
+    """Return the groups that have kinds, each with its kinds in the order of `all_kinds`."""
+    groups = [(group, [k for k in all_kinds() if k.group == group]) for group in GROUPS]
+    return [(group, members) for group, members in groups if members]
 
 
 def all_kinds() -> list[RunKind]:

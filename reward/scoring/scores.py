@@ -19,7 +19,7 @@ from reward.models import ResponseScore, RewardModel
 from reward.ordering import queue
 from reward.run_files import read_report, reward_model_of
 from reward.scoring.settings import ScoreConfig
-from runs.kinds import CannotRun, Config, Inputs, RunKind, options_of
+from runs.kinds import RESPONSES, CannotRun, Config, Inputs, RunKind, options_of
 from runs.models import Run
 
 if TYPE_CHECKING:
@@ -204,4 +204,5 @@ SCORE = RunKind(
     folders=frozenset({"reward_model"}),
     figure=figure,
     links=links,
+    group=RESPONSES,
 )
