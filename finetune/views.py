@@ -39,7 +39,7 @@ from finetune.models import (
     Evaluation,
     Model,
 )
-from finetune.statistics.evidence import Evidence, share_of_alpha
+from finetune.statistics.evidence import ORDER_BLOCK, Evidence, share_of_alpha
 from finetune.statistics.expectations import in_words
 from finetune.statistics.regression import prompts_needed
 from finetune.statistics.reviewer_effects import GeneralRate
@@ -209,6 +209,7 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
         **{name: percent(getattr(row, name)) for name in ("alpha", "own_alpha")},
         "margin": f"{100 * (row.margin or 0):.0f}",
         "forecasts": forecasts(row),
+        "order_block": ORDER_BLOCK,
         "report": row.report,
         "judge": judge_title(row),
         "llm_judge": llm_judge_figures(row),

@@ -239,37 +239,54 @@ def proofs(
 ) -> tuple[bool, bool]:
     """Return whether the evaluations that count prove the candidate better, and worse.
 
-    A win that may come from length alone does not count. The judge can prove it better only under the
-    policy "judge", but can prove it worse in any case. An evaluation about reviewers in general also
-    needs their interval above 50%. With `regression_set`, the SHA-256 of the set that the project
-    requires, it must be proven not worse on this set.
+    Better: see `sources_of_win`. The judge, and the regression set, can prove it worse under any policy.
     """
     better = worse = False
-    deciding = SOURCES if policy == "judge" else ("people",)
     for evaluation in evaluations:
         if not evaluation["counts"]:
             continue
-        conclusions = {
-            source: evaluation[source]["evidence"]["conclusion"]
-            for source in SOURCES
-            if evaluation[source]["evidence"]
-        }
-        worse |= Conclusion.WORSE in conclusions.values()
+        better |= bool(sources_of_win(evaluation, policy, regression_set=regression_set))
+        worse |= Conclusion.WORSE in _conclusions(evaluation).values()
         on_set = evaluation["regression"]
         worse |= on_set is not None and on_set["result"]["conclusion"] == Conclusion.WORSE
-        proven = any(
-            conclusions.get(source) == Conclusion.BETTER
-            and not may_be_length(evaluation["at_equal_length"][source])
-            for source in deciding
-        )
-        if evaluation["registration"]["question"] == LIKE_THEM and "people" in conclusions:
-            general = evaluation["people"]["general"]
-            proven = proven and general is not None and general["interval"][0] > 0.5
-        if regression_set is not None:
-            passed = on_set is not None and on_set["sha256"] == regression_set
-            proven = proven and passed and on_set["result"]["conclusion"] == Conclusion.NOT_WORSE
-        better |= proven
     return better, worse
+
+
+def sources_of_win(
+    evaluation: dict[str, Any], policy: str, *, regression_set: str | None
+) -> list[str]:
+    """Return the sources of verdicts by which an evaluation that counts proves the candidate better.
+
+    A win that may come from length alone does not count. The judge can prove it better only under the
+    policy "judge". An evaluation about reviewers in general also needs their interval above 50%. With
+    `regression_set`, the SHA-256 of the set that the project requires, it must be proven not worse on
+    this set.
+    """
+    conclusions = _conclusions(evaluation)
+    if evaluation["registration"]["question"] == LIKE_THEM and "people" in conclusions:
+        general = evaluation["people"]["general"]
+        if general is None or not general["interval"][0] > 0.5:
+            return []
+    if regression_set is not None:
+        on_set = evaluation["regression"]
+        passed = on_set is not None and on_set["sha256"] == regression_set
+        if not passed or on_set["result"]["conclusion"] != Conclusion.NOT_WORSE:
+            return []
+    return [
+        source
+        for source in (SOURCES if policy == "judge" else ("people",))
+        if conclusions.get(source) == Conclusion.BETTER
+        and not may_be_length(evaluation["at_equal_length"][source])
+    ]
+
+
+def _conclusions(evaluation: dict[str, Any]) -> dict[str, str]:
+    """Return the conclusion of each source that has evidence."""
+    return {
+        source: evaluation[source]["evidence"]["conclusion"]
+        for source in SOURCES
+        if evaluation[source]["evidence"]
+    }
 
 
 def sentences(content: dict[str, Any]) -> list[str]:

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune.certificate.recomputing import SAME_WEIGHTS
+from finetune.certificate.recomputing import SAME_WEIGHTS, sources_of_win
+from finetune.certificate.verdicts import SOURCES
 from finetune.models import Certificate
-from finetune.statistics.evidence import PRECISION, Conclusion
+from finetune.statistics.evidence import PRECISION
 from finetune.statistics.means import mean_figure, sums_by_prompt
 from labeling.models import Project
 
@@ -124,25 +125,21 @@ def read_promotion(content: dict[str, Any]) -> Promotion:
 def _deciding(content: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """Return the evaluation on which the promotion was decided, and the source of its verdicts.
 
-    It is the newest one that proves a win by a source that the project's policy accepts. Without one,
-    because somebody overrode the doubts, it is the newest one with verdicts of people, or of a judge.
+    It is the newest one that proves a win as the project's policy demands, by people if possible. Without
+    one, because somebody overrode the doubts, it is the newest one with verdicts of people, or of a judge.
     """
-    sources = {
-        source: [
-            evaluation
-            for evaluation in reversed(content["evaluations"])
-            if evaluation["counts"] and (evaluation[source]["evidence"] or {}).get("path")
-        ]
-        for source in ("people", "judge")
-    }
-    accepted = (
-        ("people",) if content["promotion"]["policy"] == Project.Promotion.PEOPLE else sources
-    )
-    rows = [(evaluation, source) for source in sources for evaluation in sources[source]]
+    promotion = content["promotion"]
+    policy, regression_set = promotion["policy"], promotion["regression_set"]
+    rows = [
+        (evaluation, source)
+        for source in SOURCES
+        for evaluation in reversed(content["evaluations"])
+        if evaluation["counts"] and (evaluation[source]["evidence"] or {}).get("path")
+    ]
     wins = [
         (evaluation, source)
         for evaluation, source in rows
-        if source in accepted and evaluation[source]["evidence"]["conclusion"] == Conclusion.BETTER
+        if source in sources_of_win(evaluation, policy, regression_set=regression_set)
     ]
     return next(iter(wins + rows), (None, ""))
 

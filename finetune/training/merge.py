@@ -25,7 +25,6 @@ Legend: T positions of a text, V vocabulary. Tensors carry their shape as a suff
 
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -61,6 +60,7 @@ from recipes.errors import RecipeError
 from recipes.models.chat_options import ChatRecord, read_options
 from recipes.models.loading import read_config
 from recipes.preferences.groups import PreferenceError, read_folder
+from recipes.publishing.checking import number_from_new_process
 from recipes.rundir import RunDir, write_json
 from recipes.runner import provenance, run_recipe
 from recipes.stopping import StopSignal
@@ -77,7 +77,8 @@ QUESTIONS = (
     "Name three uses of a paper clip.",
 )
 """Prompts to which the tuned model writes text if the run directory has no data."""
-ROOT = Path(__file__).parents[2]
+CHECK = "finetune.training.merge_check"
+"""The module that returns ‖merged − tuned‖, computed from the written files only."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def merge(run_dir: RunDir, stop: StopSignal) -> None:
             del base, tuned, merged  # the new process loads the model again
             stop.check()
             run_dir.stage("Comparing the merged model with base and adapter, in a new process")
-            difference = difference_in_new_process(draft, folder)
+            difference = number_from_new_process("The merged model", CHECK, draft, folder)
             check(difference, effect, config.output_dtype)
             report = {
                 "kind": "merge",
@@ -294,19 +295,6 @@ def write_predictions(folder: Path, tuned: Any, texts: list[Text]) -> float:
             "nothing to merge. Was it trained?"
         )
     return (squares / len(texts)) ** 0.5
-
-
-def difference_in_new_process(draft: Path, folder: Path) -> float:
-    """Return ‖merged − tuned‖, computed by a process that reads only the written files."""
-    process = subprocess.run(
-        [sys.executable, "-m", "finetune.training.merge_check", str(draft), str(folder)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    lines = process.stderr.strip().splitlines()
-    if process.returncode or not process.stdout.strip():
-        reason = lines[-1] if lines else f"it ended with status {process.returncode}"
-        raise RecipeError(f"The merged model could not be checked: {reason} Nothing was published.")
-    return float(process.stdout.split()[-1])
 
 
 def check(difference: float, effect: float, dtype: str) -> None:

@@ -19,7 +19,6 @@ Deliberately not implemented:
 
 import importlib.util
 import shutil
-import subprocess
 import sys
 import time
 import warnings
@@ -35,6 +34,7 @@ from recipes.errors import RecipeError
 from recipes.models.chat_format import BOUNDARIES, CONTROL_TOKENS, ChatFormat
 from recipes.models.chat_options import ChatRecord, read_options
 from recipes.preferences.groups import PreferenceError, read_folder
+from recipes.publishing.checking import number_from_new_process
 from recipes.rundir import RunDir, write_json
 from recipes.runner import provenance, run_recipe
 from recipes.stopping import StopSignal
@@ -64,7 +64,8 @@ CONVERSATIONS = (
     ("Yes or no?", "No"),
 )  # fmt: skip
 """Conversations that are always compared: several scripts, code, and very short ones."""
-ROOT = Path(__file__).parents[2]
+CHECK = "reward.training.onnx_check"
+"""The module that returns the largest difference of the scores, computed from the written files only."""
 
 
 def export(run_dir: RunDir, stop: StopSignal) -> None:
@@ -96,7 +97,7 @@ def export(run_dir: RunDir, stop: StopSignal) -> None:
         stop.check()
         run_dir.stage("Comparing the scores of onnxruntime, in a new process")
         write_json(comparison, {"special": not chat.template, "rows": rows})
-        difference = difference_in_new_process(draft, comparison)
+        difference = number_from_new_process("The export", CHECK, draft, comparison)
         check(difference, max(abs(row["score"]) for row in rows))
         report = {
             "kind": "onnx",
@@ -267,19 +268,6 @@ def comparison_file(run_dir: RunDir) -> Iterator[Path]:
         yield folder / "rows.json"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def difference_in_new_process(draft: Path, comparison: Path) -> float:
-    """Return the largest difference of the scores, computed from the written files only."""
-    process = subprocess.run(
-        [sys.executable, "-m", "reward.training.onnx_check", str(draft), str(comparison)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    lines = process.stderr.strip().splitlines()
-    if process.returncode or not process.stdout.strip():
-        reason = lines[-1] if lines else f"it ended with status {process.returncode}."
-        raise RecipeError(f"The export could not be checked: {reason} Nothing was published.")
-    return float(process.stdout.split()[-1])
 
 
 def check(difference: float, largest: float) -> None:

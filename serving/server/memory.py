@@ -6,7 +6,9 @@ This module does not need torch.
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
@@ -18,6 +20,15 @@ MIN_MEMORY_MB = 500
 """The least memory of a server. torch and other libraries need most of it."""
 SHARE_OF_MODELS = 0.75
 """The share of the memory that models may fill. The rest is for the texts in progress."""
+
+
+def written_at(*files: Path) -> int:
+    """Return a number that changes if one of the files is written again, or 0 if none exists."""
+    times = [0]
+    for file in files:
+        with suppress(OSError):
+            times.append(file.stat().st_mtime_ns)
+    return max(times)
 
 
 class Model(Protocol):

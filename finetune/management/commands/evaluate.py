@@ -5,6 +5,7 @@ from django.core.management import CommandError, CommandParser
 from finetune.forms.evaluation import judge_choices
 from finetune.management.models_named import model_named
 from finetune.models import ALPHA, MARGIN, Evaluation
+from finetune.statistics.evidence import ORDER_BLOCK
 from reward.management.run_command import RunCommand
 
 REGISTERED = (
@@ -59,7 +60,7 @@ out. --judge help lists the judges that fit the candidate's project."""
             choices=[value for value in Evaluation.Order.values if value],
             default="",
             help="let people compare first the prompts of which the judge is least or most certain, "
-            "within random blocks of 10",
+            f"within random blocks of {ORDER_BLOCK}",
         )
         parser.add_argument(
             "--most-verdicts",

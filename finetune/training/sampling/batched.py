@@ -45,6 +45,7 @@ from finetune.settings import SamplingConfig
 from finetune.training.models.language_model import PolicyChat
 from finetune.training.sampling.decoding import Row, finish
 from finetune.training.sampling.distribution import Distribution, draw
+from finetune.training.sampling.local import OwnModel
 from finetune.training.sampling.progress import emit_progress
 from recipes.errors import RecipeError
 from recipes.layout.families import MAX_LAYOUT_DIFFERENCE
@@ -68,12 +69,11 @@ PATIENCE = 1.0
 """Seconds between two checks of the stop signal while no response ends."""
 
 
-class BatchedEngine:
+class BatchedEngine(OwnModel):
     """A model that samples up to `batch_size` responses at the same time, or fewer after memory ran out.
 
-    Without a `distribution`, the temperature and top-p of the settings apply. Raises RecipeError if the
-    distribution has a repetition penalty, and at the first response if continuous batching does not work
-    with the model.
+    Raises RecipeError if the distribution has a repetition penalty, and at the first response if continuous
+    batching does not work with the model.
     """
 
     name = "batched"
@@ -85,11 +85,8 @@ class BatchedEngine:
         config: SamplingConfig,
         distribution: Distribution | None = None,
     ):
-        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.chat = chat
-        self.config = config
-        self.distribution = distribution or Distribution.of_settings(config)
-        self.rows_at_once = config.batch_size
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        super().__init__(plain, chat, config, distribution)
         if self.distribution.repetition_penalty != 1:
             raise RecipeError(
                 "The engine batched does not support a repetition penalty, which the published sampling "

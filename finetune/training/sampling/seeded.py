@@ -21,6 +21,7 @@ from finetune.settings import SamplingConfig
 from finetune.training.models.language_model import PolicyChat
 from finetune.training.sampling.decoding import Row, decode, finish
 from finetune.training.sampling.distribution import Distribution
+from finetune.training.sampling.local import OwnModel
 from finetune.training.sampling.progress import emit_progress
 from recipes.machine.memory import free_memory, is_out_of_memory
 from recipes.rundir import RunDir
@@ -28,26 +29,10 @@ from recipes.stopping import StopSignal
 from recipes.training import checkpoints
 
 
-class SeededEngine:
-    """A model that samples in batches of `batch_size` responses, or fewer after memory ran out.
-
-    Without a `distribution`, the temperature and top-p of the settings apply.
-    """
+class SeededEngine(OwnModel):
+    """A model that samples in batches of `batch_size` responses, or fewer after memory ran out."""
 
     name = "seeded"
-
-    def __init__(
-        self,
-        model: Any,
-        chat: PolicyChat,
-        config: SamplingConfig,
-        distribution: Distribution | None = None,
-    ):
-        self.model = model
-        self.chat = chat
-        self.config = config
-        self.distribution = distribution or Distribution.of_settings(config)
-        self.rows_at_once = config.batch_size
 
     def sample(
         self,

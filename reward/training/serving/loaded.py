@@ -13,7 +13,7 @@ from recipes.machine.memory import free_memory, is_out_of_memory, module_bytes, 
 from reward.scoring.rows import ScoreRow
 from reward.training.score import Conversation, Scorer, Verdict, judge, output_folder
 from serving.server.engine import JobError
-from serving.server.memory import ModelMemory
+from serving.server.memory import ModelMemory, written_at
 
 LoadKey = tuple[str, int]
 MIN_TOKENS = 512
@@ -54,7 +54,7 @@ def acquire(memory: ModelMemory, run: str) -> Lease:
     Raises JobError if the folder has no model, and WaitForModel if other jobs use the memory.
     """
     folder = output_folder(Path(run))
-    key = (str(folder), _written_at(folder))
+    key = (str(folder), written_at(folder / "report.json"))
     try:
         scorer = memory.acquire(
             key,
@@ -65,13 +65,6 @@ def acquire(memory: ModelMemory, run: str) -> Lease:
     except RecipeError as error:
         raise JobError("FAILED_PRECONDITION", str(error)) from None
     return Lease(scorer, memory, key)
-
-
-def _written_at(folder: Path) -> int:
-    try:
-        return (folder / "report.json").stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def judge_in_memory(scorer: Scorer, rows: Sequence[ScoreRow]) -> list[Verdict]:

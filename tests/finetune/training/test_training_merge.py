@@ -51,7 +51,9 @@ def tied(tmp_path_factory):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Compare the written files in this process, where a new one would take seconds to start."""
-    monkeypatch.setattr(merging, "difference_in_new_process", difference)
+    monkeypatch.setattr(
+        merging, "number_from_new_process", lambda what, module, *paths: difference(*paths)
+    )
 
 
 def merge_run(path, model, adapter, *, groups=(), **config):
@@ -162,13 +164,13 @@ def test_a_merge_that_loses_one_layer_of_the_adapter_is_refused(
 def test_weights_damaged_on_disk_are_noticed_by_the_new_process(
     tmp_path, model, adapter, monkeypatch
 ):
-    real = merging.difference_in_new_process
+    real = merging.number_from_new_process
 
-    def damage(draft, folder):
+    def damage(what, module, draft, folder):
         load_model(str(model), "float32").save_pretrained(draft)
-        return real(draft, folder)
+        return real(what, module, draft, folder)
 
-    monkeypatch.setattr(merging, "difference_in_new_process", damage)
+    monkeypatch.setattr(merging, "number_from_new_process", damage)
     run_dir = merge_run(tmp_path / "run", model, adapter, groups=groups_that_like_b(16))
     with pytest.raises(RecipeError, match=r"100\.0%"):
         merge(run_dir, StopSignal())
@@ -177,14 +179,14 @@ def test_weights_damaged_on_disk_are_noticed_by_the_new_process(
 def test_files_that_cannot_be_loaded_are_refused_with_the_reason(
     tmp_path, model, adapter, monkeypatch
 ):
-    real = merging.difference_in_new_process
+    real = merging.number_from_new_process
 
-    def lose_a_file(draft, folder):
+    def lose_a_file(what, module, draft, folder):
         (draft / "tokenizer.json").unlink()
         (draft / "config.json").unlink()
-        return real(draft, folder)
+        return real(what, module, draft, folder)
 
-    monkeypatch.setattr(merging, "difference_in_new_process", lose_a_file)
+    monkeypatch.setattr(merging, "number_from_new_process", lose_a_file)
     run_dir = merge_run(tmp_path / "run", model, adapter)
     with pytest.raises(RecipeError, match=r"could not be checked: The model .* cannot be loaded"):
         merge(run_dir, StopSignal())
