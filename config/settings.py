@@ -582,6 +582,11 @@ MODEL_SERVER_WAITING = variable(
 MODEL_SERVER_MAX_TOKENS = variable(
     "TIEBREAK_MODEL_SERVER_MAX_TOKENS", "4096", "Maximum number of tokens of an answer."
 ).number(minimum=1)
+CHAT_DTYPE = variable(
+    "TIEBREAK_CHAT_DTYPE",
+    "fast",
+    "Number format of the answers on the chat page: fast, auto, float32, bfloat16, float16 or int8.",
+).choice("fast", "auto", "float32", "bfloat16", "float16", "int8")
 API_SCORE_SECONDS = variable(
     "TIEBREAK_API_SCORE_SECONDS",
     "30",

@@ -32,6 +32,8 @@ from serving.errors import (
     TooSlow,
 )
 
+INT8, FAST = "int8", "fast"
+"""Number formats besides those of training: weights rounded to 8 bits, and the fastest of the server."""
 DEFAULT_SECONDS = 300.0
 RESTART_SECONDS = 15.0
 """The seconds for which a client waits for a restarting server."""
@@ -43,6 +45,9 @@ RETRY_SECONDS = 0.1
 @dataclass(frozen=True)
 class LanguageModel:
     """A base model, as a folder or a name on Hugging Face, and the folder of its adapter.
+
+    `dtype` is a number format of training, or INT8 or FAST. With "auto", the answer has the format of
+    generation and evaluation on this machine.
 
     `vllm_name` is its name on the vLLM server, or "" if it is not loaded there. `template_options` are
     the options of the chat template in training, which vLLM needs with each request.
@@ -74,10 +79,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Start:
-    """The first event of an answer: the number of tokens of the prompt, and the seed in use."""
+    """The first event of an answer: the number of tokens of the prompt, and the seed in use.
+
+    `dtype` is the number format of the answer, such as float32 or int8, or "" if it is not known.
+    """
 
     prompt_tokens: int
     seed: int
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,20 +166,18 @@ class Client:
 
         request = chat_request(model, messages, sampling, stop)
         stub: Any = models_pb2_grpc.LanguageModelsStub(self._channel)
-        limit, has_begun = TimeLimit(seconds), False
+        attempts = Attempts(self.server, seconds)
         while True:
-            call = stub.Chat(request, timeout=limit.next_attempt(), metadata=self.server.metadata)
+            call = stub.Chat(request, **attempts.next())
             try:
                 async for message in call:
-                    has_begun = True
+                    attempts.has_begun = True
                     yield event_of(message)
                 return
             except grpc.RpcError as error:
-                problem = error_of(error, self.server)
+                attempts.check(error)
             finally:
                 call.cancel()
-            if has_begun or not limit.allows_repeat(problem, self.server):
-                raise problem
             await asyncio.sleep(RETRY_SECONDS)
 
     async def is_healthy(self, *, seconds: float = 2.0) -> bool:
@@ -220,20 +227,18 @@ class BlockingClient:
 
         request = chat_request(model, messages, sampling, stop)
         stub: Any = models_pb2_grpc.LanguageModelsStub(self._channel)
-        limit, has_begun = TimeLimit(seconds), False
+        attempts = Attempts(self.server, seconds)
         while True:
-            call = stub.Chat(request, timeout=limit.next_attempt(), metadata=self.server.metadata)
+            call = stub.Chat(request, **attempts.next())
             try:
                 for message in call:
-                    has_begun = True
+                    attempts.has_begun = True
                     yield event_of(message)
                 return
             except grpc.RpcError as error:
-                problem = error_of(error, self.server)
+                attempts.check(error)
             finally:
                 call.cancel()
-            if has_begun or not limit.allows_repeat(problem, self.server):
-                raise problem
             time.sleep(RETRY_SECONDS)
 
     def score(
@@ -250,40 +255,43 @@ class BlockingClient:
 
         request = score_request(model, conversations)
         stub: Any = models_pb2_grpc.RewardModelsStub(self._channel)
-        limit = TimeLimit(seconds)
+        attempts = Attempts(self.server, seconds)
         while True:
             try:
-                reply = stub.Score(
-                    request, timeout=limit.next_attempt(), metadata=self.server.metadata
-                )
-                return scores_of(reply)
+                return scores_of(stub.Score(request, **attempts.next()))
             except grpc.RpcError as error:
-                problem = error_of(error, self.server)
-            if not limit.allows_repeat(problem, self.server):
-                raise problem
+                attempts.check(error)
             time.sleep(RETRY_SECONDS)
 
 
-class TimeLimit:
-    """The time limit of a request, and the time in which it is repeated if the server is restarting."""
+class Attempts:
+    """The attempts of a request within its time limit. It is repeated only while the server is restarting.
 
-    def __init__(self, seconds: float):
+    Set `has_begun` when the first part of the reply has arrived. The request is not repeated after that.
+    """
+
+    def __init__(self, server: Server, seconds: float):
+        self.server = server
         self.seconds = seconds
+        self.has_begun = False
         self.started = self.attempted = time.monotonic()
 
-    def next_attempt(self) -> float:
-        """Begin an attempt, and return the seconds that remain for it."""
+    def next(self) -> dict[str, Any]:
+        """Begin an attempt, and return its options for gRPC: the seconds that remain, and the token."""
         self.attempted = time.monotonic()
-        return self.started + self.seconds - self.attempted
+        remaining = self.started + self.seconds - self.attempted
+        return {"timeout": remaining, "metadata": self.server.metadata}
 
-    def allows_repeat(self, problem: ServingError, server: Server) -> bool:
-        """Return whether the attempt failed because the server is restarting."""
-        if not isinstance(problem, NotRunning):
-            return False
+    def check(self, error: Any) -> None:
+        """Raise the ServingError for an error of gRPC, unless the request may be repeated."""
+        problem = error_of(error, self.server)
+        if self.has_begun or not isinstance(problem, NotRunning):
+            raise problem from None
         now = time.monotonic()
         hangs = now - self.attempted > HANG_SECONDS
         is_late = now - self.started > min(RESTART_SECONDS, self.seconds)
-        return not (hangs or is_late) and server.is_starting()
+        if hangs or is_late or not self.server.is_starting():
+            raise problem from None
 
 
 def chat_request(
@@ -345,7 +353,7 @@ def event_of(message: Any) -> Event:
     """Return the event of a message of the server."""
     kind = message.WhichOneof("event")
     if kind == "start":
-        return Start(message.start.prompt_tokens, message.start.seed)
+        return Start(message.start.prompt_tokens, message.start.seed, message.start.dtype)
     if kind == "piece":
         return Piece(message.piece.text, message.piece.tokens)
     reason = "length" if message.end.reason == message.end.LENGTH else "stop"

@@ -142,6 +142,7 @@ def store_reply(
     ending: str,
     tokens: int = 0,
     seed: int | None = None,
+    dtype: str = "",
     error: str = "",
 ) -> Reply:
     """Store the answer of one side, also if it was stopped or failed. The text must be storable."""
@@ -154,6 +155,7 @@ def store_reply(
         ending=ending,
         tokens=tokens,
         seed=seed,
+        dtype=dtype[:16],
         error=error[:500],
     )
 

@@ -4,10 +4,11 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from channels.db import database_sync_to_async
+from django.conf import settings
 
 from finetune.chat.conversations import chat_before, store_reply
 from finetune.models import Conversation, Reply, Turn
@@ -39,7 +40,7 @@ class Question:
         return cls(
             turn,
             chat_before(turn),
-            dict(zip(map(str, sides), served_together(sides.values()), strict=True)),
+            dict(zip(map(str, sides), _for_chats(served_together(sides.values())), strict=True)),
             Sampling(
                 temperature=conversation.temperature,
                 top_p=conversation.top_p,
@@ -47,6 +48,11 @@ class Question:
                 max_tokens=conversation.max_tokens,
             ),
         )
+
+
+def _for_chats(models: list[LanguageModel]) -> list[LanguageModel]:
+    """Return models with the number format of chats. Both sides of a chat have the same."""
+    return [replace(model, dtype=settings.CHAT_DTYPE) for model in models]
 
 
 async def answer(question: Question, send: Send) -> None:
@@ -61,7 +67,7 @@ async def answer(question: Question, send: Send) -> None:
 
 
 async def _answer_of(side: str, question: Question, send: Send) -> None:
-    text, tokens, seed = "", 0, question.sampling.seed
+    text, tokens, seed, dtype = "", 0, question.sampling.seed, ""
     ending, error = Reply.Ending.STOPPED, ""
     model = question.models[side]
     try:
@@ -72,7 +78,7 @@ async def _answer_of(side: str, question: Question, send: Send) -> None:
             async for event in events:
                 match event:
                     case Start():
-                        seed = event.seed
+                        seed, dtype = event.seed, event.dtype
                     case Piece():
                         piece, tokens = storable(event.text), event.tokens
                         text += piece
@@ -84,7 +90,14 @@ async def _answer_of(side: str, question: Question, send: Send) -> None:
     finally:
         # The answer is stored even while this task is cancelled.
         storing = database_sync_to_async(store_reply)(
-            question.turn, side, text=text, ending=ending, tokens=tokens, seed=seed, error=error
+            question.turn,
+            side,
+            text=text,
+            ending=ending,
+            tokens=tokens,
+            seed=seed,
+            dtype=dtype,
+            error=error,
         )
         await asyncio.shield(asyncio.ensure_future(storing))
     await send({"event": "end", "side": side, "ending": ending, "error": error})

@@ -145,6 +145,9 @@ class Reply(models.Model):
     error = models.TextField(blank=True)
     tokens = models.PositiveIntegerField(default=0)
     seed = models.BigIntegerField(null=True)
+    dtype = models.CharField(
+        max_length=16, blank=True, help_text="The number format, such as float32 or int8."
+    )
     created_at = models.DateTimeField(default=clock.now)
 
     class Meta:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dserving/protocol/models.proto\x12\x10tiebreak.serving\">\n\x0eModelReference\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xd8\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x03\x88\x01\x01\x12\x12\n\nmax_tokens\x18\x07 \x01(\rB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\xa7\x01\n\x0b\x43hatRequest\x12/\n\x05model\x18\x01 \x01(\x0b\x32 .tiebreak.serving.ModelReference\x12+\n\x08messages\x18\x02 \x03(\x0b\x32\x19.tiebreak.serving.Message\x12,\n\x08sampling\x18\x03 \x01(\x0b\x32\x1a.tiebreak.serving.Sampling\x12\x0c\n\x04stop\x18\x04 \x03(\t\"\x8e\x01\n\tChatEvent\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.tiebreak.serving.StartH\x00\x12(\n\x05piece\x18\x02 \x01(\x0b\x32\x17.tiebreak.serving.PieceH\x00\x12$\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x15.tiebreak.serving.EndH\x00\x42\x07\n\x05\x65vent\",\n\x05Start\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"%\n\x05Piece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\"c\n\x03\x45nd\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.tiebreak.serving.End.Reason\x12\x0e\n\x06tokens\x18\x02 \x01(\r\"\x1e\n\x06Reason\x12\x08\n\x04STOP\x10\x00\x12\n\n\x06LENGTH\x10\x01\"T\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x35\n\rconversations\x18\x02 \x03(\x0b\x32\x1e.tiebreak.serving.Conversation\"L\n\x0c\x43onversation\x12)\n\x06prompt\x18\x01 \x03(\x0b\x32\x19.tiebreak.serving.Message\x12\x11\n\tresponses\x18\x02 \x03(\t\"[\n\nScoreReply\x12+\n\x08verdicts\x18\x01 \x03(\x0b\x32\x19.tiebreak.serving.Verdict\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x11\n\tforwarded\x18\x03 \x01(\x04\"0\n\x07Verdict\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12\x15\n\runcertainties\x18\x02 \x03(\x02\x32V\n\x0eLanguageModels\x12\x44\n\x04\x43hat\x12\x1d.tiebreak.serving.ChatRequest\x1a\x1b.tiebreak.serving.ChatEvent0\x01\x32U\n\x0cRewardModels\x12\x45\n\x05Score\x12\x1e.tiebreak.serving.ScoreRequest\x1a\x1c.tiebreak.serving.ScoreReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dserving/protocol/models.proto\x12\x10tiebreak.serving\">\n\x0eModelReference\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xd8\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x03\x88\x01\x01\x12\x12\n\nmax_tokens\x18\x07 \x01(\rB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\xa7\x01\n\x0b\x43hatRequest\x12/\n\x05model\x18\x01 \x01(\x0b\x32 .tiebreak.serving.ModelReference\x12+\n\x08messages\x18\x02 \x03(\x0b\x32\x19.tiebreak.serving.Message\x12,\n\x08sampling\x18\x03 \x01(\x0b\x32\x1a.tiebreak.serving.Sampling\x12\x0c\n\x04stop\x18\x04 \x03(\t\"\x8e\x01\n\tChatEvent\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.tiebreak.serving.StartH\x00\x12(\n\x05piece\x18\x02 \x01(\x0b\x32\x17.tiebreak.serving.PieceH\x00\x12$\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x15.tiebreak.serving.EndH\x00\x42\x07\n\x05\x65vent\";\n\x05Start\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\r\n\x05\x64type\x18\x03 \x01(\t\"%\n\x05Piece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\"c\n\x03\x45nd\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.tiebreak.serving.End.Reason\x12\x0e\n\x06tokens\x18\x02 \x01(\r\"\x1e\n\x06Reason\x12\x08\n\x04STOP\x10\x00\x12\n\n\x06LENGTH\x10\x01\"T\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x35\n\rconversations\x18\x02 \x03(\x0b\x32\x1e.tiebreak.serving.Conversation\"L\n\x0c\x43onversation\x12)\n\x06prompt\x18\x01 \x03(\x0b\x32\x19.tiebreak.serving.Message\x12\x11\n\tresponses\x18\x02 \x03(\t\"[\n\nScoreReply\x12+\n\x08verdicts\x18\x01 \x03(\x0b\x32\x19.tiebreak.serving.Verdict\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x11\n\tforwarded\x18\x03 \x01(\x04\"0\n\x07Verdict\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12\x15\n\runcertainties\x18\x02 \x03(\x02\x32V\n\x0eLanguageModels\x12\x44\n\x04\x43hat\x12\x1d.tiebreak.serving.ChatRequest\x1a\x1b.tiebreak.serving.ChatEvent0\x01\x32U\n\x0cRewardModels\x12\x45\n\x05Score\x12\x1e.tiebreak.serving.ScoreRequest\x1a\x1c.tiebreak.serving.ScoreReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,23 +42,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATEVENT']._serialized_start=547
   _globals['_CHATEVENT']._serialized_end=689
   _globals['_START']._serialized_start=691
-  _globals['_START']._serialized_end=735
-  _globals['_PIECE']._serialized_start=737
-  _globals['_PIECE']._serialized_end=774
-  _globals['_END']._serialized_start=776
-  _globals['_END']._serialized_end=875
-  _globals['_END_REASON']._serialized_start=845
-  _globals['_END_REASON']._serialized_end=875
-  _globals['_SCOREREQUEST']._serialized_start=877
-  _globals['_SCOREREQUEST']._serialized_end=961
-  _globals['_CONVERSATION']._serialized_start=963
-  _globals['_CONVERSATION']._serialized_end=1039
-  _globals['_SCOREREPLY']._serialized_start=1041
-  _globals['_SCOREREPLY']._serialized_end=1132
-  _globals['_VERDICT']._serialized_start=1134
-  _globals['_VERDICT']._serialized_end=1182
-  _globals['_LANGUAGEMODELS']._serialized_start=1184
-  _globals['_LANGUAGEMODELS']._serialized_end=1270
-  _globals['_REWARDMODELS']._serialized_start=1272
-  _globals['_REWARDMODELS']._serialized_end=1357
+  _globals['_START']._serialized_end=750
+  _globals['_PIECE']._serialized_start=752
+  _globals['_PIECE']._serialized_end=789
+  _globals['_END']._serialized_start=791
+  _globals['_END']._serialized_end=890
+  _globals['_END_REASON']._serialized_start=860
+  _globals['_END_REASON']._serialized_end=890
+  _globals['_SCOREREQUEST']._serialized_start=892
+  _globals['_SCOREREQUEST']._serialized_end=976
+  _globals['_CONVERSATION']._serialized_start=978
+  _globals['_CONVERSATION']._serialized_end=1054
+  _globals['_SCOREREPLY']._serialized_start=1056
+  _globals['_SCOREREPLY']._serialized_end=1147
+  _globals['_VERDICT']._serialized_start=1149
+  _globals['_VERDICT']._serialized_end=1197
+  _globals['_LANGUAGEMODELS']._serialized_start=1199
+  _globals['_LANGUAGEMODELS']._serialized_end=1285
+  _globals['_REWARDMODELS']._serialized_start=1287
+  _globals['_REWARDMODELS']._serialized_end=1372
 # @@protoc_insertion_point(module_scope)

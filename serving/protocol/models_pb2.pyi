@@ -66,12 +66,14 @@ class ChatEvent(_message.Message):
     def __init__(self, start: _Optional[_Union[Start, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("prompt_tokens", "seed")
+    __slots__ = ("prompt_tokens", "seed", "dtype")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     seed: int
-    def __init__(self, prompt_tokens: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    dtype: str
+    def __init__(self, prompt_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("text", "tokens")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.address import Server
-from serving.client import Client, LanguageModel, Piece, Sampling, Start
+from serving.client import FAST, INT8, Client, LanguageModel, Piece, Sampling, Start
 from serving.errors import CannotLoad, NotRunning, Refused, TooSlow
 from tests.serving.adapters import make_adapter
 from tests.serving.running import Running, end_of, events_of, text_of
@@ -130,3 +130,36 @@ def test_the_time_limit_of_a_request_ends_it(running, base):
 def test_without_a_server_the_error_names_the_command(tmp_path):
     with pytest.raises(NotRunning, match=r"manage.py model_server"):
         asyncio.run(events_of(Server(f"unix:{tmp_path}/none"), LanguageModel("x"), "Hi"))
+
+
+def test_chats_get_8_bit_weights_and_the_reply_says_so(running, base, adapters):
+    for adapter in ("", str(adapters[0])):
+        start, *_, end = running.ask(LanguageModel(str(base), adapter, INT8), "Hi", SAMPLING)
+        assert (start.dtype, end.tokens > 0) == (INT8, True)
+    start, *_ = running.ask(LanguageModel(str(base)), "Hi", SAMPLING)
+    assert start.dtype == "float32"
+    fast, *_ = running.ask(LanguageModel(str(base), "", FAST), "Hi", SAMPLING)
+    assert fast.dtype in (INT8, "float32")
+
+
+def test_8_bit_weights_predict_nearly_the_same_alone_and_in_a_batch(base, adapters):
+    import torch
+    from transformers import DynamicCache
+
+    from finetune.training.serving.batches import can_batch
+    from finetune.training.serving.loaded import load_base
+
+    plain, rounded = load_base(str(base), "float32"), load_base(str(base), INT8)
+    logits = []
+    with torch.no_grad():
+        for each in (plain, rounded):
+            variant = each.add(str(base), str(adapters[0]), 8)
+            logits.append(each.forward(variant, [7], DynamicCache(config=each.network.config)))
+        difference = (logits[1] - logits[0]).abs().max() / logits[0].abs().max()
+        assert 0 < difference < 0.05
+        assert can_batch(rounded, variant)
+        for module in rounded.network.modules():
+            if getattr(module, "int8_OI", None) is not None:
+                module.int8_OI.zero_()
+        forgotten = rounded.forward(variant, [7], DynamicCache(config=rounded.network.config))
+    assert (forgotten - logits[0]).abs().max() > 0.2 * logits[0].abs().max()

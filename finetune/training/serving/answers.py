@@ -92,7 +92,7 @@ class Answer:
         seed = secrets.randbits(63) if self.sampling.seed is None else self.sampling.seed
         most = self._most(lease.base, len(prompt_ids), self.limits.max_tokens)
         row = Row(lease.base, lease.variant, prompt_ids, self.sampling, seed, most, self.stops)
-        self.emit(Start(len(prompt_ids), seed))
+        self.emit(Start(len(prompt_ids), seed, lease.base.dtype))
         return row
 
     def _prompt_ids(self, chat: PolicyChat) -> list[int]:

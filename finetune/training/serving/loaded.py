@@ -25,7 +25,9 @@ from finetune.training.models.language_model import (
     readable_length,
 )
 from finetune.training.serving.linear import (
+    add_int8_weights,
     clear_row_adapters,
+    has_fast_int8,
     serve_linear_layers,
     set_row_adapters,
 )
@@ -33,11 +35,13 @@ from recipes.errors import RecipeError
 from recipes.machine.memory import module_bytes, stored_bytes
 from recipes.models.chat_options import ChatRecord, read_options
 from recipes.training_settings import DTYPES
-from serving.client import LanguageModel
+from serving.client import FAST, INT8, LanguageModel
 from serving.server.engine import JobError, WaitForModel
-from serving.server.memory import ModelMemory
+from serving.server.memory import ModelMemory, written_at
 
 LoadKey = tuple[str, str, int]
+SERVED_DTYPES = (*DTYPES, INT8, FAST)
+WEIGHT_FILES = ("adapter_model.safetensors", "model.safetensors", "config.json")
 
 
 @dataclass
@@ -56,11 +60,15 @@ class Variant:
 
 @dataclass
 class Base:
-    """A base model in memory. `network` is the causal language model, `peft` its wrapper."""
+    """A base model in memory. `network` is the causal language model, `peft` its wrapper.
+
+    `dtype` is the number format of its answers: one of torch, or int8.
+    """
 
     name: str
     network: Any
     tokenizer: Any
+    dtype: str
     peft: Any = None
     variants: dict[tuple[str, int], Variant] = field(default_factory=dict)
     loaded: int = 0
@@ -167,9 +175,11 @@ def acquire(memory: ModelMemory, model: LanguageModel, adapters: int) -> Lease:
     Raises JobError if it cannot be loaded, and WaitForModel if other streams use the memory.
     """
     dtype = model.dtype or "auto"
-    if dtype not in DTYPES:
-        raise JobError("INVALID_ARGUMENT", f"dtype must be one of {', '.join(DTYPES)}.")
-    key = (model.base, dtype, written_at(model.base))
+    if dtype not in SERVED_DTYPES:
+        raise JobError("INVALID_ARGUMENT", f"dtype must be one of {', '.join(SERVED_DTYPES)}.")
+    if dtype == FAST:
+        dtype = INT8 if has_fast_int8() else "auto"
+    key = (model.base, dtype, weights_written_at(model.base))
     try:
         base = memory.acquire(
             key,
@@ -189,30 +199,27 @@ def acquire(memory: ModelMemory, model: LanguageModel, adapters: int) -> Lease:
 
 
 def _variant(base: Base, model: LanguageModel, adapters: int) -> Variant:
-    key = (model.adapter, written_at(model.adapter))
+    key = (model.adapter, weights_written_at(model.adapter))
     variant = base.variants.pop(key, None) or base.add(model.base, model.adapter, adapters)
     base.variants[key] = variant  # the last one was used most recently
     return variant
 
 
 def load_base(reference: str, dtype: str) -> Base:
-    """Return a base as generation and evaluation load it. Raises RecipeError."""
+    """Return a base as generation and evaluation load it, unless `dtype` is int8. Raises RecipeError."""
     existing(reference)
     tokenizer = load_tokenizer(reference)
-    network = load_model(reference, dtype, dropout=False)
+    network = load_model(reference, "bfloat16" if dtype == INT8 else dtype, dropout=False)
     check_vocabulary(network, tokenizer, reference)
     network.generation_config = GenerationConfig(
         eos_token_id=network.generation_config.eos_token_id
     )
     serve_linear_layers(network)
-    return Base(reference, network.to(device()), tokenizer)
+    rounded = dtype == INT8 and add_int8_weights(network)
+    served = INT8 if rounded else str(network.dtype).removeprefix("torch.")
+    return Base(reference, network.to(device()), tokenizer, served)
 
 
-def written_at(reference: str) -> int:
+def weights_written_at(reference: str) -> int:
     """Return a number that changes if a folder gets other weights, or 0 for a name on a hub."""
-    files = ("adapter_model.safetensors", "model.safetensors", "config.json")
-    times = [0]
-    for name in files:
-        with suppress(OSError):
-            times.append((Path(reference) / name).stat().st_mtime_ns)
-    return max(times) if reference else 0
+    return written_at(*(Path(reference) / name for name in WEIGHT_FILES)) if reference else 0

@@ -105,7 +105,8 @@ def sampling_of(message: pb.Sampling) -> Sampling:
 def message_of(event: Event) -> pb.ChatEvent:
     match event:
         case Start():
-            return pb.ChatEvent(start=pb.Start(prompt_tokens=event.prompt_tokens, seed=event.seed))
+            start = pb.Start(prompt_tokens=event.prompt_tokens, seed=event.seed, dtype=event.dtype)
+            return pb.ChatEvent(start=start)
         case Piece():
             return pb.ChatEvent(piece=pb.Piece(text=event.text, tokens=event.tokens))
     reason = pb.End.LENGTH if event.reason == "length" else pb.End.STOP
