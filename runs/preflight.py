@@ -8,6 +8,7 @@ how the forecast is computed from the measurement.
 A forecast is for one GPU of the machine of the worker that measured it.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -15,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -36,12 +38,13 @@ from runs.messages import QUEUE
 from runs.models import Forecast, Run
 from runs.supervision import workspace
 from runs.supervision.child import environment
-from runs.supervision.gpus import lease_gpus
+from runs.supervision.gpus import GpuLease, lease_gpus
 
 logger = logging.getLogger("tiebreak.runs")
 
 MEASURE_SECONDS = 900
 """Seconds after which a measurement is ended. A worker that is silent for longer has died."""
+LOCK_SECONDS = 0.2
 RESEND_SECONDS = 30
 """Seconds after which a message about a queued measurement is sent again, if the page still asks."""
 
@@ -192,16 +195,39 @@ def _measured(row: Forecast) -> dict[str, Any]:
         run = Run(kind=row.kind, config=row.config, inputs=row.inputs)
         workspace.write_input(run, kind, folder)
         deadline = time.monotonic() + MEASURE_SECONDS
-        with lease_gpus(replace(kind, multi_gpu=False), _waiting(deadline)) as lease:
+        waiting = _waiting(deadline)
+        with lease_gpus(replace(kind, multi_gpu=False), waiting) as lease, _alone(lease, waiting):
             return _rehearse(kind, folder, lease.names)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _alone(lease: GpuLease, waiting: Callable[[], None]) -> Iterator[None]:
+    """Let one measurement at a time use the processors of this machine, unless it has a GPU of its own.
+
+    Together, measurements would take longer, and their times would be wrong.
+    """
+    if lease.names:
+        yield
+        return
+    with (settings.VAR_DIR / "preflight" / ".lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(LOCK_SECONDS)
+        yield
+
+
 def _waiting(deadline: float) -> Callable[[], None]:
     def check() -> None:
         if time.monotonic() > deadline:
-            raise CannotRun("All GPUs are in use. Ask for the forecast again when one is free.")
+            raise CannotRun(
+                "Other forecasts or runs use this machine. Ask for the forecast again when it is free."
+            )
 
     return check
 
