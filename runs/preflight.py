@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -211,7 +212,7 @@ def _alone(lease: GpuLease, waiting: Callable[[], None]) -> Iterator[None]:
     if lease.names:
         yield
         return
-    with (settings.VAR_DIR / "preflight" / ".lock").open("w") as file:
+    with (settings.VAR_DIR / "preflight.lock").open("w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -245,24 +246,33 @@ def _rehearse(kind: RunKind, folder: Path, gpus: tuple[str, ...]) -> dict[str, A
 def run_program(arguments: list[str], gpus: tuple[str, ...]) -> tuple[int, str]:
     """Run `python -m recipes.preflight`, and return its status and the last line of its errors.
 
-    Raises CannotRun if it takes too long.
+    It ends with this process, also if that is killed. Raises CannotRun if it takes too long.
     """
     command = [sys.executable, "-m", "recipes.preflight", *arguments]
-    try:
-        process = subprocess.run(
-            command,
-            cwd=settings.BASE_DIR,
-            env=environment(command, gpus),
-            capture_output=True,
-            text=True,
-            timeout=MEASURE_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        minutes = MEASURE_SECONDS // 60
-        raise CannotRun(
-            f"The measurement took longer than {minutes} minutes, so there is no forecast."
-        ) from None
-    lines = process.stderr.strip().splitlines() or ["It ended without a message."]
+    reader, writer = os.pipe()  # the watchdog kills the program when the pipe closes
+    watched = [sys.executable, "-m", "runs.supervision.watchdog", str(reader), "", "", *command]
+    with subprocess.Popen(
+        watched,
+        cwd=settings.BASE_DIR,
+        env=environment(command, gpus),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        pass_fds=[reader],
+    ) as process:
+        os.close(reader)
+        try:
+            _, errors = process.communicate(timeout=MEASURE_SECONDS)
+        except subprocess.TimeoutExpired:
+            minutes = MEASURE_SECONDS // 60
+            raise CannotRun(
+                f"The measurement took longer than {minutes} minutes, so there is no forecast."
+            ) from None
+        finally:
+            os.close(writer)
+    lines = errors.strip().splitlines() or ["It ended without a message."]
     return process.returncode, lines[-1]
 
 

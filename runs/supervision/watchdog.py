@@ -6,7 +6,7 @@ PIPE is the read end of a pipe, whose write end only the supervisor has. When a 
 sent to the command. When the pipe closes, for example because the supervisor was killed with SIGKILL,
 the command and all processes that it started are killed.
 
-LOCKS are the comma-separated descriptors of the locks of the run directory and the GPUs. The command
+LOCKS are the comma-separated descriptors of the locks of the run directory and the GPUs, if any. The command
 inherits them, so a lock becomes free when the last process that could write or compute has ended.
 
 FENCE is empty, or TOKEN:FILE. If the file contains a higher number, another attempt has claimed the run
@@ -121,5 +121,5 @@ def main(pipe: int, locks: list[int], fence: str, command_line: list[str]) -> in
 
 
 if __name__ == "__main__":
-    locks = [int(lock) for lock in sys.argv[2].split(",")]
+    locks = [int(lock) for lock in sys.argv[2].split(",") if lock]
     sys.exit(main(int(sys.argv[1]), locks, sys.argv[3], sys.argv[4:]))

@@ -35,6 +35,7 @@ function followRun() {
   let state = page.dataset.state;
   let seen = "";
   let changedAt = Date.now();
+  let answeredAt = new Date();
   let failures = 0;
   let timer = 0;
   let asking = false;
@@ -64,10 +65,11 @@ function followRun() {
       if (!reply.ok) throw new Error(String(reply.status));
       show(await reply.json());
       failures = 0;
+      answeredAt = new Date();
       say("");
     } catch {
       failures += 1;
-      say("Reconnecting… The run continues without this page.");
+      say(`Reconnecting… This page shows the run as of ${clockTime(answeredAt)}. The run continues without it.`);
     } finally {
       asking = false;
     }
@@ -103,6 +105,11 @@ function followRun() {
   document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); else clearTimeout(timer); });
   window.addEventListener("online", ask);
   askLater();
+}
+
+/** @param {Date} moment */
+function clockTime(moment) {
+  return moment.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
 }
 
 /** @param {string} text */

@@ -27,10 +27,15 @@ def test_a_trainer_launches_a_run_and_watches_it_end(visit, celery_worker):
     expect(page.locator(".badge", has_text="Running")).to_be_visible()
     expect(page.locator(".u-wrap")).not_to_have_count(0)
     expect(page.get_by_text(re.compile("About .* left"))).to_be_visible()
+    page.evaluate("() => { document.body.dataset.loaded = 'once'; }")
     page.context.set_offline(True)
-    expect(page.get_by_text("Reconnecting…")).to_be_visible()
+    expect(page.get_by_text("Reconnecting… This page shows the run as of")).to_be_visible()
+    step = page.get_by_text(re.compile(r"Step \d+ of 80"))
+    offline = step.inner_text()
     page.context.set_offline(False)
     expect(page.get_by_text("Reconnecting…")).to_be_hidden()
+    expect(step).not_to_contain_text(offline.partition(" of")[0] + " of")
+    expect(page.locator("body[data-loaded]")).to_have_count(1)  # it was not loaded again
     expect(page.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=20_000)
     expect(page.get_by_role("heading", name="Result")).to_be_visible()
     assert Run.objects.count() == 1
