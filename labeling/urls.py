@@ -8,6 +8,7 @@ from labeling.pages import (
     gold,
     guideline,
     imports,
+    invitations,
     members,
     project,
     quality,
@@ -45,6 +46,8 @@ of_a_project = [
     path("members/<int:user_id>/role/", members.change_role, name="project-member-role"),
     path("members/<int:user_id>/remove/", members.remove, name="project-member-remove"),
     path("members/<int:user_id>/link/", members.new_link, name="project-member-link"),
+    path("members/invite/", invitations.invite, name="project-invite"),
+    path("members/invitations/<int:pk>/revoke/", invitations.revoke, name="project-revoke"),
     path("quality/", quality.quality, name="project-quality"),
     path("data/", data.data, name="project-data"),
     path("data/raise/", raising.raise_rankings, name="project-raise"),
@@ -75,4 +78,5 @@ urlpatterns = [
     path("review/", views.start_review, name="start-review"),
     path("projects/new/", creation.new_project, name="new-project"),
     path("p/<slug:slug>/", include(of_a_project)),
+    path("invitation/<str:key>/", invitations.invitation, name="invitation"),
 ]

@@ -33,6 +33,7 @@ from labeling.models import (
     Guideline,
     GuidelineConfirmation,
     GuidelineVersion,
+    Invitation,
     Membership,
     Project,
     Prompt,
@@ -112,6 +113,7 @@ TABLES: tuple[tuple[Any, str], ...] = (
     (Criterion, "version__guideline__project"),
     (GuidelineVersion, "guideline__project"),
     (Guideline, "project"),
+    (Invitation, "project"),
     (Membership, "project"),
 )
 COUNTED = (Prompt, Response, Task, Ranking, Snapshot, Run, RewardModel, Model, Evaluation)

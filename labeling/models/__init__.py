@@ -12,6 +12,7 @@ from labeling.models.guidelines import (
     GuidelineVersion,
 )
 from labeling.models.imports import ColumnMapping, FileImport
+from labeling.models.invitations import Invitation
 from labeling.models.projects import (
     MAX_RATIONALE_LENGTH,
     Membership,
@@ -35,6 +36,7 @@ __all__ = [
     "Guideline",
     "GuidelineConfirmation",
     "GuidelineVersion",
+    "Invitation",
     "Membership",
     "Project",
     "ProjectQuerySet",

@@ -19,6 +19,7 @@ from accounts.views import link_page
 from labeling.core.access import led_project
 from labeling.models import Membership, Project
 from labeling.projects import memberships
+from labeling.projects.invitations import InvitationForm
 from labeling.projects.memberships import MembershipError
 
 SUGGESTED = 200
@@ -60,7 +61,7 @@ def members(request: HttpRequest, slug: str) -> HttpResponse:
         else:
             messages.success(request, f"{person} is now a member.")
             return redirect("project-members", slug)
-    return _page(request, project, add=form)
+    return members_page(request, project, add=form)
 
 
 @login_required
@@ -76,7 +77,7 @@ def new_person(request: HttpRequest, slug: str) -> HttpResponse:
             project=project, form=form, role=Membership.Role.REVIEWER, by=by
         )
         return link_page(request, person, reverse("project-members", args=[slug]))
-    return _page(request, project, create=form)
+    return members_page(request, project, create=form)
 
 
 @login_required
@@ -87,7 +88,7 @@ def change_role(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
     role = request.POST.get("role", "")
     try:
         if role not in Membership.Role.values:
-            raise MembershipError("A member’s role must be reviewer or lead.")
+            raise MembershipError("A member’s role must be reviewer, lead or trainer.")
         if memberships.change_role(membership=membership, role=role, by=user_of(request)):
             messages.success(request, f"{membership.user} is now a {role} of this project.")
     except MembershipError as error:
@@ -128,7 +129,7 @@ def _membership(project: Project, user_id: int) -> Membership:
 
 def _back(membership: Membership, user: User, slug: str) -> HttpResponse:
     """Redirect to the list of members, or to the home page if the user may no longer lead the project."""
-    if membership.user_id == user.pk and not user.can_train:
+    if membership.user_id == user.pk and not user.is_everywhere:
         return redirect("home")
     return redirect("project-members", slug)
 
@@ -137,16 +138,20 @@ def _person_form(by: User) -> type[people.PersonForm]:
     return people.PersonForm if by.is_superuser else people.ReviewerForm
 
 
-def _page(
-    request: HttpRequest, project: Project, add: Any = None, create: Any = None
+def members_page(
+    request: HttpRequest, project: Project, add: Any = None, create: Any = None, invite: Any = None
 ) -> HttpResponse:
+    """Return the list of members with its forms, of which an invalid one keeps what was typed.
+
+    The calling view must have checked access.
+    """
     user = user_of(request)
     rows = list(project.memberships.select_related("user"))
-    rows.sort(key=lambda row: (row.role != Membership.Role.LEAD, row.user.username))
+    rows.sort(key=lambda row: (-memberships.RANKS[row.role], row.user.username))
     members = [row.user_id for row in rows]
     linkable = memberships.linkable(user, [row.user for row in rows])
     others = User.objects.filter(is_active=True, simulated=False).exclude(pk__in=members)
-    failed = (add and add.errors) or (create and create.errors)
+    failed = any(form is not None and form.errors for form in (add, create, invite))
     context: dict[str, Any] = {
         "project": project,
         "section": "projects",
@@ -154,6 +159,8 @@ def _page(
         "rows": [(row, row.user_id in linkable) for row in rows],
         "add": add or AddForm(),
         "create": create or _person_form(user)(auto_id="new_%s"),
+        "invite": invite or InvitationForm(project=project, by=user, auto_id="invite_%s"),
+        "invitations": project.invitations.open().select_related("created_by"),
         "people": others.order_by("username").values_list("username", flat=True)[:SUGGESTED],
         "roles": Membership.Role.choices,
     }

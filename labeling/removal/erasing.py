@@ -14,12 +14,14 @@ from django.db.models import Func, Q, QuerySet, TextField
 from django.db.models.functions import Cast, Coalesce
 from django.utils import timezone
 
-from accounts.models import AuditEntry, Token, User
+from accounts.models import AuditEntry, Token, User, UserSession
+from accounts.sign_in import listing
 from labeling.models import (
     Adjudication,
     Finding,
     Gold,
     GuidelineConfirmation,
+    Invitation,
     Membership,
     Project,
     Prompt,
@@ -128,6 +130,10 @@ def erase_person(*, user: User) -> str:
     slots.free_leases(Slot.objects.filter(reviewer=user), keep_drafts=False)
     Membership.objects.filter(user=user).delete()
     Token.objects.filter(user=user).delete()
+    listing.end_all(user, keep=None)
+    UserSession.objects.filter(user=user).delete()
+    if user.email:
+        Invitation.objects.filter(email__iexact=user.email).update(email="")
     _rename_in_audit(user.username, name)
     User.objects.filter(pk=user.pk).update(
         username=name,
@@ -138,6 +144,7 @@ def erase_person(*, user: User) -> str:
         is_active=False,
         is_staff=False,
         is_superuser=False,
+        all_projects=False,
     )
     return name
 

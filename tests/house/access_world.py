@@ -14,6 +14,8 @@ from accounts.models import Role, Token, User, audit
 from labeling.gold import qualification
 from labeling.importing import lifecycle
 from labeling.models import Gold, Membership, Project, Ranking, Skip, Slot, Task
+from labeling.projects import invitations
+from labeling.projects.invitations import InvitationForm
 from labeling.queue import slots
 from labeling.rankings import recording
 from labeling.rankings.content import Content
@@ -37,11 +39,12 @@ PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>|\(\?P<(\w+)>[^)]*\)")
 
 @dataclass
 class Side:
-    """A project with its reviewer, its lead and a row for each kind of URL parameter."""
+    """A project with a member of each role and a row for each kind of URL parameter."""
 
     project: Project
     reviewer: User
     lead: User
+    trainer: User
     values: dict[str, Any]
     """Rows by the name of the parameter, or by the start of the URL if that is only `pk`."""
 
@@ -59,6 +62,8 @@ class Side:
         starts = [key for key in self.values if key.endswith("/") and route.startswith(key)]
         if name == "name" and route.startswith("v1/"):
             return self.project.slug
+        if name == "key" and route.startswith("invitation/"):
+            return self.values["invitation"]
         if name == "rest" and route.startswith("v1/"):
             return "embeddings"
         if name == "kind" and route.startswith("p/"):
@@ -74,9 +79,12 @@ class Side:
         """Return the key of a row of the project, or of any row in tables without a project."""
         from django.contrib import admin
 
-        path = getattr(admin.site._registry[model], "project_path", None)
+        model_admin = admin.site._registry[model]
+        path = getattr(model_admin, "project_path", None)
         if path is None and any(field.name == "project" for field in model._meta.fields):
             path = "project"
+        if path is None and hasattr(model_admin, "run_path"):
+            path = f"{model_admin.run_path}__project"
         rows = model._default_manager.order_by("pk")
         if model is Project:
             return self.project.pk
@@ -92,8 +100,10 @@ def _admin_model(route: str) -> type[Model] | None:
     return apps.get_model(app, name) if app in apps.app_configs and name else None
 
 
-def make_side() -> Side:
+def make_side(name: str) -> Side:
     project = make_project(rankings_per_task=2, revision_hours=1)
+    project.name = project.slug = name
+    project.save(update_fields=["name", "slug"])
     reviewer, lead = make_member(project), make_member(project, Membership.Role.LEAD)
     for task in (make_task(project), make_task(project)):
         slot = slots.claim(project=project, reviewer=reviewer)
@@ -123,6 +133,10 @@ def make_side() -> Side:
     qualification.ensure(project=project, reviewer=reviewer)
     version = project.current_version
     assert version is not None
+    form = InvitationForm({"role": "reviewer", "max_uses": 9, "days": 7}, project=project, by=lead)
+    assert form.is_valid()
+    invitation, path = invitations.create(form=form)
+    invitation_key = path.split("/")[-2]
     values = {
         "slug": project.slug,
         "task_id": ranking.task_id,
@@ -144,6 +158,9 @@ def make_side() -> Side:
         "p/": ranking.task_id,
         "p/<slug>/withdrawals/": withdrawal.pk,
         "people/": reviewer.pk,
+        "invitation": invitation_key,
+        "p/<slug>/members/": invitation.pk,
+        "session_id": 1,
         "prompt_id": ranking.task.prompt_id,
         "admin/labeling/guidelineversion/": version.pk,
         "content_type_id": ContentType.objects.get_for_model(Task).pk,
@@ -163,20 +180,18 @@ def make_side() -> Side:
         "api/v1/reward-models/": reward_model.pk,
         "api/v1/evaluations/": evaluation.pk,
     }
-    return Side(project, reviewer, lead, values)
+    run = Run.objects.filter(project=project).earliest("pk")
+    RunEvent.objects.create(run=run, number=1, at=timezone.now(), event="message", data={})
+    Notice.objects.create(run=run, channel=Notice.Channel.EMAIL, ended_at=timezone.now())
+    trainer = make_member(project, Membership.Role.TRAINER)
+    return Side(project, reviewer, lead, trainer, values)
 
 
 def make_people() -> dict[str, User]:
-    """Return a trainer and an administrator, who are members of no project."""
-    trainer = User.objects.create(username="trainer", role=Role.TRAINER)
+    """Return a trainer of all projects and an administrator, who are members of no project."""
+    trainer = User.objects.create(username="trainer", role=Role.TRAINER, all_projects=True)
     administrator = User.objects.create(username="administrator", is_superuser=True)
     Token.issue(user=trainer, name="first")
-    RunEvent.objects.create(
-        run=Run.objects.earliest("pk"), number=1, at=timezone.now(), event="message", data={}
-    )
-    Notice.objects.create(
-        run=Run.objects.earliest("pk"), channel=Notice.Channel.EMAIL, ended_at=timezone.now()
-    )
     audit(administrator, "token issued", trainer)
     return {"trainer": trainer, "administrator": administrator}
 
