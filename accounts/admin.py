@@ -11,7 +11,7 @@ from accounts.access import user_of
 from accounts.models import AuditEntry, Token, User, audit
 from accounts.views import link_page
 
-AUDITED = ("role", "is_active", "is_superuser", "is_staff")
+AUDITED = ("role", "all_projects", "is_active", "is_superuser", "is_staff")
 
 admin.site.unregister(Group)
 
@@ -31,7 +31,7 @@ class UserAdmin(admin.ModelAdmin):
     """The admin for accounts. New users set their own password through a one-time link."""
 
     list_display = ("username", "name", "role", "is_active", "simulated", "last_login")
-    list_filter = ("role", "is_active", "simulated", "is_superuser")
+    list_filter = ("role", "all_projects", "is_active", "simulated", "is_superuser")
     search_fields = ("username", "first_name", "last_name", "email")
     ordering = ("username",)
     show_full_result_count = False
@@ -39,11 +39,13 @@ class UserAdmin(admin.ModelAdmin):
     inlines = (TokenInline,)
     change_form_template = "admin/accounts/user/change_form.html"
     fieldsets = (
-        (None, {"fields": ("username", "role", "is_active", "is_superuser")}),
+        (None, {"fields": ("username", "role", "all_projects", "is_active", "is_superuser")}),
         ("Person", {"fields": ("first_name", "last_name", "email", "simulated")}),
         ("Dates", {"fields": ("last_login", "date_joined")}),
     )
-    add_fieldsets = ((None, {"fields": ("username", "first_name", "last_name", "role")}),)
+    add_fieldsets = (
+        (None, {"fields": ("username", "first_name", "last_name", "role", "all_projects")}),
+    )
     readonly_fields = ("last_login", "date_joined", "simulated")
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:

@@ -38,9 +38,18 @@ class Role(models.TextChoices):
 
 
 class User(AbstractUser):
-    """An account. Its role applies to all projects, and each membership grants access to one project."""
+    """An account. A membership gives it a role in one project, which its own role limits.
+
+    The account's role is the highest role that the account can have in a project. Leads and trainers
+    may also create projects. With `all_projects`, the role applies to every project.
+    """
 
     role = models.CharField(max_length=16, choices=Role, default=Role.REVIEWER)
+    all_projects = models.BooleanField(
+        "all projects",
+        default=False,
+        help_text="Whether a lead or trainer has this role in every project, also without membership.",
+    )
     simulated = models.BooleanField(
         default=False,
         help_text="Whether this is a program instead of a person. Pages that show its rankings say so.",
@@ -62,13 +71,24 @@ class User(AbstractUser):
 
     @property
     def can_lead(self) -> bool:
-        """Return whether the user may write guidelines and see other people's rankings."""
+        """Return whether the user may lead projects: write guidelines and see others' rankings.
+
+        The querysets of labeling.models.Project decide which projects these are.
+        """
         return self.is_active and (self.is_superuser or self.role in {Role.LEAD, Role.TRAINER})
 
     @property
     def can_train(self) -> bool:
-        """Return whether the user may freeze data, start and cancel runs, and promote models."""
+        """Return whether the user may train in projects: freeze data, start runs, promote models.
+
+        The querysets of labeling.models.Project decide which projects these are.
+        """
         return self.is_active and (self.is_superuser or self.role == Role.TRAINER)
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Return whether the account's rights apply to every project, without a membership."""
+        return self.is_active and (self.is_superuser or (self.all_projects and self.can_lead))
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the account. Leads, trainers and administrators get access to the admin."""
@@ -261,6 +281,28 @@ class IdempotentRequest(models.Model):
     def forget_old(cls) -> int:
         """Delete the rows of keys that were used first more than a day ago; return their number."""
         return cls.objects.filter(created_at__lt=timezone.now() - KEYS_KEPT).delete()[0]
+
+
+class UserSession(models.Model):
+    """A session of a signed-in user; see sign_in.listing.
+
+    The database deletes the row together with the session, which is not a foreign key here, so that
+    Django still deletes expired sessions in one statement.
+    """
+
+    session_key = models.CharField(max_length=40, unique=True)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="sessions"
+    )
+    signed_in_at = models.DateTimeField()
+    address = models.CharField(max_length=45, blank=True)
+    browser = models.CharField(max_length=60, blank=True)
+
+    class Meta:
+        ordering = ["-signed_in_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"session of {self.user} since {self.signed_in_at:%Y-%m-%d %H:%M}"
 
 
 class SignInAttempts(models.Model):

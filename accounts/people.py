@@ -42,7 +42,7 @@ class PersonForm(forms.ModelForm):
 
     class Meta:
         model = User
-        fields: tuple[str, ...] = ("username", "first_name", "last_name", "role")
+        fields: tuple[str, ...] = ("username", "first_name", "last_name", "role", "all_projects")
 
     def save(self, commit: bool = True) -> User:
         self.instance.set_unusable_password()
@@ -62,7 +62,7 @@ class RoleForm(forms.ModelForm):
 
     class Meta:
         model = User
-        fields = ("role", "is_active", "is_superuser")
+        fields = ("role", "all_projects", "is_active", "is_superuser")
         labels = {"is_active": "May sign in", "is_superuser": "Administrator"}
         help_texts = {
             "is_active": "Uncheck it when someone leaves. Their rankings are kept.",
@@ -74,7 +74,8 @@ class RoleForm(forms.ModelForm):
 def create(*, form: PersonForm, by: User | None) -> User:
     """Create an account from a valid form, with an audit entry."""
     person = form.save()
-    audit(by, "user added", person, role=person.role, is_superuser=person.is_superuser)
+    rights = {name: getattr(person, name) for name in ("role", "all_projects", "is_superuser")}
+    audit(by, "user added", person, **rights)
     return person
 
 
@@ -94,17 +95,19 @@ def change(*, form: RoleForm, by: User) -> list[str]:
 
 
 @transaction.atomic
-def issue_link(*, person: User, by: User | None) -> str:
+def issue_link(*, person: User, by: User | None, replace: bool = True) -> str:
     """Return the path of a new one-time link, which makes earlier links expire.
 
-    Raises LinkError if the account is not active.
+    With `replace=False`, earlier links stay valid: a stranger who asks for a reset must not end the link
+    that someone has just received. Raises LinkError if the account is not active.
     """
     if not person.is_active:
         raise LinkError(
             f"{person} may not sign in, so a link would not work. Activate the account first."
         )
-    User.objects.filter(pk=person.pk).update(link_number=F("link_number") + 1)
-    person.refresh_from_db()
+    if replace:
+        User.objects.filter(pk=person.pk).update(link_number=F("link_number") + 1)
+        person.refresh_from_db()
     audit(by, "one-time link issued", person)
     number = urlsafe_base64_encode(force_bytes(person.pk))
     return reverse("one-time-link", args=[number, link_tokens.make_token(person)])

@@ -1,9 +1,9 @@
 """The permissions that each role has in the admin. docs/people.md describes the roles.
 
-labeling.admin.big_tables limits the rows that a lead sees. Outside the admin, the first line of each
-view decides access: leads, trainers and administrators may create projects, which they then lead; a
-membership makes a user a lead or reviewer of one project; trainers lead every project; only
-administrators manage accounts.
+The querysets of the admins limit the rows to the user's projects (labeling.admin.big_tables, runs.admin).
+Outside the admin, the first line of each view decides access: leads, trainers and administrators may
+create projects; a membership makes a user a reviewer, lead or trainer of one project; only administrators
+manage accounts.
 """
 
 from typing import Any

@@ -111,7 +111,7 @@ def load(folder: Path) -> dict[str, str]:
         report={}, run=_run(),
     )  # fmt: skip
     reviewer = User.objects.get(username="reviewer-0")
-    trainer = User.objects.create(username="trainer", role=Role.TRAINER)
+    trainer = User.objects.create(username="trainer", role=Role.TRAINER, all_projects=True)
     greedy, modest = (Token.issue(user=trainer, name=name)[1] for name in ("greedy", "modest"))
     return {"session": sign_in(reviewer), "slug": SLUG, "greedy": greedy, "modest": modest}
 

@@ -39,7 +39,7 @@ def ensure_project(seed: int, people: Mapping[str, User]) -> Project:
         },
     )
     if created:
-        roles = {"june": Membership.Role.LEAD}
+        roles = {"ada": Membership.Role.TRAINER, "june": Membership.Role.LEAD}
         for username, user in people.items():
             Membership.objects.create(
                 project=project, user=user, role=roles.get(username, Membership.Role.REVIEWER)

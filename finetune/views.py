@@ -44,10 +44,10 @@ from finetune.statistics.expectations import in_words
 from finetune.statistics.regression import prompts_needed
 from finetune.statistics.reviewer_effects import GeneralRate
 from formatting.numbers import percent, percent_range
-from labeling.core.access import led_project
+from labeling.core.access import led_project, require_trainer, trains
 from labeling.core.text import render as render_text
 from labeling.models import Prompt
-from reward.access import led_projects
+from reward.access import led_projects, trained_projects
 from reward.models import RewardModel
 from reward.pages.charts import interval_row
 from reward.pages.downloads import downloads_of, send_download
@@ -91,7 +91,7 @@ def last_evaluations(models: Iterable[Model]) -> dict[int, Evaluation]:
 @trainer_required
 @require_http_methods(["GET", "POST"])
 def add_model(request: HttpRequest) -> HttpResponse:
-    projects = led_projects(user_of(request))
+    projects = trained_projects(user_of(request))
     form = AddModelForm(request.POST or None, projects=projects)
     if request.method == "POST" and form.is_valid():
         model = form.save(user_of(request))
@@ -132,7 +132,7 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
         "certificates": row.certificates.select_related("project"),
         "deliveries": Delivery.of_model(row),
         "downloads": downloads_of(row),
-        "can_train": user_of(request).can_train,
+        "can_train": trains(user_of(request), row.project),
     }
     return render(request, "finetune/model.html", context)
 
@@ -157,7 +157,9 @@ def move_model(request: HttpRequest, pk: int) -> HttpResponse:
 
     The promotion of a model with doubts needs a `reason`.
     """
-    return change_state(request, model_for(request, pk), back="model")
+    row = model_for(request, pk)
+    require_trainer(user_of(request), row.project)
+    return change_state(request, row, back="model")
 
 
 @lead_required

@@ -13,6 +13,11 @@ def led_projects(user: User) -> QuerySet[Project]:
     return Project.objects.led_by(user)
 
 
+def trained_projects(user: User) -> QuerySet[Project]:
+    """Return the open projects in which the user may freeze data, train, and promote models."""
+    return Project.objects.trained_by(user)
+
+
 def snapshot_for(request: HttpRequest, pk: int) -> Snapshot:
     """Return a snapshot that the signed-in user may see. Raises Http404 otherwise."""
     visible = Snapshot.objects.filter(project__in=led_projects(user_of(request)))

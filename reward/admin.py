@@ -1,13 +1,23 @@
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from accounts.models import User
+from labeling.admin.big_tables import OwnProjectsAdmin
+from labeling.models import Project
 from reward.models import RewardModel, Snapshot
 
 
-class FrozenAdmin(admin.ModelAdmin):
-    """A read-only admin. The pages and commands of the product create and change the rows."""
+class FrozenAdmin(OwnProjectsAdmin):
+    """A read-only admin, in which trainers see the rows of the projects in which they train.
+
+    The pages and commands of the product create and change the rows.
+    """
+
+    def projects_of(self, user: User) -> QuerySet[Any]:
+        return Project.objects.of_trainer(user).values("pk")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

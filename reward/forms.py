@@ -8,6 +8,7 @@ from accounts.models import User
 from labeling.models import GuidelineVersion, Project, Ranking
 from reward.models import RewardModel, Snapshot
 from reward.preferences.filters import FilterError, SnapshotFilter
+from runs.kinds import InputsForm
 
 
 class OfferIterator(forms.models.ModelChoiceIterator):
@@ -43,9 +44,15 @@ class SnapshotChoiceField(OfferField):
 
 
 def offer(form: forms.Form, name: str, rows: Any) -> None:
-    """Set the rows from which a field offers a choice."""
+    """Set the rows from which a field offers a choice.
+
+    In a form for the inputs of a run, only rows of the form's projects are offered.
+    """
     field = form.fields[name]
     assert isinstance(field, forms.ModelChoiceField)
+    if isinstance(form, InputsForm) and form.projects is not None:
+        own = "pk__in" if rows.model is Project else "project__in"
+        rows = rows.filter(**{own: form.projects})
     field.queryset = rows
 
 
@@ -53,7 +60,7 @@ def usable_snapshots() -> Any:
     return Snapshot.objects.filter(project__archived_at=None).select_related("project")
 
 
-class RewardInputs(forms.Form):
+class RewardInputs(InputsForm):
     snapshot = SnapshotChoiceField(
         queryset=Snapshot.objects.none(),
         empty_label=None,
@@ -84,7 +91,7 @@ def usable_reward_models() -> Any:
     return models.order_by("project__name", "-state", "-id")
 
 
-class ScoreInputs(forms.Form):
+class ScoreInputs(InputsForm):
     reward_model = RewardModelChoiceField(
         queryset=RewardModel.objects.none(),
         empty_label=None,
@@ -122,7 +129,7 @@ class ScoreInputs(forms.Form):
         }
 
 
-class OnnxInputs(forms.Form):
+class OnnxInputs(InputsForm):
     reward_model = RewardModelChoiceField(
         queryset=RewardModel.objects.none(),
         empty_label=None,

@@ -1,19 +1,32 @@
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from accounts.access import user_of
 from runs.models import Artifact, Notice, Run, RunEvent
 
 
 class ReadOnly(admin.ModelAdmin):
-    """A read-only admin, because runs change only through the functions in runs.lifecycle."""
+    """A read-only admin, because runs change only through the functions in runs.lifecycle.
+
+    Trainers see the runs of the projects in which they train. `run_path` is the lookup from a row to
+    its run.
+    """
 
     show_full_result_count = False
     list_per_page = 50
+    run_path = "run"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows, user = super().get_queryset(request), user_of(request)
+        if user.is_everywhere:
+            return rows
+        return rows.filter(**{f"{self.run_path}__in": Run.objects.trained_by(user).values("pk")})
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -39,6 +52,7 @@ class ArtifactInline(admin.TabularInline):
 
 @admin.register(Run)
 class RunAdmin(ReadOnly):
+    run_path = "pk"
     list_display = ["id", "kind", "title", "state", "attempt", "created_by", "created_at"]
     list_filter = ["kind", "state"]
     list_select_related = ["created_by"]

@@ -36,7 +36,22 @@ class CannotRun(Exception):  # noqa: N818
     """Raised if a run cannot continue. The run's page shows the message."""
 
 
-class NoInputs(forms.Form):
+class InputsForm(forms.Form):
+    """The base class of the forms for the inputs of a run.
+
+    `projects` is a query of the projects from whose rows the form offers a choice. None means all, for
+    commands, which the operator starts.
+    """
+
+    def __init__(self, *args: Any, projects: Any = None, **kwargs: Any):
+        self.projects = projects
+        super().__init__(*args, **kwargs)
+
+    def inputs(self) -> Inputs:
+        raise NotImplementedError
+
+
+class NoInputs(InputsForm):
     """The inputs form for a kind that needs no inputs, only settings."""
 
     def inputs(self) -> Inputs:
@@ -112,8 +127,8 @@ class RunKind:
     finish       Creates rows from `run_dir.output`. It is called once, in the transaction in which the
                  run succeeds. Returns the result that the page shows. Raises CannotRun.
     project_of   Returns the id of the inputs' project, whose leads may see the run. If it is None, only
-                 trainers may see the run. It is called after `from_inputs` has accepted the inputs.
-    inputs_form  A form class whose method `inputs()` returns `run.inputs`.
+                 leads and trainers of all projects may see the run. It is called after `from_inputs` has accepted the inputs.
+    inputs_form  A subclass of InputsForm. Its method `inputs()` returns `run.inputs`.
     from_inputs  Returns the settings that the inputs determine, such as the folder of the chosen model.
                  Raises CannotRun.
     decided      Names of the settings that `from_inputs` returns. The form leaves them out.
@@ -149,7 +164,7 @@ class RunKind:
     prepare: Callable[[Run, RunDir], dict[str, Any] | None]
     finish: Callable[[Run, RunDir], dict[str, Any]]
     project_of: Callable[[Inputs], int | None] = _no_project
-    inputs_form: Callable[..., Any] = NoInputs
+    inputs_form: type[InputsForm] = NoInputs
     from_inputs: Callable[[Inputs], dict[str, Any]] = _nothing
     decided: frozenset[str] = frozenset()
     checked: Callable[[Config], Config] = _unchanged

@@ -38,14 +38,20 @@ class RunQuerySet(models.QuerySet["Run"]):
         return self.filter(state=State.QUEUED).order_by("-priority", "id")
 
     def visible_to(self, user: User) -> "RunQuerySet":
-        """Return the runs that the user may see.
+        """Return the runs that the user may see, which are those of the projects that they lead.
 
-        Trainers see all runs, and leads the runs of their projects. Runs without a project, such as
-        those of a deleted project, are visible only to trainers.
+        Runs without a project, such as those of a deleted project, are visible only to leads and
+        trainers of all projects.
         """
-        if user.can_train:
+        if user.is_everywhere:
             return self
         return self.filter(project__in=projects_led_by(user))
+
+    def trained_by(self, user: User) -> "RunQuerySet":
+        """Return the runs that the user may change, which are those of projects in which they train."""
+        if user.is_everywhere:
+            return self if user.can_train else self.none()
+        return self.filter(project__in=projects_trained_by(user))
 
     def in_use(self) -> "RunQuerySet":
         """Return the runs that are not archived."""
@@ -69,8 +75,17 @@ def projects_led_by(user: User) -> Any:
 
     The project model decides this. The package must not import it, and gets it from the foreign key.
     """
+    return _projects().led_by(user)
+
+
+def projects_trained_by(user: User) -> Any:
+    """Return the projects in which the user may start and change runs."""
+    return _projects().trained_by(user)
+
+
+def _projects() -> Any:
     project: Any = Run._meta.get_field("project").related_model
-    return project.objects.led_by(user)
+    return project.objects
 
 
 class Run(models.Model):

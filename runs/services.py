@@ -10,7 +10,7 @@ from accounts.models import User, audit
 from recipes.settings import ConfigError
 from runs import kinds, launchers, lifecycle, preflight, storage
 from runs.kinds import CannotRun, RunKind
-from runs.models import ENDED, Priority, Run, State
+from runs.models import ENDED, Priority, Run, State, projects_trained_by
 from runs.supervision import workspace
 
 
@@ -61,13 +61,16 @@ def start(
         "config": checked(kind, config, inputs, preset),
         "inputs": inputs,
     }
+    project = kinds.get(kind).project_of(inputs)
+    if by is not None and not may_start(by, project):
+        raise InvalidConfig({"inputs": "Only trainers of the project may start its runs."})
     try:
         with transaction.atomic():
             if not again:
                 _refuse_same_run(request_id, fields)
             run = Run.objects.create(
                 **fields,
-                project_id=kinds.get(kind).project_of(inputs),
+                project_id=project,
                 title=title[:200],
                 created_by=by,
                 request_id=request_id,
@@ -82,6 +85,13 @@ def start(
     if send:
         transaction.on_commit(lambda: launchers.chosen().run_queued(run.pk))
     return run
+
+
+def may_start(user: User, project: int | None) -> bool:
+    """Return whether the user may start runs of the project, or of no project. At most one query."""
+    if user.is_everywhere:
+        return user.can_train
+    return projects_trained_by(user).filter(pk=project).exists()
 
 
 def _refuse_same_run(request_id: UUID, fields: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
 from typing import Any
 
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.utils import translation
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import lead_required, trainer_required, user_of
@@ -25,6 +27,21 @@ def run_for(request: HttpRequest, run_id: int) -> Run:
     )
 
 
+def trained_run_for(request: HttpRequest, run_id: int) -> Run:
+    """Return the run, which the user may change.
+
+    Raises Http404 if the user may not see it, and PermissionDenied if they may only see it.
+    """
+    run = run_for(request, run_id)
+    if not may_change(request, run):
+        raise PermissionDenied(_("Only trainers of the project may change its runs."))
+    return run
+
+
+def may_change(request: HttpRequest, run: Run) -> bool:
+    return Run.objects.trained_by(user_of(request)).filter(pk=run.pk).exists()
+
+
 @lead_required
 @require_safe
 def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
@@ -40,7 +57,7 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
         "links": live.links(run),
         "shares": " ".join(sorted(live.shares_of(run))),
         "main_figures": glossary.MAIN,
-        "may_change": user_of(request).can_train,
+        "may_change": may_change(request, run),
         "restart_label": services.restart_label(run),
         "section": "runs",
     }
@@ -111,17 +128,17 @@ def run_log(request: HttpRequest, run_id: int) -> HttpResponse:
 @lead_required
 @require_safe
 def run_queue(request: HttpRequest) -> HttpResponse:
-    visible = Run.objects.visible_to(user_of(request))
+    user = user_of(request)
     overview = queue.overview()
-    runs = [run for host in overview.hosts for run in host.runs]
-    runs += [waiting.run for waiting in overview.waiting]
+    runs = [run.pk for host in overview.hosts for run in host.runs]
+    runs += [waiting.run.pk for waiting in overview.waiting]
+    visible = set(Run.objects.visible_to(user).filter(pk__in=runs).values_list("pk", flat=True))
+    changeable = Run.objects.trained_by(user).filter(pk__in=visible)
     context = {
         "overview": overview,
-        "visible": set(
-            visible.filter(pk__in=[run.pk for run in runs]).values_list("pk", flat=True)
-        ),
+        "visible": visible,
+        "changeable": set(changeable.values_list("pk", flat=True)),
         "priorities": list(reversed(Priority)),
-        "may_change": user_of(request).can_train,
         "section": "runs",
     }
     return render(request, "runs/queue.html", context)
@@ -130,7 +147,7 @@ def run_queue(request: HttpRequest) -> HttpResponse:
 @trainer_required
 @require_POST
 def run_priority(request: HttpRequest, run_id: int) -> HttpResponse:
-    run = run_for(request, run_id)
+    run = trained_run_for(request, run_id)
     values = {str(priority.value): priority for priority in Priority}
     priority = values.get(request.POST.get("priority", ""))
     if priority is None:
@@ -145,7 +162,7 @@ def run_priority(request: HttpRequest, run_id: int) -> HttpResponse:
 @trainer_required
 @require_POST
 def run_cancel(request: HttpRequest, run_id: int) -> HttpResponse:
-    run = run_for(request, run_id)
+    run = trained_run_for(request, run_id)
     if services.cancel(run, user_of(request)):
         messages.success(request, "The run is being cancelled.")
     else:
@@ -156,7 +173,7 @@ def run_cancel(request: HttpRequest, run_id: int) -> HttpResponse:
 @trainer_required
 @require_POST
 def run_restart(request: HttpRequest, run_id: int) -> HttpResponse:
-    run = run_for(request, run_id)
+    run = trained_run_for(request, run_id)
     if services.restart(run, user_of(request)):
         messages.success(request, "The run is in the queue again.")
     else:

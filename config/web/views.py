@@ -33,8 +33,9 @@ def home(request: HttpRequest) -> HttpResponse:
         "today": sum(card["own"].today for card in cards),
     }
     if user.can_train:
-        context["runs"] = Run.objects.order_by("-id")[:5]
-        context["models"] = Model.objects.select_related("project").order_by("-id")[:5]
+        context["runs"] = Run.objects.visible_to(user).order_by("-id")[:5]
+        models = Model.objects.filter(project__in=Project.objects.led_by(user))
+        context["models"] = models.select_related("project").order_by("-id")[:5]
     return render(request, "home.html", context)
 
 

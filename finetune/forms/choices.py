@@ -6,6 +6,7 @@ from django import forms
 
 from finetune.models import Model
 from reward.forms import OfferField
+from runs.kinds import InputsForm
 
 
 class ModelChoiceField(OfferField):
@@ -33,7 +34,7 @@ def models_in_use() -> Any:
     return models.exclude(state=Model.State.ARCHIVED).order_by("project__name", "-state", "-id")
 
 
-class SameProject(forms.Form):
+class SameProject(InputsForm):
     """A form whose choices must all belong to the same project.
 
     The project is that of one choice, the anchor. The other fields offer only choices that fit the

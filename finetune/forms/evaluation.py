@@ -33,6 +33,7 @@ from finetune.statistics.evidence import EXPECTED_GAINS, ORDER_BLOCK, forecast, 
 from labeling.models import Project
 from reward.forms import SnapshotChoiceField, offer, usable_snapshots
 from reward.models import RewardModel, Snapshot
+from runs.kinds import InputsForm
 
 
 class EvaluateInputs(SameProject):
@@ -231,7 +232,7 @@ def judge_choices(project: Project) -> list[tuple[str, str]]:
     return [(judge.name, judge.label) for judge in [*learned, *llms, *judges.rules(project)]]
 
 
-class MeasureJudgeInputs(forms.Form):
+class MeasureJudgeInputs(InputsForm):
     model = ModelChoiceField(
         queryset=Model.objects.none(),
         empty_label=None,

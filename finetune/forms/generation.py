@@ -8,9 +8,10 @@ from finetune.engines.generation import ALL, NEW
 from finetune.forms.choices import ModelChoiceField, served_models, usable_models
 from finetune.models import Model
 from reward.forms import offer
+from runs.kinds import InputsForm
 
 
-class GenerateInputs(forms.Form):
+class GenerateInputs(InputsForm):
     model = ModelChoiceField(
         queryset=Model.objects.none(),
         empty_label=None,
@@ -45,9 +46,10 @@ class GenerateInputs(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        models = self.models()
-        offer(self, "model", models)
-        default = models.filter(state=Model.State.PROMOTED).order_by("-id").first()
+        offer(self, "model", self.models())
+        field = self.fields["model"]
+        assert isinstance(field, forms.ModelChoiceField) and field.queryset is not None
+        default = field.queryset.filter(state=Model.State.PROMOTED).order_by("-id").first()
         self.initial = {"model": getattr(default, "pk", None), **self.initial}
 
     def models(self) -> Any:

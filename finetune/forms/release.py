@@ -8,9 +8,10 @@ from finetune.forms.choices import ModelChoiceField, usable_models
 from finetune.models import Model
 from labeling.models import Project
 from reward.forms import offer
+from runs.kinds import InputsForm
 
 
-class PushInputs(forms.Form):
+class PushInputs(InputsForm):
     model = ModelChoiceField(
         queryset=Model.objects.none(),
         empty_label=None,
@@ -36,7 +37,7 @@ class PushInputs(forms.Form):
         return {"project": model.project_id, "model": model.pk, "base": base}
 
 
-class PullInputs(forms.Form):
+class PullInputs(InputsForm):
     project = forms.ModelChoiceField(queryset=Project.objects.none(), empty_label=None)
     base = ModelChoiceField(
         queryset=Model.objects.none(),

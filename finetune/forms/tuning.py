@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from django import forms
-
 from finetune.forms.choices import ModelChoiceField, SameProject, usable_models
 from finetune.models import Model
 from reward.forms import (
@@ -14,6 +12,7 @@ from reward.forms import (
     usable_snapshots,
 )
 from reward.models import RewardModel, Snapshot
+from runs.kinds import InputsForm
 
 
 class FinetuneInputs(SameProject):
@@ -67,7 +66,7 @@ class RewardedInputs(FinetuneInputs):
         return {**super().inputs(), "reward_model": self.cleaned_data["reward_model"].pk}
 
 
-class MergeInputs(forms.Form):
+class MergeInputs(InputsForm):
     model = ModelChoiceField(
         queryset=Model.objects.none(),
         empty_label=None,

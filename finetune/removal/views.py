@@ -17,7 +17,7 @@ from accounts.models import User
 from finetune.removal import deletion, erasing, tracing
 from finetune.removal.deletion import CannotDelete
 from finetune.removal.erasing import CannotErase
-from labeling.core.access import led_project
+from labeling.core.access import led_project, require_trainer, trains
 from labeling.models import Project, Ranking, Response, Task
 from labeling.pages.removal import content_of, excerpt_of
 from reward.models import Withdrawal
@@ -215,7 +215,7 @@ def withdrawal(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "withdrawal": row,
         "lists": trace.lists(),
         "retrainings": tracing.retrainings_of(trace),
-        "can_train": user_of(request).can_train,
+        "can_train": trains(user_of(request), project),
     }
     return render(request, "finetune/withdrawal.html", context)
 
@@ -225,6 +225,7 @@ def withdrawal(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def train_again(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Start a run with the settings and inputs of a run that was trained on the withdrawn data."""
     project = led_project(request, slug)
+    require_trainer(user_of(request), project)
     row = get_object_or_404(Withdrawal, project=project, pk=pk)
     number = request.POST.get("run", "")
     for retraining in tracing.retrainings_of(tracing.trace_of_withdrawal(row)):

@@ -51,12 +51,38 @@ class FrozenInline(FrozenMixin, admin.TabularInline):
 
 
 class MembershipForm(forms.ModelForm):
+    by: User
+
     def clean(self) -> dict[str, Any]:
         values = super().clean() or {}
         person, role = values.get("user"), values.get("role", "")
-        if person and (sentence := memberships.problem(person=person, role=role)):
-            self.add_error("role", sentence)
+        if person and role and self.has_changed():
+            project = self.instance.project if self.instance.project_id else None
+            rule = {"person": person, "role": role, "by": self.by, "project": project}
+            if sentence := memberships.problem(**rule):
+                self.add_error("role", sentence)
         return values
+
+
+class MembershipFormSet(forms.BaseInlineFormSet):
+    """The members of a project, of whom at least one must lead it."""
+
+    by: User
+
+    def clean(self) -> None:
+        super().clean()
+        removed_or_lower = any(
+            "role" in form.changed_data or form in self.deleted_forms for form in self.initial_forms
+        )
+        if (self.errors and any(self.errors)) or not removed_or_lower or self.by.is_everywhere:
+            return
+        kept = [form for form in self.forms if form not in self.deleted_forms]
+        if not any(memberships.leads_as(**_chosen(form)) for form in kept):
+            raise ValidationError(memberships.NO_LEAD)
+
+
+def _chosen(form: forms.ModelForm) -> dict[str, Any]:
+    return {"person": form.cleaned_data.get("user"), "role": form.cleaned_data.get("role", "")}
 
 
 class MembershipInline(admin.TabularInline):
@@ -67,7 +93,14 @@ class MembershipInline(admin.TabularInline):
 
     model = Membership
     form = MembershipForm
+    formset = MembershipFormSet
     extra = 0
+
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        formset = super().get_formset(request, obj, **kwargs)
+        formset.form = type("MembershipForm", (formset.form,), {"by": user_of(request)})
+        formset.by = user_of(request)
+        return formset
 
     def formfield_for_foreignkey(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
         if db_field.name == "user":

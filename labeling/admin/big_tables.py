@@ -13,9 +13,9 @@ from django.utils.functional import cached_property
 
 from accounts.access import user_of
 from accounts.forms import StrictJSONField
-from accounts.models import audit
+from accounts.models import User, audit
 from accounts.parameters import number
-from labeling.models import Membership, Project
+from labeling.models import Project
 
 MAX_COUNT = 2_000
 MAX_SEARCH_LENGTH = 100_000
@@ -73,7 +73,8 @@ class OwnProjectFilter(admin.RelatedFieldListFilter):
     ) -> list[tuple[str, Any]]:
         ordering = self.field_admin_ordering(field, request, model_admin)
         user = user_of(request)
-        own = {} if user.can_train else {"pk__in": led_by(user.pk)}
+        rule = model_admin.projects_of if isinstance(model_admin, OwnProjectsAdmin) else _led_by
+        own = {} if user.is_everywhere else {"pk__in": rule(user)}
         return field.get_choices(include_blank=False, ordering=ordering, limit_choices_to=own)
 
     def has_output(self) -> bool:
@@ -106,13 +107,17 @@ class OwnChoicesMixin:
 
 
 class OwnProjectsAdmin(OwnChoicesMixin, admin.ModelAdmin):
-    """An admin in which leads see and change the rows of their own projects, and trainers all rows.
+    """An admin in which people see and change only the rows of projects that they lead.
 
-    `project_path` is the lookup from a row to its project. Lists, searches, actions and the pages of a
+    Accounts with rights in all projects see all rows. `project_path` is the lookup from a row to its project. Lists, searches, actions and the pages of a
     row all use `get_queryset`. Changes are written to the audit trail.
     """
 
     project_path = "project"
+
+    def projects_of(self, user: User) -> QuerySet[Any]:
+        """Return the ids of the projects whose rows the user may see here, as a query."""
+        return _led_by(user)
 
     class Media:
         css = {"all": ["admin-guideline/editor.css"]}
@@ -120,9 +125,9 @@ class OwnProjectsAdmin(OwnChoicesMixin, admin.ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows = super().get_queryset(request)
         user = user_of(request)
-        if user.can_train:
+        if user.is_everywhere:
             return rows
-        return rows.filter(**{f"{self.project_path}__in": led_by(user.pk)})
+        return rows.filter(**{f"{self.project_path}__in": self.projects_of(user)})
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         audit(user_of(request), f"{self.opts.verbose_name} added", obj, id=obj.pk)
@@ -140,8 +145,8 @@ class OwnProjectsAdmin(OwnChoicesMixin, admin.ModelAdmin):
         return super().log_deletions(request, queryset)
 
 
-def led_by(user_id: int) -> QuerySet[Any]:
-    return Membership.objects.filter(user=user_id, role=Membership.Role.LEAD).values("project")
+def _led_by(user: User) -> QuerySet[Any]:
+    return Project.objects.of_lead(user).values("pk")
 
 
 class BigTableAdmin(OwnProjectsAdmin):

@@ -6,7 +6,7 @@ from django.http import Http404, HttpRequest
 from django.utils.translation import gettext as _
 
 from accounts.access import user_of
-from accounts.models import Role, User
+from accounts.models import User
 from database.prepared import Prepared
 from labeling.models import Membership, Project
 
@@ -15,7 +15,7 @@ def _visible_to(user: User, slug: str) -> QuerySet[Project]:
     return Project.objects.visible_to(user).filter(slug=slug).select_related("current_version")
 
 
-_ANY = Prepared(lambda slug: _visible_to(User(role=Role.TRAINER), slug), slug=str)
+_ANY = Prepared(lambda slug: _visible_to(User(is_superuser=True), slug), slug=str)
 _OWN = Prepared(lambda user, slug: _visible_to(User(pk=user), slug), user=int, slug=str)
 
 
@@ -25,7 +25,7 @@ def project_for(request: HttpRequest, slug: str) -> Project:
     Raises Http404 if the user may not see the project, and PermissionDenied if they are not signed in.
     """
     user = user_of(request)
-    project = _ANY.first(slug=slug) if user.can_train else _OWN.first(user=user.pk, slug=slug)
+    project = _ANY.first(slug=slug) if user.is_everywhere else _OWN.first(user=user.pk, slug=slug)
     if project is None:
         raise Http404(f"Project {slug} not found.")
     return project
@@ -34,12 +34,28 @@ def project_for(request: HttpRequest, slug: str) -> Project:
 def leads(user: User, project: Project) -> bool:
     """Return whether the user leads the project, and may therefore see others' rankings.
 
-    Trainers lead every project. Costs at most one query.
+    The trainers of a project lead it too. Costs at most one query.
     """
-    if user.can_train or not user.can_lead:
-        return user.can_train
-    leading = Membership.objects.filter(user=user, project=project, role=Membership.Role.LEAD)
-    return leading.exists()
+    if user.is_everywhere or not user.can_lead:
+        return user.is_everywhere
+    return Membership.objects.leading().filter(user=user, project=project).exists()
+
+
+def trains(user: User, project: Project) -> bool:
+    """Return whether the user may train in the project, which is not archived.
+
+    This means to freeze snapshots, start and change runs, and change the state of models. Costs at most
+    one query.
+    """
+    if user.is_everywhere or not user.can_train:
+        return user.can_train and project.archived_at is None
+    return Project.objects.trained_by(user).filter(pk=project.pk).exists()
+
+
+def require_trainer(user: User, project: Project) -> None:
+    """Raise PermissionDenied unless the user may train in the project. Costs at most one query."""
+    if not trains(user, project):
+        raise PermissionDenied(_("Only trainers of the project may do this."))
 
 
 def readable_project(request: HttpRequest, slug: str) -> Project:

@@ -42,16 +42,23 @@ class Withdrawable(models.Model):
 
 class ProjectQuerySet(models.QuerySet["Project"]):
     def visible_to(self, user: User) -> "ProjectQuerySet":
-        if user.can_train:
+        if user.is_everywhere:
             return self.filter(archived_at=None)
         return self.filter(archived_at=None, memberships__user=user)
 
     def led_by(self, user: User) -> "ProjectQuerySet":
         """Return the projects, without archived ones, whose data, runs and models the user may see.
 
-        Trainers may see those of all projects, leads those of the projects they lead, others none.
+        The trainers of a project are also its leads.
         """
-        return self._of_lead(user).filter(archived_at=None)
+        return self.of_lead(user).filter(archived_at=None)
+
+    def trained_by(self, user: User) -> "ProjectQuerySet":
+        """Return the projects, without archived ones, in which the user may train.
+
+        This means to freeze snapshots, start and change runs, and change the state of models.
+        """
+        return self.of_trainer(user).filter(archived_at=None)
 
     def chatted_by(self, user: User) -> "ProjectQuerySet":
         """Return the projects, without archived ones, with whose models the user may chat.
@@ -64,15 +71,24 @@ class ProjectQuerySet(models.QuerySet["Project"]):
 
     def archived_led_by(self, user: User) -> "ProjectQuerySet":
         """Return the archived projects that the user may view and restore."""
-        return self._of_lead(user).filter(archived_at__isnull=False)
+        return self.of_lead(user).filter(archived_at__isnull=False)
 
-    def _of_lead(self, user: User) -> "ProjectQuerySet":
-        if user.can_train:
+    def of_lead(self, user: User) -> "ProjectQuerySet":
+        """Return the projects that the user leads, including archived ones."""
+        if user.is_everywhere:
             return self
         if not user.can_lead:
             return self.none()
-        led = Membership.objects.filter(user=user, role=Membership.Role.LEAD)
-        return self.filter(pk__in=led.values("project"))
+        return self.filter(pk__in=Membership.objects.leading().filter(user=user).values("project"))
+
+    def of_trainer(self, user: User) -> "ProjectQuerySet":
+        """Return the projects in which the user is a trainer, including archived ones."""
+        if not user.can_train:
+            return self.none()
+        if user.is_everywhere:
+            return self
+        training = Membership.objects.filter(user=user, role=Membership.Role.TRAINER)
+        return self.filter(pk__in=training.values("project"))
 
 
 class Project(models.Model):
@@ -223,10 +239,22 @@ class Project(models.Model):
         return self.name
 
 
+class MembershipQuerySet(models.QuerySet["Membership"]):
+    def leading(self) -> "MembershipQuerySet":
+        """Return the memberships of leads and trainers. The accounts' own roles are not checked."""
+        return self.filter(role__in=[Membership.Role.LEAD, Membership.Role.TRAINER])
+
+
 class Membership(models.Model):
+    """A person's role in a project. Each role includes the rights of those before it.
+
+    The role of the account limits it: a lead whose account becomes a reviewer's is only a reviewer here.
+    """
+
     class Role(models.TextChoices):
         REVIEWER = "reviewer", "Reviewer"
         LEAD = "lead", "Lead"
+        TRAINER = "trainer", "Trainer"
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="memberships")
     user = models.ForeignKey(
@@ -234,11 +262,14 @@ class Membership(models.Model):
     )
     role = models.CharField(max_length=16, choices=Role, default=Role.REVIEWER)
 
+    objects = MembershipQuerySet.as_manager()
+
     class Meta:
         constraints = [
             models.UniqueConstraint("project", "user", name="member_once"),
             models.CheckConstraint(
-                name="membership_role_known", condition=Q(role__in=["reviewer", "lead"])
+                name="membership_role_known",
+                condition=Q(role__in=["reviewer", "lead", "trainer"]),
             ),
         ]
 

@@ -6,9 +6,8 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils.text import slugify
 
-from accounts.models import User, audit
+from accounts.models import Role, User, audit
 from labeling.models import Membership, Project
-from labeling.projects.memberships import LEAD
 from labeling.projects.settings import PolicyForm
 
 SLUG_LENGTH = 60
@@ -63,7 +62,11 @@ def create(*, form: ProjectForm, by: User) -> Project | None:
 
 
 def give_lead(*, project: Project, by: User) -> None:
-    """Make the creator of a project its lead, unless they have already given themselves a role."""
-    _, created = Membership.objects.get_or_create(project=project, user=by, defaults={"role": LEAD})
+    """Make the creator of a project its lead, or its trainer if they have a trainer's account.
+
+    This changes nothing if they have already given themselves a role.
+    """
+    role = Membership.Role.TRAINER if by.role == Role.TRAINER else Membership.Role.LEAD
+    _, created = Membership.objects.get_or_create(project=project, user=by, defaults={"role": role})
     if created:
-        audit(by, "member added", project, person=by.username, role=LEAD)
+        audit(by, "member added", project, person=by.username, role=role)

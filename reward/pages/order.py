@@ -8,7 +8,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from accounts.access import user_of
-from labeling.core.access import led_project
+from labeling.core.access import led_project, trains
 from labeling.core.text import shortened
 from labeling.models import Project, Slot, Task
 from reward.forms import usable_reward_models
@@ -36,7 +36,7 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
         "stream": stream,
         "models": models_on_stream(project, stream),
         "to_launch": usable_reward_models().filter(project=project).first(),
-        "can_train": user_of(request).can_train,
+        "can_train": trains(user_of(request), project),
     }
     return render(request, "reward/queue_order.html", context)
 

@@ -11,10 +11,11 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from accounts.access import lead_required, trainer_required, user_of
 from accounts.parameters import number
 from formatting.numbers import percent, percent_range
+from labeling.core.access import require_trainer, trains
 from labeling.models import GuidelineVersion, Project, Ranking
 from labeling.statistics.agreement import from_json
 from recipes.preferences.groups import PreferenceError
-from reward.access import led_projects, reward_model_for, snapshot_for
+from reward.access import led_projects, reward_model_for, snapshot_for, trained_projects
 from reward.evaluation.figures import limit_to_show, no_better_than_length
 from reward.evaluation.schema import CriterionFigures, Disagreement, RewardReport
 from reward.forms import SnapshotForm
@@ -65,7 +66,7 @@ def new_snapshot(request: HttpRequest) -> HttpResponse:
     """
     project = _project_of(request)
     if project is None:
-        projects = led_projects(user_of(request))
+        projects = trained_projects(user_of(request))
         return render(request, "reward/snapshots/choose.html", {"projects": projects})
     form = SnapshotForm(request.POST or None, project=project)
     account = None
@@ -88,9 +89,9 @@ def new_snapshot(request: HttpRequest) -> HttpResponse:
 def _project_of(request: HttpRequest) -> Project | None:
     """Return the project `?project`, or the user's only project, or None.
 
-    Raises Http404 for a project that the user may not see.
+    Raises Http404 for a project in which the user may not train.
     """
-    projects = led_projects(user_of(request))
+    projects = trained_projects(user_of(request))
     slug = request.GET.get("project")
     if slug:
         return get_object_or_404(projects, slug=slug)
@@ -117,7 +118,7 @@ def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
         "problem": problem,
         "reward_models": snapshot.reward_models.all(),
         "models": snapshot.models.all(),
-        "can_train": user_of(request).can_train,
+        "can_train": trains(user_of(request), snapshot.project),
         **random_stream(snapshot),
     }
     return render(request, "reward/snapshots/snapshot.html", context)
@@ -134,6 +135,7 @@ def random_stream(snapshot: Snapshot) -> dict[str, Any]:
 @require_GET
 def snapshot_file(request: HttpRequest, pk: int) -> HttpResponseBase:
     snapshot = snapshot_for(request, pk)
+    require_trainer(user_of(request), snapshot.project)
     if not snapshot.file.is_file():
         raise Http404(f"The file of snapshot {snapshot.pk} is missing.")
     name = f"{snapshot.project.slug}-snapshot-{snapshot.pk}.parquet"
@@ -195,7 +197,7 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "left_out": report.get("left_out") or [],
         "downloads": downloads_of(model),
         "onnx_exports": exports_of(model),
-        "can_train": user_of(request).can_train,
+        "can_train": trains(user_of(request), model.project),
     }
     return render(request, "reward/reward_model.html", context)
 
@@ -204,11 +206,16 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def move_reward_model(request: HttpRequest, pk: int) -> HttpResponse:
     """Promote, archive or restore a reward model. `reason` overrides its doubts."""
-    return change_state(request, reward_model_for(request, pk), back="reward-model")
+    model = reward_model_for(request, pk)
+    require_trainer(user_of(request), model.project)
+    return change_state(request, model, back="reward-model")
 
 
 def change_state(request: HttpRequest, model: Promotable, *, back: str) -> HttpResponse:
-    """Change the state of a model as the form asks, and redirect to the page named `back`."""
+    """Change the state of a model as the form asks, and redirect to the page named `back`.
+
+    The calling view must have checked access.
+    """
     to, reason = request.POST.get("to", ""), request.POST.get("reason", "")
     if to not in MOVED:
         sentence = "Choose an action for the model: promote, archive or restore."

@@ -16,7 +16,7 @@ from runs.catalog.notes import CannotArchive
 from runs.models import Run
 from runs.templatetags.runs import metric as metric_label
 from runs.templatetags.runs import value_text
-from runs.views import run_for
+from runs.views import trained_run_for
 
 PAGE_SIZE = 25
 
@@ -97,7 +97,7 @@ class NotesForm(forms.Form):
 @trainer_required
 @require_http_methods(["GET", "POST"])
 def run_notes(request: HttpRequest, run_id: int) -> HttpResponse:
-    run = run_for(request, run_id)
+    run = trained_run_for(request, run_id)
     initial = {"tags": ", ".join(run.tags), "notes": run.notes}
     form = NotesForm(request.POST if request.method == "POST" else None, initial=initial)
     if request.method == "POST" and form.is_valid():
@@ -111,7 +111,7 @@ def run_notes(request: HttpRequest, run_id: int) -> HttpResponse:
 @require_POST
 def run_archive(request: HttpRequest, run_id: int) -> HttpResponse:
     """Archive a run, or restore it with the field `restore`."""
-    run = run_for(request, run_id)
+    run = trained_run_for(request, run_id)
     if "restore" in request.POST:
         notes.unarchive(run, by=user_of(request))
         messages.success(request, "The run is in the list of runs again.")

@@ -48,7 +48,7 @@ class PolicyForm(forms.Form):
 @require_http_methods(["GET", "POST"])
 def disk(request: HttpRequest) -> HttpResponse:
     """Show the disk space of runs and what a clean-up would remove. A POST removes it."""
-    runs = Run.objects.visible_to(user_of(request)).select_related("project")
+    runs = Run.objects.trained_by(user_of(request)).select_related("project")
     values = request.POST if request.method == "POST" else request.GET
     chosen = {"days": values.get("days", str(DAYS)), "published": values.get("published", "")}
     form = PolicyForm(chosen)

@@ -9,7 +9,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_POST
 
-from accounts.access import trainer_required
+from accounts.access import trainer_required, user_of
 from runs import preflight, services
 from runs.launching.form import Launch
 from runs.launching.views import kind_or_404
@@ -25,7 +25,8 @@ def forecast(request: HttpRequest, kind: str) -> HttpResponse:
     run_kind = kind_or_404(kind)
     if not run_kind.forecast:
         raise Http404(f"Runs of the kind {kind} have no forecast.")
-    panel = _panel(Launch(run_kind, request.POST), repeat="repeat" in request.POST)
+    form = Launch(run_kind, request.POST, by=user_of(request))
+    panel = _panel(form, repeat="repeat" in request.POST)
     if panel["shown"] == request.POST.get("shown"):
         return HttpResponse(status=204)  # the page already shows this
     by_script = "HX-Request" in request.headers

@@ -21,7 +21,7 @@ from runs import services, storage
 from runs.kinds import RunKind
 from runs.launching.command_line import command_line
 from runs.launching.first_batch import NoFirstBatch, first_batch_of
-from runs.models import Run
+from runs.models import Run, projects_trained_by
 from runs.services import InvalidConfig, SameRun
 
 OWN_SETTINGS = ""
@@ -227,7 +227,15 @@ class Launch:
     changed, the settings follow it, and nothing is started before the user has seen them.
     """
 
-    def __init__(self, kind: RunKind, data: Any = None, *, initial: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        kind: RunKind,
+        data: Any = None,
+        *,
+        initial: dict[str, Any] | None = None,
+        by: User | None = None,
+    ):
+        """Make the forms. They offer only inputs of projects in which the user `by` may train."""
         initial, source = initial or {}, initial if data is None else data
         self.kind = kind
         applied = None if data is None else data.get("applied", data.get("preset", ""))
@@ -236,7 +244,8 @@ class Launch:
             initial = {**self.preset.config_class.with_preset(self.preset.name, {}), **initial}
         elif self.preset.has_changed:
             data = self._with_preset(data)
-        self.inputs = kind.inputs_form(data, initial=initial)
+        projects = projects_trained_by(by) if by else None
+        self.inputs = kind.inputs_form(data, initial=initial, projects=projects)
         self.config = ConfigForm(kind, data, initial=initial)
         self.about = AboutForm(data, initial={**initial, "request_id": uuid4()})
         self.same: Run | None = None
@@ -360,15 +369,15 @@ class Launch:
         self.about.data = {**dict(self.about.data.items()), "request_id": str(uuid4())}
 
 
-def initial_from(kind: RunKind, query: Any) -> dict[str, Any]:
+def initial_from(kind: RunKind, query: Any, by: User) -> dict[str, Any]:
     """Return the initial values that the URL's query sets.
 
-    `?from=RUN` copies the settings of a run, `?preset=NAME` chooses a preset, and `?snapshot=3` sets a
+    `?from=RUN` copies the settings of a run that the user may see, `?preset=NAME` chooses a preset, and `?snapshot=3` sets a
     single field.
     """
     initial = {name: value for name, value in query.items() if name != "from"}
     run_id = number(query.get("from", ""))
-    if run_id and (run := Run.objects.filter(pk=run_id, kind=kind.name).first()):
+    if run_id and (run := Run.objects.visible_to(by).filter(pk=run_id, kind=kind.name).first()):
         initial = {**run.config, **run.inputs, "title": run.title, **initial}
     folders = {name: storage.resolve(str(initial[name])) for name in kind.folders & initial.keys()}
     return initial | folders

@@ -26,12 +26,13 @@ def choose_kind(request: HttpRequest) -> HttpResponse:
 def launch(request: HttpRequest, kind: str) -> HttpResponse:
     run_kind = kind_or_404(kind)
     if request.method == "POST":
-        form = Launch(run_kind, request.POST)
+        form = Launch(run_kind, request.POST, by=user_of(request))
         run = form.start(user_of(request))
         if run:
             return redirect("run", run.pk)
     else:
-        form = Launch(run_kind, initial=initial_from(run_kind, request.GET))
+        by = user_of(request)
+        form = Launch(run_kind, initial=initial_from(run_kind, request.GET, by), by=by)
     context = {"kind": run_kind, "launch": form, "section": "runs"}
     return render(request, "runs/launch.html", context, status=422 if form.invalid else 200)
 
@@ -41,7 +42,7 @@ def launch(request: HttpRequest, kind: str) -> HttpResponse:
 def launch_preview(request: HttpRequest, kind: str) -> HttpResponse:
     """Show the form again, with what it would start. Nothing is started."""
     run_kind = kind_or_404(kind)
-    form = Launch(run_kind, request.POST)
+    form = Launch(run_kind, request.POST, by=user_of(request))
     context = {"kind": run_kind, "launch": form, "section": "runs"}
     return render(request, "runs/launch.html", context)
 
@@ -54,7 +55,7 @@ def launch_first_batch(request: HttpRequest, kind: str) -> HttpResponse:
     A worker computes it, so the page asks again until it is there. While it is not, the script gets 204.
     """
     run_kind = kind_or_404(kind)
-    form = Launch(run_kind, request.POST)
+    form = Launch(run_kind, request.POST, by=user_of(request))
     batch, problem = form.first_batch(again="repeat" in request.POST)
     waiting = batch is None and not problem
     if waiting and "waiting" in request.POST:

@@ -1,6 +1,8 @@
+from importlib import import_module
+
 import pytest
 from django.core.exceptions import PermissionDenied
-from django.db import IntegrityError
+from django.db import IntegrityError, connection
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
@@ -99,3 +101,13 @@ def test_an_audit_entry_records_user_action_and_subject() -> None:
         "guideline published",
         {"version": 3},
     )
+
+
+def test_the_migration_keeps_the_access_of_existing_trainers_and_gives_nobody_more():
+    for role in Role.values:
+        person(role)
+    migration = import_module("accounts.migrations.0012_all_projects")
+    with connection.cursor() as cursor:
+        cursor.execute(migration.KEEP_ACCESS)
+    everywhere = [user.username for user in User.objects.order_by("pk") if user.is_everywhere]
+    assert everywhere == ["a-trainer"]

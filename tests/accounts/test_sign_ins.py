@@ -18,7 +18,7 @@ PASSWORD = "correct horse 9"
 
 @pytest.fixture
 def ada() -> User:
-    return User.objects.create_user("ada", password=PASSWORD, role=Role.TRAINER)
+    return User.objects.create_user("ada", password=PASSWORD, role=Role.TRAINER, all_projects=True)
 
 
 def entries() -> list[tuple[str, str, str | None]]:

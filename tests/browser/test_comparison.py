@@ -19,7 +19,7 @@ def test_two_runs_are_chosen_in_the_list_and_their_curves_read_with_the_keyboard
     for title, rate in (("Slow", 1.0), ("Fast", 2.0)):
         run = in_state(State.SUCCEEDED, title=title, result={"accuracy": rate / 4}, total_steps=4)
         add_events(run, *({"step": step, "loss": 4.0 / (rate * step)} for step in range(1, 5)))
-    page = visit("/runs/", User.objects.create_user("tara", role=Role.TRAINER))
+    page = visit("/runs/", User.objects.create_user("tara", role=Role.TRAINER, all_projects=True))
     page.get_by_label("Compare Slow").check()
     page.get_by_label("Compare Fast").check()
     page.get_by_role("button", name="Compare selected runs").click()

@@ -18,7 +18,10 @@ __all__ = ["runs_dir"]
 def test_one_click_changes_the_settings_so_that_the_run_fits(
     visit, transactional_db, runs_dir, tmp_path
 ):
-    trainer, project = User.objects.create_user("tara", role=Role.TRAINER), make_project()
+    trainer, project = (
+        User.objects.create_user("tara", role=Role.TRAINER, all_projects=True),
+        make_project(),
+    )
     model, _ = add_base(project=project, base=str(make_model(tmp_path / "tiny")), by=trainer)
     snapshot = make_snapshot(project, prompts=12, test_fraction=0.3)
     inputs = {"project": project.pk, "snapshot": snapshot.pk, "model": model.pk}

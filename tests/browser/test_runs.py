@@ -15,7 +15,7 @@ __all__ = ["begin", "celery_worker", "kinds", "runs_dir"]
 
 def test_a_trainer_launches_a_run_and_watches_it_end(visit, celery_worker):
     celery_worker(include="tests.runs.kinds")
-    page = visit("/runs/", User.objects.create_user("tara", role=Role.TRAINER))
+    page = visit("/runs/", User.objects.create_user("tara", role=Role.TRAINER, all_projects=True))
     page.get_by_role("link", name="New run").click()
     page.get_by_role("link", name=re.compile("Counting")).click()
     page.get_by_label("Word").fill("hello")
@@ -42,7 +42,10 @@ def test_a_trainer_launches_a_run_and_watches_it_end(visit, celery_worker):
 
 
 def test_the_review_follows_the_preset_and_the_settings(visit, runs_dir):
-    page = visit("/runs/new/counting/", User.objects.create_user("tara", role=Role.TRAINER))
+    page = visit(
+        "/runs/new/counting/",
+        User.objects.create_user("tara", role=Role.TRAINER, all_projects=True),
+    )
     review = page.get_by_role("region", name="Review")
     expect(review).to_contain_text("Word: This field is required.")
     page.get_by_label("Word").fill("hello")
@@ -60,7 +63,7 @@ def test_the_review_follows_the_preset_and_the_settings(visit, runs_dir):
 
 
 def test_a_hidden_page_does_not_poll_and_catches_up_when_shown(visit, celery_worker, begin):
-    user = User.objects.create_user("tara", role=Role.TRAINER)
+    user = User.objects.create_user("tara", role=Role.TRAINER, all_projects=True)
     run = begin(send=False)
     page = visit(f"/runs/{run.pk}/", user)
     expect(page.get_by_text("Queued", exact=True)).to_be_visible()
@@ -90,7 +93,9 @@ def hide(page, hidden: bool) -> None:
 def test_a_run_is_cancelled_from_its_page(visit, celery_worker, begin):
     celery_worker(include="tests.runs.kinds")
     run = begin(total=1000, delay=0.05)
-    page = visit(f"/runs/{run.pk}/", User.objects.create_user("tara", role=Role.TRAINER))
+    page = visit(
+        f"/runs/{run.pk}/", User.objects.create_user("tara", role=Role.TRAINER, all_projects=True)
+    )
     wait_until(lambda: Run.objects.get().step > 2)
     page.get_by_role("button", name="Cancel run").click()
     expect(page.get_by_text("Cancelled", exact=True)).to_be_visible(timeout=15_000)

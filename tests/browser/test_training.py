@@ -22,7 +22,7 @@ MINUTE = 60_000
 
 @pytest.fixture
 def trainer(transactional_db: None) -> User:
-    return User.objects.create_user("tara", role=Role.TRAINER)
+    return User.objects.create_user("tara", role=Role.TRAINER, all_projects=True)
 
 
 def start(page: Page) -> None:

@@ -24,12 +24,13 @@ from tests.house.access_world import Side, make_people, make_side, routes
 pytestmark = pytest.mark.django_db
 PINNED = Path(__file__).with_name("access_matrix.txt")
 COLUMNS = (
-    "anonymous", "reviewer", "·other", "lead", "·other", "trainer", "administrator",
+    "anonymous", "reviewer", "·other", "lead", "·other", "trainer", "·other", "everywhere",
+    "administrator",
 )  # fmt: skip
 HEADER = """\
 Responses of every URL by role: an HTTP status, or "login" for a redirect to a sign-in page.
 The columns "·other" are for the same role and a project of which the user is not a member, if the
-URL names a project. The first status of each pair is for reading (GET), the second for writing
+URL names a project; "everywhere" is a trainer of all projects. The first status of each pair is for reading (GET), the second for writing
 (POST) with the fields that the form requires (see SENT in test_access_matrix.py); with access, this
 is usually 200, 302 or 422 (invalid input). API requests carry the user's token; there, 503 means that
 access was granted, because the tests run no model server.
@@ -39,6 +40,10 @@ REFUSED = {"login", "401", "403", "404", "405"}
 WRITING = re.compile(r"\s*(WITH\b.*\b)?(INSERT|UPDATE|DELETE)\b", re.IGNORECASE | re.DOTALL)
 MAY_BE_WRITTEN = ("accounts_token",)
 """Writes allowed in refused requests: the last use of a token."""
+
+ELSEWHERE = "zeppelin"
+"""The name and slug of the project that the members of the other project must not see."""
+EVERYWHERE = {"everywhere", "administrator"}
 
 QUERIES = {
     "admin/autocomplete/": "?app_label=labeling&model_name=response&field_name=prompt&term=",
@@ -81,9 +86,10 @@ class Statements:
 class World:
     def __init__(self) -> None:
         self.client = Client(raise_request_exception=False)
-        self.own, self.other = make_side(), make_side()
+        self.own, self.other = make_side("harbour"), make_side(ELSEWHERE)
         people: dict[str, User | None] = {"anonymous": None, **make_people()}
-        people |= {"reviewer": self.own.reviewer, "lead": self.own.lead}
+        people["everywhere"] = people["trainer"]
+        people |= {role: getattr(self.own, role) for role in ("reviewer", "lead", "trainer")}
         self.sessions = {name: _session(user) for name, user in people.items()}
         self.tokens = {
             name: Token.issue(user=user, name="matrix", scopes=Scope)[1]
@@ -96,8 +102,11 @@ class World:
         self.client.cookies = SimpleCookie(self.sessions[person])
         statements = Statements()
         with transaction.atomic(), connection.execute_wrapper(statements):
-            status = _status(self._sent(self.client, method, route, person, side))
+            reply = self._sent(self.client, method, route, person, side)
+            status, body = _status(reply), _body(reply)
             transaction.set_rollback(True)
+        if side is self.own and person not in EVERYWHERE:
+            assert ELSEWHERE not in body, f"{method} {route} shows {person} the other project"
         if status in REFUSED:
             written = [sql for sql in statements.seen if _writes(sql)]
             assert not written, f"{method} {route} refused {person} and wrote {written}"
@@ -130,10 +139,13 @@ def _session(user: User | None) -> dict[str, str]:
     return {name: client.cookies[name].value}
 
 
+def _body(reply: Any) -> str:
+    """Return the text of a response, and consume it if it is a stream."""
+    content = b"".join(reply.streaming_content) if reply.streaming else reply.content
+    return content.decode(errors="replace")
+
+
 def _status(reply: Any) -> str:
-    if reply.streaming:
-        for _ in reply.streaming_content:
-            pass
     if reply.status_code == 302 and re.match(r"(/admin)?/login/\?next=", reply["Location"]):
         return "login"
     return str(reply.status_code)
@@ -155,6 +167,8 @@ def row(world: World, route: str) -> list[str]:
         ("lead", world.own),
         ("lead", world.other),
         ("trainer", world.own),
+        ("trainer", world.other),
+        ("everywhere", world.own),
         ("administrator", world.own),
     ):
         if side is world.own or names_one:

@@ -98,7 +98,7 @@ class Forms(HTMLParser):
 
 class Attacker:
     def __init__(self) -> None:
-        self.side: Side = make_side()
+        self.side: Side = make_side("harbour")
         self.client = Client(raise_request_exception=False)
         self.sessions = {}
         people = make_people()

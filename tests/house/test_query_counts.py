@@ -95,7 +95,8 @@ def test_every_page_without_an_id_is_pinned_or_listed():
         "project-archive", "project-unarchive", "delete-project",
         "project-export-about", "openapi-json",
         "queue-order-undo", "project-guideline-preview", "project-guideline-publish",
-        "project-guideline-delete", "project-members-new", "openai-root", "openai-models", "openai-chat",
+        "project-guideline-delete", "project-members-new", "project-invite", "profile", "reset-password",
+        "end-other-sessions", "openai-root", "openai-models", "openai-chat",
     }  # fmt: skip
     names = set()
     for pattern in _patterns(get_resolver().url_patterns):

@@ -27,6 +27,8 @@ _numbers: Iterator[int] = count(1)
 
 
 def make_user(role: str = Role.REVIEWER, **fields: Any) -> User:
+    """Create an account. Trainers have all projects, unless the fields say otherwise."""
+    fields.setdefault("all_projects", role == Role.TRAINER)
     return User.objects.create(username=f"user-{next(_numbers)}", role=role, **fields)
 
 
@@ -34,7 +36,7 @@ def make_member(
     project: Project, role: str = Membership.Role.REVIEWER, *, confirmed: bool = True
 ) -> User:
     """Someone who has begun: they confirmed the current guideline, if there is one."""
-    user = make_user(role)
+    user = make_user(role, all_projects=False)
     Membership.objects.create(project=project, user=user, role=role)
     if confirmed and project.current_version_id:
         GuidelineConfirmation.objects.create(version_id=project.current_version_id, reviewer=user)

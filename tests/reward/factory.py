@@ -23,6 +23,8 @@ numbers = itertools.count(1)
 
 
 def make_user(role: str = Role.REVIEWER, **fields: Any) -> User:
+    """Create an account. Trainers have all projects, unless the fields say otherwise."""
+    fields.setdefault("all_projects", role == Role.TRAINER)
     return User.objects.create_user(f"user{next(numbers)}", role=role, **fields)
 
 

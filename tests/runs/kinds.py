@@ -11,7 +11,7 @@ from recipes.presets import QUICK_LOOK, SMALL_GPU
 from recipes.rundir import RunDir
 from recipes.settings import RecipeConfig, option
 from runs import kinds
-from runs.kinds import CannotRun, RunKind
+from runs.kinds import CannotRun, InputsForm, RunKind
 from runs.models import Run
 
 TROUBLES = (
@@ -41,7 +41,7 @@ class CountingConfig(RecipeConfig):
         return {"at": "It has no effect without trouble."} if self.trouble == "none" else {}
 
 
-class CountingInputs(forms.Form):
+class CountingInputs(InputsForm):
     word = forms.CharField(help_text="A word.")
 
     def inputs(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ ESTIMATE = {"value": 0.7, "interval": [0.6, 0.8]}
 
 @pytest.fixture
 def trainer(client):
-    user = User.objects.create_user("trainer", role=Role.TRAINER)
+    user = User.objects.create_user("trainer", role=Role.TRAINER, all_projects=True)
     client.force_login(user)
     return client
 

@@ -81,7 +81,7 @@ def test_a_missing_run_is_named():
 
 
 def test_the_admin_shows_runs_and_events_but_changes_nothing(client):
-    client.force_login(User.objects.create_user("t", role=Role.TRAINER))
+    client.force_login(User.objects.create_user("t", role=Role.TRAINER, all_projects=True))
     run = in_state(State.QUEUED, title="Mine")
     run.events.create(number=1, at=run.created_at, event="message", data={"text": "hello"})
     assert "Mine" in client.get("/admin/runs/run/").content.decode()

@@ -25,7 +25,7 @@ START = datetime(2026, 11, 30, tzinfo=UTC)
 
 @pytest.fixture
 def trainer(client):
-    client.force_login(User.objects.create_user("trainer", role=Role.TRAINER))
+    client.force_login(User.objects.create_user("trainer", role=Role.TRAINER, all_projects=True))
     return client
 
 

@@ -28,7 +28,7 @@ def folders(runs_dir: Path) -> Path:
 
 @pytest.fixture
 def trainer(client):
-    client.force_login(User.objects.create_user("trainer", role=Role.TRAINER))
+    client.force_login(User.objects.create_user("trainer", role=Role.TRAINER, all_projects=True))
     return client
 
 

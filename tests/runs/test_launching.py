@@ -26,7 +26,7 @@ PREVIEW = f"{LAUNCH}preview"
 
 @pytest.fixture
 def trainer(client):
-    client.force_login(User.objects.create_user("tara", role=Role.TRAINER))
+    client.force_login(User.objects.create_user("tara", role=Role.TRAINER, all_projects=True))
     return client
 
 

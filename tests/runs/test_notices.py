@@ -66,7 +66,9 @@ def receiver(settings):
 
 @pytest.fixture
 def user(db):
-    return User.objects.create_user("ada", email="ada@example.org", role=Role.TRAINER)
+    return User.objects.create_user(
+        "ada", email="ada@example.org", role=Role.TRAINER, all_projects=True
+    )
 
 
 def ended(state=State.FAILED, **fields) -> Run:

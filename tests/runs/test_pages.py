@@ -582,7 +582,7 @@ def test_the_points_in_the_page_are_json_that_cannot_end_the_script(trainer):
 
 @pytest.mark.parametrize("value", ["²", "-1", "9" * 4301, "9" * 25, "x"])
 def test_an_invalid_number_is_ignored(client, begin, value):
-    client.force_login(User.objects.create(username="number", role=Role.TRAINER))
+    client.force_login(User.objects.create(username="number", role=Role.TRAINER, all_projects=True))
     run = begin(send=False)
     assert client.get(reverse("run-live", args=[run.pk]), {"after": value}).status_code == 200
     address = reverse("run-launch", args=[run.kind])

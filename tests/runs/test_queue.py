@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]
 
 @pytest.fixture
 def trainer(client):
-    client.force_login(User.objects.create_user("tara", role=Role.TRAINER))
+    client.force_login(User.objects.create_user("tara", role=Role.TRAINER, all_projects=True))
     return client
 
 
@@ -141,6 +141,6 @@ def test_the_queries_of_the_queue_do_not_grow_with_the_runs(trainer, django_asse
     for _ in range(12):
         in_state(State.QUEUED)
         in_state(State.RUNNING, lease_owner="big:1:1")
-    # session, user, running, machines, queued, visible
-    with django_assert_num_queries(6):
+    # session, user, running, machines, queued, visible, changeable
+    with django_assert_num_queries(7):
         trainer.get(reverse("run-queue"))

@@ -22,6 +22,11 @@ class Command(BaseCommand):
         add.add_argument("user", help="the username")
         add.add_argument("--role", choices=Role.values, default=Role.REVIEWER)
         add.add_argument(
+            "--all-projects",
+            action="store_true",
+            help="Give a lead or trainer this role in every project, without membership.",
+        )
+        add.add_argument(
             "--administrator",
             action="store_true",
             help="Let the account do everything, including the management of accounts.",
@@ -48,9 +53,17 @@ class Command(BaseCommand):
 
     @transaction.atomic
     def add(
-        self, *, user: str, role: str, administrator: bool, site: str, dry_run: bool, **options: Any
+        self,
+        *,
+        user: str,
+        role: str,
+        all_projects: bool,
+        administrator: bool,
+        site: str,
+        dry_run: bool,
+        **options: Any,
     ) -> None:
-        form = people.PersonForm({"username": user, "role": role})
+        form = people.PersonForm({"username": user, "role": role, "all_projects": all_projects})
         if not form.is_valid():
             sentences = [str(error) for errors in form.errors.values() for error in errors]
             raise CommandError(" ".join(sentences))

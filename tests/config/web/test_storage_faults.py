@@ -30,7 +30,7 @@ def project(settings, tmp_path) -> Project:
 
 @pytest.fixture
 def trainer(client, project):
-    user = User.objects.create_user("trainer", role=Role.TRAINER)
+    user = User.objects.create_user("trainer", role=Role.TRAINER, all_projects=True)
     join(project, user, Membership.Role.LEAD)
     client.force_login(user)
     client.raise_request_exception = False

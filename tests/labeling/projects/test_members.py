@@ -58,7 +58,7 @@ def test_a_lead_adds_a_person_with_an_account(lead_client, project, lead):
     ("person", "role", "sentence"),
     [
         (None, "reviewer", "Nobody has this username"),
-        ({}, "lead", "can lead a project"),
+        ({}, "trainer", "Only trainers of the project can make"),
         ({"is_active": False}, "reviewer", "cannot sign in"),
         ({}, "owner", "Select a valid choice"),
     ],
@@ -96,12 +96,69 @@ def test_a_role_is_changed(lead_client, project, lead):
     assert AuditEntry.objects.filter(action="member’s role changed").count() == 1
 
 
-@pytest.mark.parametrize("role", ["lead", "owner", ""])
+@pytest.mark.parametrize("role", ["trainer", "owner", ""])
 def test_an_invalid_role_is_refused(lead_client, project, role):
     reviewer = make_member(project)
     page = post(lead_client, address("member-role", project, reviewer.pk), role=role)
-    assert "can lead a project" in page or "role must be reviewer or lead" in page
+    assert "Only trainers of the project" in page or "must be reviewer, lead or trainer" in page
     assert role_of(reviewer, project) == REVIEWER
+
+
+@pytest.mark.parametrize(
+    ("by", "account", "role", "account_later"),
+    [
+        ("lead", "reviewer", "lead", "lead"),
+        ("lead", "lead", "trainer", None),
+        ("lead", "trainer", "trainer", "trainer"),
+        ("trainer", "reviewer", "trainer", "trainer"),
+        ("trainer", "lead", "trainer", "trainer"),
+    ],
+)
+def test_nobody_gives_a_role_above_their_own_to_a_lower_account(
+    project, lead, by, account, role, account_later
+):
+    """Check the account's role after the change, or None if the change is refused."""
+    giver = lead if by == "lead" else make_member(project, Membership.Role.TRAINER)
+    person = make_user(account, all_projects=False)
+    Membership.objects.create(project=project, user=person, role=REVIEWER)
+    post(signed_in(giver), address("member-role", project, person.pk), role=role)
+    person.refresh_from_db()
+    allowed = account_later is not None
+    assert role_of(person, project) == (role if allowed else REVIEWER)
+    assert (person.role, person.all_projects) == (account_later or account, False)
+    assert AuditEntry.objects.filter(action="user changed").exists() is (
+        allowed and account != role
+    )
+
+
+def test_the_admin_refuses_a_role_that_the_members_page_refuses(lead_client, project, lead):
+    reviewer = make_member(project)
+    form = {name: str(value) for name, value in vars(project).items() if value is not False}
+    form.pop("archived_at")
+    form |= {"memberships-TOTAL_FORMS": "2", "memberships-INITIAL_FORMS": "2"}
+    members = list(project.memberships.order_by("pk"))
+
+    def send(roles):
+        for number, member in enumerate(members):
+            form.update({
+                f"memberships-{number}-id": member.pk, f"memberships-{number}-project": project.pk,
+                f"memberships-{number}-user": member.user_id, f"memberships-{number}-role": roles[number],
+            })  # fmt: skip
+        url = reverse("admin:labeling_project_change", args=[project.pk])
+        return lead_client.post(url, form).content.decode()
+
+    assert "Only trainers of the project" in send(["lead", "trainer"])
+    assert "A project needs a lead" in send(["reviewer", "reviewer"])
+    assert (role_of(lead, project), role_of(reviewer, project)) == (LEAD, REVIEWER)
+    send(["lead", "lead"])
+    reviewer.refresh_from_db()
+    assert (role_of(reviewer, project), reviewer.role) == (LEAD, Role.LEAD)
+
+
+def test_a_trainer_counts_as_a_lead_of_the_project(lead_client, project, lead):
+    make_member(project, Membership.Role.TRAINER)
+    post(lead_client, address("member-remove", project, lead.pk))
+    assert role_of(lead, project) is None
 
 
 def test_removing_a_member_frees_their_reservation(lead_client, project, lead):
@@ -135,7 +192,7 @@ def test_removing_a_member_in_the_admin_frees_their_reservation_too(lead_client,
     assert slots.claim(project=project, reviewer=lead) is not None
 
 
-def test_only_a_trainer_can_remove_the_last_lead(lead_client, project, lead):
+def test_only_someone_with_all_projects_can_remove_the_last_lead(lead_client, project, lead):
     for url, form in (("member-remove", {}), ("member-role", {"role": "reviewer"})):
         assert "A project needs a lead" in post(lead_client, address(url, project, lead.pk), **form)
     assert role_of(lead, project) == LEAD

@@ -24,7 +24,7 @@ def form(**changes: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("role", [Role.LEAD, Role.TRAINER])
-def test_the_creator_of_a_project_becomes_its_lead(role):
+def test_the_creator_of_a_project_becomes_its_lead_or_trainer(role):
     lead = make_user(role)
     answer = signed_in(lead).post(PAGE, form(rankings_per_task="3"), follow=True)
     project = Project.objects.get()
@@ -34,7 +34,7 @@ def test_the_creator_of_a_project_becomes_its_lead(role):
         3,
         True,
     )
-    assert project.memberships.get().role == Membership.Role.LEAD
+    assert project.memberships.get().role == role
     entries = AuditEntry.objects.filter(user=lead).order_by("id").values_list("action", flat=True)
     assert list(entries)[-2:] == ["project added", "member added"]
 

@@ -412,6 +412,6 @@ def test_the_command_explains_missing_data(project):
 def test_a_lead_by_membership_and_a_trainer_see_the_same(project):
     opposed(project)
     url = reverse("project-quality", args=[project.slug])
-    trainer = User.objects.create(username="trainer-of-all", role=Role.TRAINER)
+    trainer = User.objects.create(username="trainer-of-all", role=Role.TRAINER, all_projects=True)
     assert not Membership.objects.filter(user=trainer).exists()
     assert signed_in(trainer).get(url, {"show": "models"}).status_code == 200
