@@ -5,6 +5,7 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts.sign_in import audit
+        from accounts.sign_in import audit, listing
 
         audit.connect()
+        listing.connect()

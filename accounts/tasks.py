@@ -1,5 +1,6 @@
 from celery import shared_task
 
+from accounts import reset
 from accounts.models import IdempotentRequest
 from accounts.sign_in import throttle
 
@@ -12,3 +13,9 @@ def forget_old_sign_ins() -> int:
 @shared_task
 def forget_old_keys() -> int:
     return IdempotentRequest.forget_old()
+
+
+@shared_task
+def send_reset_links(text: str, site: str) -> int:
+    """Send one-time links to the accounts with this username or e-mail address. Return their number."""
+    return reset.send_links(text, site)

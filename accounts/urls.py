@@ -2,12 +2,16 @@ from django.contrib.auth.views import LogoutView
 from django.urls import path
 from django.views.generic import RedirectView
 
-from accounts import views
+from accounts import profile, reset, views
 
 urlpatterns = [
     path("login/", views.SignIn.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("password/", views.ChangePassword.as_view(), name="change-password"),
+    path("password/reset/", reset.ask, name="reset-password"),
+    path("profile/", profile.show, name="profile"),
+    path("profile/sessions/<int:session_id>/end/", profile.end_session, name="end-session"),
+    path("profile/sessions/end/", profile.end_other_sessions, name="end-other-sessions"),
     path("link/<uidb64>/<token>/", views.OneTimeLink.as_view(), name="one-time-link"),
     path("people/", views.people_list, name="people"),
     path("people/<int:user_id>/", views.person, name="person"),

@@ -23,6 +23,7 @@ from accounts import people
 from accounts.access import administrator_required, user_of
 from accounts.forms import ThrottledPasswordChange
 from accounts.models import User, audit
+from accounts.sign_in import listing
 
 PEOPLE_PER_PAGE = 50
 
@@ -40,7 +41,7 @@ class ChangePassword(PasswordChangeView):
 
     template_name = "accounts/password.html"
     form_class = ThrottledPasswordChange
-    success_url = reverse_lazy("home")
+    success_url = reverse_lazy("profile")
 
     def get_form_kwargs(self) -> dict[str, Any]:
         return {**super().get_form_kwargs(), "request": self.request}
@@ -48,6 +49,8 @@ class ChangePassword(PasswordChangeView):
     @transaction.atomic
     def form_valid(self, form: Any) -> HttpResponse:
         response = super().form_valid(form)
+        # Django only refuses the other sessions. Their rows would still be listed on the profile page.
+        listing.end_all(form.user, keep=self.request.session.session_key)
         audit(user_of(self.request), "password changed", form.user)
         messages.success(self.request, _("Your password was changed."))
         return response
@@ -72,6 +75,7 @@ class OneTimeLink(PasswordResetConfirmView):
             self.validlink = False
             return self.render_to_response(self.get_context_data(form=None))
         response = super().form_valid(form)
+        listing.end_all(person, keep=self.request.session.session_key)
         audit(person, "password set by a one-time link", person)
         messages.success(self.request, _("Your password is set, and you are signed in."))
         return response

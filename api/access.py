@@ -4,6 +4,7 @@ The functions of the pages decide what the owner of the token may see. A token f
 less: only the rows of this project.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from django.db.models import Model, Q, QuerySet
@@ -90,6 +91,24 @@ def trainer_of(request: HttpRequest) -> User:
     if not user.can_train:
         raise Problem(403, "Only trainers may do this.")
     return user
+
+
+def to_change(
+    request: HttpRequest, find: Callable[[HttpRequest, int], Row], number: int
+) -> tuple[User, Row]:
+    """Return the owner of the token and the row that `find` finds, which they may change.
+
+    Raises Problem unless they are a trainer of its project.
+    """
+    user, row = trainer_of(request), find(request, number)
+    check_trainer(user, row.project)  # type: ignore[attr-defined]
+    return user, row
+
+
+def check_trainer(user: User, project: Project | None) -> None:
+    """Raise Problem unless the user may train in the project, or everywhere if a row has no project."""
+    if not (user.is_everywhere if project is None else access.trains(user, project)):
+        raise Problem(403, "Only trainers of the project may do this.")
 
 
 def lead_of(request: HttpRequest) -> User:

@@ -9,7 +9,7 @@ from ninja import Path, Query, Router, Schema
 from pydantic import Field
 
 from accounts.api import READ, TRAIN, Problem
-from api.access import model_of, own_projects, reward_model_of, trainer_of
+from api.access import model_of, own_projects, reward_model_of, to_change
 from api.pages import After, Limit, Number, Page, Strict, page
 from finetune.model_page.facts import facts_of
 from finetune.models import Model
@@ -135,8 +135,7 @@ def read_model(request: HttpRequest, number: ModelNumber) -> Any:
 )
 def move_model(request: HttpRequest, number: ModelNumber, action: Action, body: Move) -> Any:
     """Promote, archive or restore a language model. The gate decides as on its page."""
-    user = trainer_of(request)
-    model = model_of(request, number)
+    user, model = to_change(request, model_of, number)
     _move(model, action, by=user, reason=body.reason)
     return detail(model)
 
@@ -174,8 +173,7 @@ def read_reward_model(request: HttpRequest, number: ModelNumber) -> Any:
 )
 def move_reward_model(request: HttpRequest, number: ModelNumber, action: Action, body: Move) -> Any:
     """Promote, archive or restore a reward model."""
-    user = trainer_of(request)
-    model = reward_model_of(request, number)
+    user, model = to_change(request, reward_model_of, number)
     _move(model, action, by=user, reason=body.reason)
     return reward_detail(model)
 

@@ -10,12 +10,12 @@ from pydantic import Field
 
 from accounts.api import READ, TRAIN, Problem
 from accounts.models import User
-from api.access import check_project, run_of, trainer_of, visible_runs
+from api.access import check_project, run_of, to_change, trainer_of, visible_runs
 from api.forms import check, invalid, refuse_unknown
 from api.pages import After, Limit, Number, Page, Strict, page
 from runs import kinds, queue, services
 from runs.kinds import CannotRun, RunKind
-from runs.models import Priority, Run, RunEvent, State
+from runs.models import Priority, Run, RunEvent, State, projects_trained_by
 from runs.services import InvalidConfig, SameRun
 
 router = Router(tags=["runs"])
@@ -161,7 +161,7 @@ def start_run(request: HttpRequest, body: NewRun) -> Any:
 def start(request: HttpRequest, body: NewRun, user: User, request_id: UUID | None = None) -> Run:
     """Queue the run that the body describes, and return it. Raises Problem."""
     kind = _kind(body.kind)
-    inputs = checked_inputs(kind, body.inputs)
+    inputs = checked_inputs(kind, body.inputs, user)
     check_project(request, kind.project_of(inputs))
     try:
         return services.start(
@@ -186,9 +186,12 @@ def start(request: HttpRequest, body: NewRun, user: User, request_id: UUID | Non
         ) from None
 
 
-def checked_inputs(kind: RunKind, sent: dict[str, Any]) -> dict[str, Any]:
-    """Return the inputs of a run, checked by the form of the launch page. Raises Problem."""
-    form = kind.inputs_form(sent)
+def checked_inputs(kind: RunKind, sent: dict[str, Any], user: User) -> dict[str, Any]:
+    """Return the inputs of a run, checked by the form of the launch page. Raises Problem.
+
+    Only inputs of projects in which the user may train are accepted.
+    """
+    form = kind.inputs_form(sent, projects=projects_trained_by(user))
     refuse_unknown(form, sent, at="inputs")
     try:
         check(form, at="inputs")
@@ -229,7 +232,7 @@ def list_events(
 @router.post("/runs/{number}/cancel", response=RunDetail, auth=TRAIN, url_name="api-run-cancel")
 def cancel_run(request: HttpRequest, number: RunNumber) -> Any:
     """Cancel a queued run, or ask the worker of a running one to stop it."""
-    user, run = trainer_of(request), run_of(request, number)
+    user, run = to_change(request, run_of, number)
     if not services.cancel(run, user):
         raise Problem(409, services.why_not_cancelled(run))
     return detail(_again(run))
@@ -238,7 +241,7 @@ def cancel_run(request: HttpRequest, number: RunNumber) -> Any:
 @router.post("/runs/{number}/continue", response=RunDetail, auth=TRAIN, url_name="api-run-continue")
 def continue_run(request: HttpRequest, number: RunNumber) -> Any:
     """Continue a failed or cancelled run from its last checkpoint."""
-    user, run = trainer_of(request), run_of(request, number)
+    user, run = to_change(request, run_of, number)
     if not services.restart(run, user):
         raise Problem(409, "Only a failed or cancelled run can be continued.")
     return detail(_again(run))
@@ -247,7 +250,7 @@ def continue_run(request: HttpRequest, number: RunNumber) -> Any:
 @router.put("/runs/{number}/priority", response=RunDetail, auth=TRAIN, url_name="api-run-priority")
 def set_priority(request: HttpRequest, number: RunNumber, body: PriorityChange) -> Any:
     """Change the priority of a queued run: -1, 0 or 1. Workers claim higher priorities first."""
-    user, run = trainer_of(request), run_of(request, number)
+    user, run = to_change(request, run_of, number)
     if not services.set_priority(run, Priority(body.priority), user):
         raise Problem(409, f"Run {run.pk} is no longer queued.")
     return detail(_again(run))

@@ -9,7 +9,14 @@ from ninja import Path, Query, Router, Schema, Status
 from pydantic import Field
 
 from accounts.api import READ, TRAIN, Problem
-from api.access import own_projects, project_led, snapshot_of, trainer_of
+from api.access import (
+    check_trainer,
+    own_projects,
+    project_led,
+    snapshot_of,
+    to_change,
+    trainer_of,
+)
 from api.forms import check, invalid, refuse_unknown
 from api.pages import After, Limit, Number, Page, Strict, page
 from reward.forms import SnapshotForm
@@ -75,6 +82,7 @@ def list_snapshots(
 def create_snapshot(request: HttpRequest, body: NewSnapshot) -> Any:
     """Freeze the rankings of a project. The same filter and rankings give the same snapshot."""
     user, project = trainer_of(request), project_led(request, body.project)
+    check_trainer(user, project)
     defaults = {
         name: field.initial
         for name, field in SnapshotForm.base_fields.items()
@@ -101,8 +109,7 @@ def read_snapshot(request: HttpRequest, number: SnapshotNumber) -> Any:
 @router.get("/snapshots/{number}/file", auth=READ, url_name="api-snapshot-file")
 def read_file(request: HttpRequest, number: SnapshotNumber) -> HttpResponseBase:
     """Download the rankings of a snapshot as Parquet. Trainers only."""
-    trainer_of(request)
-    snapshot = snapshot_of(request, number)
+    _, snapshot = to_change(request, snapshot_of, number)
     if not snapshot.file.is_file():
         raise Http404(f"The file of snapshot {snapshot.pk} is missing.")
     name = f"{snapshot.project.slug}-snapshot-{snapshot.pk}.parquet"

@@ -103,11 +103,9 @@ NOTIFY = variable(
 EMAIL_URL = variable(
     "TIEBREAK_EMAIL_URL",
     "",
-    "Mail server for notices about runs: smtp://USER:PASSWORD@HOST:587, or smtps:// with TLS from the start.",
+    "Mail server for notices, invitations and password links: smtp://USER:PASSWORD@HOST:587, or smtps:// with TLS from the start.",
 ).text()
-EMAIL_FROM = variable(
-    "TIEBREAK_EMAIL_FROM", "tiebreak@localhost", "Sender of e-mails about runs."
-).text()
+EMAIL_FROM = variable("TIEBREAK_EMAIL_FROM", "tiebreak@localhost", "Sender of e-mails.").text()
 if EMAIL_URL:
     _mail = mail_server(EMAIL_URL)
     EMAIL_HOST, EMAIL_PORT = _mail.host, _mail.port
