@@ -57,7 +57,7 @@ def test_members_are_added_changed_and_removed(project, lead):
     where, person = f"projects/{project.slug}/members", make_user()
     one = f"v1/{where}/{person.username}"
     assert lead.ask("PUT", one, {"role": "reviewer"}).json()["role"] == "reviewer"
-    refused(lead.ask("PUT", one, {"role": "lead"}), 409, "reviewer account")
+    refused(lead.ask("PUT", one, {"role": "trainer"}), 409, "Only trainers of the project")
     refused(lead.ask("PUT", f"v1/{where}/nobody", {"role": "reviewer"}), 404, "Nobody")
     assert [m["username"] for m in lead.get(where).json()["items"]] == [
         lead.user.username,

@@ -49,7 +49,10 @@ def snapshots(own, other) -> tuple[Snapshot, Snapshot]:
 
 
 def launch(client, snapshot):
-    form = {"snapshot": snapshot.pk, "request_id": uuid4(), "config-base_model": "org/tiny"}
+    config = client.get("/runs/new/reward/").context["launch"].config
+    values = {field.html_name: field.value() for field in config}
+    form = {name: value for name, value in values.items() if value not in (None, False)}
+    form |= {"snapshot": snapshot.pk, "request_id": uuid4(), "config-base_model": "org/tiny"}
     return client.post("/runs/new/reward/", form)
 
 
