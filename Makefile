@@ -1,6 +1,8 @@
 # make demo       set up, run the whole loop, then serve it     (ARGS=--exit: exit after the loop)
 # make test       set up and run all tests                      (ARGS="tests/runs -k lease": only these)
 # make test-fast  run the tests without browser, workers, other processes and torch   (PYTHON=python3.13: with that Python)
+# make sbom       write sbom.json, the list of all installed packages in CycloneDX's format
+# make audit      look for known vulnerabilities of the pinned packages; needs the internet
 # make check      formatter, linter, types (Python and JavaScript), import contracts, migrations, deploy check
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: demo serve test test-fast check format setup setup-dev browser clean
+.PHONY: demo serve test test-fast check format sbom audit setup setup-dev browser clean
 
 demo: setup
 	@$(BIN)/python manage.py demo $(ARGS)
@@ -45,6 +47,20 @@ format: setup-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+SBOM_PYTHON ?= $(BIN)/python
+AUDIT_VENV := .venv-audit
+
+sbom: setup $(AUDIT_VENV)/.installed
+	$(AUDIT_VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json $(SBOM_PYTHON)
+
+audit: $(AUDIT_VENV)/.installed
+	$(AUDIT_VENV)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off
+
+$(AUDIT_VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt cyclonedx-bom pip-audit
+	@touch $@
+
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
 
@@ -66,4 +82,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info tests/javascript/node_modules
+	rm -rf $(VENV) $(AUDIT_VENV) sbom.json .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info tests/javascript/node_modules

@@ -48,6 +48,17 @@ SECRET = re.compile(
 )
 
 
+def test_the_compose_file_follows_its_schema():
+    ended = subprocess.run(
+        [
+            sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
+            str(BASE_DIR / "docker-compose.yml"),
+        ],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_service_has_or_can_gain_privileges(name):
     service = SERVICES[name]
