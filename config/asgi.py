@@ -16,13 +16,18 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 # This sets Django up, so it comes before the imports that need models.
 http = get_asgi_application()
 
+from config.web.prefix import under_prefix_asgi  # noqa: E402
 from finetune.chat.consumers import ChatConsumer  # noqa: E402
 
-application = ProtocolTypeRouter(
-    {
-        "http": http,
-        "websocket": AllowedHostsOriginValidator(
-            AuthMiddlewareStack(URLRouter([path("live/chat/<int:pk>/", ChatConsumer.as_asgi())]))
-        ),
-    }
+application = under_prefix_asgi(
+    ProtocolTypeRouter(
+        {
+            "http": http,
+            "websocket": AllowedHostsOriginValidator(
+                AuthMiddlewareStack(
+                    URLRouter([path("live/chat/<int:pk>/", ChatConsumer.as_asgi())])
+                )
+            ),
+        }
+    )
 )

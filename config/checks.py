@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.urls import get_resolver
 
 from config.env import VARIABLES
 from finetune.endpoints import LOOPBACK as LOOPBACK_NAMES
@@ -54,6 +55,7 @@ INTERNAL_VARIABLES = {
     "TIEBREAK_LOCAL_SERVICES",
     "TIEBREAK_PIN_ACCESS",
     "TIEBREAK_PIN_QUERIES",
+    "TIEBREAK_PIN_RELEASE",
     "TIEBREAK_TEST_BROWSER",
     "TIEBREAK_TEST_CLUSTER",
 }
@@ -132,6 +134,24 @@ def folders_writable(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
                 )
             )
     return errors
+
+
+@register(DEPLOYMENT)
+def prefix_is_no_page(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Paths are served with and without the prefix, so it must not be the beginning of a page's path."""
+    first = settings.PATH_PREFIX.strip("/").split("/")[0]
+    if not first:
+        return []  # without importing all pages, which workers do not need
+    pages = {str(pattern.pattern).split("/")[0] for pattern in get_resolver().url_patterns}
+    if first not in pages | {"p", "live", "models", "chats", "snapshots"}:
+        return []
+    return [
+        Error(
+            f"TIEBREAK_PATH_PREFIX is {settings.PATH_PREFIX}, but Tiebreak has pages below /{first}/.",
+            hint="Choose another path, such as /tiebreak.",
+            id="tiebreak.E010",
+        )
+    ]
 
 
 @register(DEPLOYMENT)

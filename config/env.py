@@ -69,6 +69,28 @@ class Variable:
             amounts[name.strip()] = float(amount)
         return amounts
 
+    def path_prefix(self) -> str:
+        """Return a path such as /tiebreak, or an empty text for the root. Raises ImproperlyConfigured."""
+        path = self.text().rstrip("/")
+        if path and not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", path):
+            raise ImproperlyConfigured(
+                f"{self.name} is {self.text()!r}; it must be a path that starts with a slash, such as "
+                "/tiebreak, of letters, digits and . _ ~ -"
+            )
+        return path
+
+    def address(self) -> str:
+        """Return an http or https URL that ends with a slash, or an empty text.
+
+        Raises ImproperlyConfigured.
+        """
+        url = self.text()
+        if url and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?(/[\w.~-]+)*/?", url):
+            raise ImproperlyConfigured(
+                f"{self.name} is {url!r}; it must be an address such as https://cdn.example.org/static/."
+            )
+        return f"{url.rstrip('/')}/" if url else ""
+
     def words(self) -> list[str]:
         return [word for part in self.text().split(",") if (word := part.strip())]
 

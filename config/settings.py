@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from config.env import BASE_DIR, variable
 from config.local.urls import is_local_database, local_database_url, local_redis_url
 from config.notices import check_webhook, mail_server
+from config.web import static_files
 from config.web.connections import OutageConnection, keep_connecting
 from serving.address import Server, VLLMServer
 
@@ -241,8 +242,14 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "config.urls"
-# Tiebreak is served at the root of its host. Without this setting, a client's header could change it.
-FORCE_SCRIPT_NAME = ""
+PATH_PREFIX = variable(
+    "TIEBREAK_PATH_PREFIX",
+    "",
+    "Path under which Tiebreak is served, such as /tiebreak. If empty, it is the root of the host.",
+).path_prefix()
+# Without this setting, a client's header could change the prefix.
+FORCE_SCRIPT_NAME = PATH_PREFIX
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = LANGUAGE_COOKIE_PATH = f"{PATH_PREFIX}/"
 HEADER_SECONDS = variable(
     "TIEBREAK_HEADER_SECONDS", "10", "Time limit for receiving a request's header, in seconds."
 ).number(minimum=1)
@@ -373,9 +380,18 @@ TIME_ZONE = variable(
 ).text()
 USE_TZ = True
 
-STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
+# With debugging, files may change while the server runs, so browsers must not keep them.
+STATIC_VERSION = "" if DEBUG else f"{static_files.version_of(BASE_DIR / 'static')}/"
+STATIC_CDN = variable(
+    "TIEBREAK_STATIC_URL",
+    "",
+    "Address of a CDN that gets static files from /static/, such as https://cdn.example.org/static/.",
+).address()
+STATIC_URL = f"{STATIC_CDN or 'static/'}{STATIC_VERSION}"
+WHITENOISE_STATIC_PREFIX = f"/static/{STATIC_VERSION}"
 WHITENOISE_USE_FINDERS = True
+WHITENOISE_IMMUTABLE_FILE_TEST = static_files.is_immutable
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
@@ -408,13 +424,14 @@ LIVE_PORT = variable(
     "0",
     "Port on which browsers reach the live server directly. 0 means that the proxy passes /live/ to it.",
 ).number()
+_static_sources = [SELF, *(["/".join(STATIC_CDN.split("/")[:3])] if STATIC_CDN else [])]
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [NONE],
-        "script-src": [SELF],
-        "style-src": [SELF],
-        "img-src": [SELF, "data:"],
-        "font-src": [SELF],
+        "script-src": _static_sources,
+        "style-src": _static_sources,
+        "img-src": [*_static_sources, "data:"],
+        "font-src": _static_sources,
         "connect-src": [
             SELF,
             *(f"ws://{host}:{LIVE_PORT}" for host in ("127.0.0.1", "localhost") if LIVE_PORT),

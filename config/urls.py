@@ -6,6 +6,7 @@ from config.web.health import health
 from config.web.language import Catalog
 from config.web.metrics import metrics
 from config.web.readiness import ready
+from config.web.static_files import current
 from config.web.views import home, projects
 
 handler400 = "config.web.limits.bad_request"
@@ -23,6 +24,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("i18n/", include("django.conf.urls.i18n")),
     path("api/v1/", api),
     path("v1/", include("finetune.serving.urls")),
+    path("static/<path:path>", current, name="static-file"),
     path("health/", health, name="health"),
     path("ready/", ready, name="ready"),
     path("metrics/", metrics, name="metrics"),

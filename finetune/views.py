@@ -105,7 +105,7 @@ def add_model(request: HttpRequest) -> HttpResponse:
 def model(request: HttpRequest, pk: int) -> HttpResponse:
     row = model_for(request, pk)
     evaluations = list(row.evaluations.select_related("baseline", "project").order_by("-id"))
-    address = request.build_absolute_uri("/v1")
+    address = request.build_absolute_uri(reverse("openai-root")).rstrip("/")
     context = {
         "model": row,
         "facts": facts_of(row),

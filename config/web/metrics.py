@@ -157,7 +157,7 @@ class ApiDurations:
         )
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if not request.path.startswith(API_PREFIXES):
+        if not request.path_info.startswith(API_PREFIXES):
             return self.get_response(request)
         start = time.perf_counter()
         response = self.get_response(request)

@@ -81,11 +81,11 @@ def unavailable(request: HttpRequest) -> HttpResponse:
     """Return the 503 response: a page for browsers, problem+json for the API, or plain text."""
     detail = "The database does not answer. Try again in a moment."
     response: HttpResponse
-    if request.path.startswith("/api/"):
+    if request.path_info.startswith("/api/"):
         from accounts.api import Problem  # the logging configuration reads this module first
 
         response = Problem(503, detail).response()
-    elif request.accepts("text/html") and request.path != "/health/":
+    elif request.accepts("text/html") and request.path_info != "/health/":
         # If LocaleMiddleware has not run yet, the thread still has the language of its previous
         # request.
         with translation.override(translation.get_language_from_request(request)):

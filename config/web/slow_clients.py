@@ -18,6 +18,7 @@ from waitress.task import ThreadedTaskDispatcher
 from waitress.utilities import RequestEntityTooLarge
 
 from config.web import limits
+from config.web.prefix import without_prefix
 
 BODY_BYTES_PER_SECOND = 50_000
 """A body may take settings.BODY_SECONDS, and one more second for each of this many bytes."""
@@ -95,6 +96,7 @@ class Request(HTTPRequestParser):
             super().parse_header(header_plus)
         except ValueError:  # the Content-Length has more digits than int() accepts
             raise ParsingError("The length of the body is not a number") from None
+        self.path = without_prefix(self.path)
         if self.content_length or self.chunked:
             upload = limits.UPLOAD_PATH.fullmatch(self.path) is not None
             may_upload = upload and limits.was_signed_in(self.headers.get("COOKIE", ""))

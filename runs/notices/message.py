@@ -29,7 +29,11 @@ def facts_of(run: Run) -> dict[str, Any]:
 
 def url_of(run: Run) -> str | None:
     """Return the address of the run's page, or None if the operator has not set that of the site."""
-    return f"{settings.SITE_URL}{reverse('run', args=[run.pk])}" if settings.SITE_URL else None
+    prefix = settings.PATH_PREFIX
+    site = settings.SITE_URL.removesuffix(prefix)
+    # Outside of a request, only the main thread knows the prefix.
+    path = reverse("run", args=[run.pk]).removeprefix(prefix)
+    return f"{site}{prefix}{path}" if site else None
 
 
 def subject_of(run: Run) -> str:

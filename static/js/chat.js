@@ -34,7 +34,7 @@ let waiting = null;
 function address() {
   const port = data(page, "livePort");
   const host = port === "0" ? location.host : `${location.hostname}:${port}`;
-  return `${location.protocol === "https:" ? "wss" : "ws"}://${host}/live/chat/${data(page, "chat")}/`;
+  return `${location.protocol === "https:" ? "wss" : "ws"}://${host}${data(page, "live")}`;
 }
 
 function connect() {
@@ -166,7 +166,7 @@ async function finish(number) {
 /** @param {number} number */
 async function load(number) {
   try {
-    const reply = await fetch(`/chats/${data(page, "chat")}/${number}/`, { headers: { "HX-Request": "true" } });
+    const reply = await fetch(`${data(page, "chat")}${number}/`, { headers: { "HX-Request": "true" } });
     if (!reply.ok) throw new Error(String(reply.status));
     replaceTurn(number, await reply.text());
   } catch {

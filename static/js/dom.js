@@ -163,3 +163,6 @@ export function data(element, name) {
   if (value !== undefined) return value;
   throw new TypeError(`The <${element.localName}> has no data attribute ${name}.`);
 }
+
+/** The path under which Tiebreak is served, with a slash at its end. It is the path of all cookies. */
+export const ROOT = findOptional(document, "meta[name=root]", HTMLMetaElement)?.content ?? "/";

@@ -1,6 +1,6 @@
 // Store the browser's time zone in a cookie, so that the server shows local times. Times on a page
 // that was sent before the server had the cookie are converted here.
-import { data, findAll } from "./dom.js";
+import { ROOT, data, findAll } from "./dom.js";
 
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 /** @type {Record<string, Intl.DateTimeFormatOptions>} */
@@ -24,6 +24,6 @@ function showLocal(time) {
 
 const sentZone = /(?:^|; )timezone=([^;]*)/.exec(document.cookie)?.[1];
 if (zone && sentZone !== zone) {
-  document.cookie = `timezone=${zone}; path=/; max-age=${365 * 24 * 3600}; samesite=lax`;
+  document.cookie = `timezone=${zone}; path=${ROOT}; max-age=${365 * 24 * 3600}; samesite=lax`;
   findAll(document, "time[data-moment]", HTMLTimeElement).forEach(showLocal);
 }

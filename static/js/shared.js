@@ -1,6 +1,6 @@
 // The theme switch. The default is the system's theme. A choice is kept in a cookie, so that the
 // server renders the page with it.
-import { findAll } from "./dom.js";
+import { ROOT, findAll } from "./dom.js";
 
 /** @typedef {"auto" | "light" | "dark"} Theme */
 
@@ -55,7 +55,7 @@ function themeToggle(button) {
   button.addEventListener("click", () => {
     theme = NEXT[theme];
     const age = theme === "auto" ? 0 : 365 * 24 * 3600;
-    document.cookie = `theme=${theme}; path=/; max-age=${age}; samesite=lax`;
+    document.cookie = `theme=${theme}; path=${ROOT}; max-age=${age}; samesite=lax`;
     show(button, theme);
   });
 }

@@ -59,6 +59,17 @@ def test_a_variable_of_an_earlier_version_is_reported_with_the_new_one(
     assert warning.hint and "TIEBREAK_MODEL_SERVER_MEMORY_MB replaces it" in warning.hint
 
 
+def test_a_prefix_that_is_the_beginning_of_a_page_is_an_error(settings: Settings) -> None:
+    for prefix, errors in {
+        "": [],
+        "/tiebreak": [],
+        "/p/x": ["tiebreak.E010"],
+        "/runs": ["tiebreak.E010"],
+    }.items():
+        settings.PATH_PREFIX = prefix
+        assert ids(checks.prefix_is_no_page(None)) == errors
+
+
 def test_a_memory_in_which_the_model_server_cannot_start_is_an_error(settings: Settings) -> None:
     for megabytes, errors in {0: [], 500: [], 499: ["tiebreak.E005"]}.items():
         settings.MODEL_SERVER_MEMORY_MB = megabytes

@@ -169,6 +169,7 @@ def make_side(name: str) -> Side:
         "token": "no-such-token",
         "url": "no-such-page",
         "rest": "no-such-page",
+        "path": "no-such-file",
         "number": version.number,
         "username": reviewer.username,
         "action": "archive",

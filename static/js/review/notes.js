@@ -88,7 +88,7 @@ export class Notes {
     const words = `${WHY[trouble]()} ${fill(text, { count })}`;
     if (trouble !== "signed-out") return line(words, button(gettext("Try now"), retry));
     const link = document.createElement("a");
-    link.href = `/login/?next=${encodeURIComponent(data(this.root, "reviewUrl"))}`;
+    link.href = `${data(this.root, "loginUrl")}?next=${encodeURIComponent(data(this.root, "reviewUrl"))}`;
     link.textContent = gettext("Sign in");
     return line(words, link);
   }

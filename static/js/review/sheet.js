@@ -1,6 +1,6 @@
 // A sheet is the form of one task. The form works without this script, and only its fields are sent.
 // Actions change its model, Order or Pair, which is written back into the fields.
-import { control, data, find, findAll, findOptional } from "../dom.js";
+import { ROOT, control, data, find, findAll, findOptional } from "../dom.js";
 import { Draft } from "./draft.js";
 import { Order } from "./order.js";
 import { Pair } from "./pair.js";
@@ -291,7 +291,7 @@ export class Sheet {
     if (matchMedia(NARROW).matches) details.open = false;
     details.addEventListener("toggle", () => {
       if (matchMedia(NARROW).matches) return;
-      document.cookie = `guideline=${details.open ? "open" : "closed"}; path=/; max-age=31536000; samesite=lax`;
+      document.cookie = `guideline=${details.open ? "open" : "closed"}; path=${ROOT}; max-age=31536000; samesite=lax`;
     });
   }
 }

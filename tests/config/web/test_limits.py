@@ -55,7 +55,7 @@ def test_a_request_that_django_refuses_gets_the_usual_error_page(client):
     reply = client.get("/login/", headers={"host": "elsewhere.example"})
     assert reply.status_code == 400
     assert "This request is not valid" in reply.text
-    assert "/static/css/" in reply.text
+    assert "/css/tiebreak.css" in reply.text
 
 
 def test_only_signed_in_users_can_upload_a_file(client, project):

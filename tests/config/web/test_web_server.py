@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from config.web.limits import SMALL
 THREADS = 2
 LIMITS = {
     "TIEBREAK_HEADER_SECONDS": "2", "TIEBREAK_BODY_SECONDS": "1", "TIEBREAK_READ_SECONDS": "2",
+    "TIEBREAK_PATH_PREFIX": "/tiebreak",
 }  # fmt: skip
 
 
@@ -206,7 +208,7 @@ def test_a_length_that_is_not_a_number_is_refused(port, length):
 @pytest.mark.parametrize("header", ["SCRIPT_NAME", "Script-Name", "PATH_INFO", "X-Script-Name"])
 def test_headers_do_not_change_urls(port, header):
     status, headers, _ = ask(port, path="/projects/", headers={header: "/evil"})
-    assert (status, headers["Location"]) == (302, "/login/?next=/projects/")
+    assert (status, headers["Location"]) == (302, "/tiebreak/login/?next=/tiebreak/projects/")
 
 
 def test_a_request_sent_in_small_pieces_is_answered(port):
@@ -214,3 +216,25 @@ def test_a_request_sent_in_small_pieces_is_answered(port):
         for byte in b"GET /health/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n":
             connection.sendall(bytes([byte]))
         assert until_closed(connection).endswith(b"ok")
+
+
+# --- a prefix of the path ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "/tiebreak"])
+def test_a_proxy_may_keep_or_remove_the_prefix(port, prefix):
+    assert ask(port, path=f"{prefix}/health/")[0] == 200
+    status, headers, _ = ask(port, path=f"{prefix}/projects/")
+    assert (status, headers["Location"]) == (302, "/tiebreak/login/?next=/tiebreak/projects/")
+    body = b"x" * (SMALL + 1)
+    assert ask(port, "POST", f"{prefix}/api/v1/score", body)[1]["Content-Type"].startswith(
+        "application/problem+json"
+    )
+
+
+def test_static_files_are_below_the_prefix(port):
+    page = ask(port, path="/tiebreak/login/")[2].decode()
+    address = re.search(r'href="([^"]*/css/tiebreak.css)"', page)
+    assert address and address[1].startswith("/tiebreak/static/")
+    assert ask(port, path=address[1])[0] == 200
+    assert ask(port, path="/tiebreaks/login/")[0] == 404
