@@ -51,7 +51,9 @@ def snapshots(own, other) -> tuple[Snapshot, Snapshot]:
 def launch(client, snapshot):
     config = client.get("/runs/new/reward/").context["launch"].config
     values = {field.html_name: field.value() for field in config}
-    form = {name: value for name, value in values.items() if value not in (None, False)}
+    form = {
+        name: value for name, value in values.items() if value is not None and value is not False
+    }
     form |= {"snapshot": snapshot.pk, "request_id": uuid4(), "config-base_model": "org/tiny"}
     return client.post("/runs/new/reward/", form)
 
