@@ -9,7 +9,7 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -17,7 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts import zones
-from accounts.access import user_of
+from accounts.access import administrator_required, user_of
 from accounts.models import User, audit
 from accounts.sign_in import listing, throttle
 
@@ -142,3 +142,15 @@ def end_other_sessions(request: HttpRequest) -> HttpResponse:
         audit(user, "sessions ended", user, number=number)
     messages.success(request, _("You are signed out everywhere else."))
     return redirect("profile")
+
+
+@administrator_required
+@require_POST
+def end_sessions_of(request: HttpRequest, user_id: int) -> HttpResponse:
+    """End all sessions of an account. The administrator's current session continues."""
+    person = get_object_or_404(User, pk=user_id)
+    number = listing.end_all(person, keep=request.session.session_key)
+    if number:
+        audit(user_of(request), "sessions ended", person, number=number)
+    messages.success(request, f"{person} is signed out everywhere.")
+    return redirect("person", user_id)

@@ -15,6 +15,7 @@ urlpatterns = [
     path("link/<uidb64>/<token>/", views.OneTimeLink.as_view(), name="one-time-link"),
     path("people/", views.people_list, name="people"),
     path("people/<int:user_id>/", views.person, name="person"),
+    path("people/<int:user_id>/sessions/end/", profile.end_sessions_of, name="person-sessions"),
     path("people/<int:user_id>/link/", views.new_link, name="person-link"),
     # The admin's own form would write no audit entry.
     path("admin/password_change/", RedirectView.as_view(pattern_name="change-password")),

@@ -122,6 +122,17 @@ def test_a_user_ends_all_other_sessions(ada):
     assert is_signed_in(here) and not any(map(is_signed_in, others))
 
 
+def test_an_administrator_ends_all_sessions_of_a_person(ada):
+    there = signed_in(ada)
+    root = User.objects.create_user("root", password=PASSWORD, is_superuser=True)
+    url = f"/people/{ada.pk}/sessions/end/"
+    assert there.post(url).status_code == 403
+    here = signed_in(root)
+    here.post(url)
+    assert is_signed_in(here) and not is_signed_in(there)
+    assert AuditEntry.objects.get(action="sessions ended").user == root
+
+
 def test_a_new_password_ends_and_removes_the_other_sessions(ada):
     here, there = signed_in(ada), signed_in(ada)
     form = {
