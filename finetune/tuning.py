@@ -6,6 +6,7 @@ from typing import Any
 from finetune.lineage import trained_on, without_trained
 from finetune.models import Model
 from finetune.registry import own_model_of
+from formatting.glossary import label_of
 from formatting.numbers import percent
 from recipes.preferences.groups import read_groups, write_groups
 from recipes.rundir import RunDir
@@ -104,7 +105,7 @@ def likelihood_figures(report: Mapping[str, Any]) -> dict[str, Any]:
 def figure(result: dict[str, Any]) -> str:
     """Return the main figure of a run as text.
 
-    It is the accuracy on held-out pairs. For plain chats it is the change in likelihood, and for
+    It is the held-out accuracy. For plain chats it is the change in likelihood, and for
     methods with a reward model the change of its mean score.
     """
     scored = (result.get("score_change") or {}).get("value")
@@ -112,6 +113,6 @@ def figure(result: dict[str, Any]) -> str:
         return f"{scored:+.3f} reward"
     value = (result.get("accuracy") or {}).get("value")
     if value is not None:
-        return f"{percent(value)} of held-out pairs"
+        return f"{percent(value)} {label_of('accuracy')}"
     change = (result.get("nll_change") or {}).get("value")
     return "" if change is None else f"{change:+.3f} nats per token"

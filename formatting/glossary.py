@@ -101,7 +101,7 @@ GLOSSARY: dict[str, Term] = {
         "the model overfits.",
     ),
     "held_out/nll": Term(
-        "held out, nats per token",
+        "held-out nats per token",
         "The mean of −log π per token of the best held-out responses. Lower means that the model is "
         "more likely to write them.",
     ),
@@ -111,12 +111,12 @@ GLOSSARY: dict[str, Term] = {
         "way. A model with this accuracy agrees with a reviewer as well as another reviewer does.",
     ),
     "accuracy": Term(
-        "accuracy",
+        "held-out accuracy",
         "The share of the reviewers' judgments on all held-out prompts that the model orders the same "
         "way, with a 95% interval. 50% is chance.",
     ),
     "longer_is_better": Term(
-        "longer is better",
+        "accuracy of the longer response",
         "The accuracy of a rule that always prefers the longer response. A model that is not better "
         "than this rule may have learned only length.",
     ),

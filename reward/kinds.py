@@ -4,6 +4,7 @@ from typing import Any
 
 from django.urls import reverse
 
+from formatting.glossary import label_of
 from formatting.numbers import percent
 from recipes.rundir import RunDir
 from recipes.settings import ConfigError
@@ -46,7 +47,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 def figure(result: dict[str, Any]) -> str:
     value = (result.get("accuracy") or {}).get("value")
-    return "" if value is None else f"{percent(value)} accuracy"
+    return "" if value is None else f"{percent(value)} {label_of('accuracy')}"
 
 
 def links(run: Run) -> list[tuple[str, str]]:

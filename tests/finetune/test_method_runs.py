@@ -90,9 +90,9 @@ def test_a_run_leads_to_a_model_with_pages_and_an_evaluation(
     assert ended.result["nll_per_token"]["value"] > 0
     assert ended.result["nll_change"]["interval"][0] <= ended.result["nll_change"]["value"]
     shown = client.get(reverse("run", args=[ended.pk])).content.decode()
-    assert "change in nats per token" in shown and "of held-out pairs" not in shown
+    assert "change in nats per token" in shown and "% held-out accuracy" not in shown
     assert client.get(reverse("model", args=[tuned.pk])).status_code == 200
-    assert "of held-out pairs" in client.get(reverse("runs")).content.decode()
+    assert "% held-out accuracy" in client.get(reverse("runs")).content.decode()
     judged = {**inputs, "candidate": tuned.pk, "baseline": base.pk, "judge": rule}
     del judged["model"]
     assert run("evaluate", {"max_new_tokens": 4}, judged, trainer).result["win_rate"]
