@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks import reward_training
 from benchmarks.support.accelerator import peak_mb, reset_peak
 from benchmarks.support.flops import peak, shared_work, step_flops
+from benchmarks.support.gpu import forecasts
 from benchmarks.support.gpu.world import (
     POSITIONS,
     WatchedRun,
@@ -366,6 +367,13 @@ def rewards(
     return check
 
 
+def check_forecasts(world: World) -> dict[str, Any]:
+    """Check that forecasts of memory and time are within 10% and 25% of the runs."""
+    figures = forecasts.compared(world)
+    demand(not figures["problem"], figures["problem"], figures)
+    return figures
+
+
 START_SECONDS = 15
 """Seconds that the program takes before the first check, mostly to import torch."""
 CHECKS = (
@@ -388,4 +396,5 @@ CHECKS = (
         rewards("0.5b", "none", "grpo", BATCHED),
     ),
     Check("rloo-0.5b-qlora", "RLOO with four-bit weights", 40, rewards("0.5b", "nf4", "rloo")),
+    Check("forecasts", "forecasts of memory and time, compared with the runs", 60, check_forecasts),
 )

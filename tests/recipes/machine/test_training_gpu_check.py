@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import gpu_check
 from benchmarks.support.gpu import checks as gpu_checks
+from benchmarks.support.gpu import forecasts
 from benchmarks.support.gpu.checks import Check, CheckFailed, demand
 from benchmarks.support.gpu.world import WatchedRun, World
 from tests.machines import install_smi
@@ -120,7 +121,15 @@ def test_the_list_names_every_check_with_its_time(capsys):
     printed = capsys.readouterr().out
     assert all(check.name in printed for check in gpu_checks.CHECKS)
     *_, total = printed.splitlines()
-    assert int(total.split()[-2]) <= 8 * 60
+    assert int(total.split()[-2]) <= 9 * 60
+
+
+def test_a_forecast_that_misses_a_target_is_named():
+    good = {"case": "dpo", "memory_error": -0.08, "time_error": 0.2}
+    assert forecasts.problem_of([good]) == ""
+    heavy = {**good, "case": "reward", "memory_error": 0.31}
+    assert forecasts.problem_of([good, heavy]) == "The memory of reward differs by +31%."
+    assert "time of dpo differs by -40%" in forecasts.problem_of([{**good, "time_error": -0.4}])
 
 
 # --- the checks themselves --------------------------------------------------------------------------
