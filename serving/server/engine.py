@@ -21,6 +21,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+UNPACED_JOBS = 8
+PACED_SHARE = 0.35
+"""The share of the time in which the engine computes on a CPU if more than UNPACED_JOBS are in progress.
+
+On two cores, 50 chats would otherwise keep one core busy, and pages of the same machine would wait for it.
+"""
 MAX_CHARGE_SECONDS = 1.0
 """The most that a step counts, so that a job that loads a model does not wait long for its next turn."""
 
@@ -96,7 +102,7 @@ class Turn:
 class Engine:
     """The thread that owns the models. `make_memory` is called in it, before the first job.
 
-    `clock` measures the seconds of work.
+    `clock` measures the seconds of work, and `sleep` waits between two steps if many jobs share a CPU.
     """
 
     def __init__(
@@ -104,10 +110,12 @@ class Engine:
         make_memory: Callable[[], Any],
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
     ):
         self.make_memory = make_memory
         self.limits = limits
         self.clock = clock
+        self.sleep = sleep
         self.memory: Any = None
         self.used_at = clock()
         self._waiting: deque[Job] = deque()
@@ -154,11 +162,17 @@ class Engine:
                     self._started.remove(turn)
                     turn.job.close()
             self.used_at = self.clock()
+            self._pace(self.used_at - started)
             for turn in turns:
                 turn.seconds += min(self.used_at - started, MAX_CHARGE_SECONDS) / len(turns)
         for job in [*(turn.job for turn in self._started), *self._waiting]:
             job.fail(JobError("UNAVAILABLE", "The model server is stopping."))
             job.close()
+
+    def _pace(self, seconds: float) -> None:
+        """Leave the processors to other programs for a while after `seconds` of work for many jobs."""
+        if self.jobs > UNPACED_JOBS and self.memory is not None and self.memory.limits_process:
+            self.sleep(min(seconds, MAX_CHARGE_SECONDS) * (1 / PACED_SHARE - 1))
 
     def _next(self) -> list[Turn]:
         """Return the next turn and those of its group, or none if the engine is stopping. Waits for a job.

@@ -16,7 +16,7 @@ from finetune.training.serving.loaded import Base, acquire
 from recipes.machine.memory import free_memory, is_out_of_memory
 from reward.training.serving.loaded import acquire as acquire_reward_model
 from serving.client import End, LanguageModel, Piece, Sampling, Start
-from serving.server.engine import Engine, Job, JobError, Limits, WaitForModel
+from serving.server.engine import UNPACED_JOBS, Engine, Job, JobError, Limits, WaitForModel
 from serving.server.memory import ModelMemory
 from tests.reward.scored import make_scorer_folder
 from tests.serving.adapters import make_adapter
@@ -435,10 +435,16 @@ def test_jobs_of_a_group_have_their_turns_together() -> None:
     assert [names for job in jobs for names in job.shared] == [["a", "b"]] * 2
 
 
-def order_of(*jobs: Steps) -> list[str]:
-    """Return the names of the jobs in the order of their steps."""
+def order_of(*jobs: Steps, pauses: list[float] | None = None) -> list[str]:
+    """Return the names of the jobs in the order of their steps. Add the pauses between them to `pauses`."""
     log: list[Steps] = []
-    engine = Engine(make_memory, LIMITS, clock=lambda: sum(step.seconds for step in log))
+    waited: list[float] = [] if pauses is None else pauses
+    engine = Engine(
+        make_memory,
+        LIMITS,
+        clock=lambda: sum(step.seconds for step in log),
+        sleep=waited.append,
+    )
     for job in jobs:
         job.log = log
         engine.submit(job)
@@ -453,6 +459,15 @@ def test_a_job_with_long_steps_gets_no_more_time_than_one_with_short_steps() -> 
     *_, third, fourth, fifth = [index for index, name in enumerate(order) if name == "long"]
     assert fourth - third >= 9 and fifth - fourth >= 9, "about ten short steps for a long one"
     assert order.index("short") <= 2, "the new job starts soon"
+
+
+def test_many_jobs_leave_most_of_the_processor_to_other_programs() -> None:
+    few: list[float] = []
+    order_of(*(Steps("few", 3, 0.1) for _ in range(UNPACED_JOBS)), pauses=few)
+    assert few == []
+    many: list[float] = []
+    order_of(*(Steps("many", 3, 0.1) for _ in range(4 * UNPACED_JOBS)), pauses=many)
+    assert sum(many) > 1.5 * 0.1 * len(many) > 3, "computing takes less than half of the time"
 
 
 def test_a_step_that_loads_a_model_delays_the_next_one_by_a_second_at_most() -> None:

@@ -88,6 +88,6 @@ def test_the_end_or_an_error_follows_the_pieces_before_it(last):
 def test_the_pause_grows_with_the_number_of_answers(monkeypatch):
     engine = Engine(make_memory, Limits())
     service = LanguageModels(engine)
-    for jobs, pause in ((1, 0.004), (25, 0.1), (500, MAX_PAUSE)):
+    for jobs, pause in ((1, 0.01), (25, 0.25), (500, MAX_PAUSE)):
         monkeypatch.setattr(Engine, "jobs", jobs)
         assert service.pause() == pytest.approx(pause)

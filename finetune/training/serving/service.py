@@ -16,8 +16,8 @@ from serving.server.engine import Engine, JobError
 MAX_CHARACTERS = 1_000_000
 MAX_MESSAGES = 1_000
 MAX_STOPS = 16
-PAUSE_PER_JOB = 1 / 250
-MAX_PAUSE = 0.2
+PAUSE_PER_JOB = 1 / 100
+MAX_PAUSE = 0.5
 """Seconds between two messages of an answer. With many answers, messages cost more than their tokens."""
 
 
@@ -54,7 +54,7 @@ class LanguageModels(models_pb2_grpc.LanguageModelsServicer):
             job.cancelled = True
 
     def pause(self) -> float:
-        """Return the seconds to wait after a piece of an answer; 4 ms if it is the only answer."""
+        """Return the seconds to wait after a piece of an answer; 10 ms if it is the only answer."""
         return min(self.engine.jobs * PAUSE_PER_JOB, MAX_PAUSE)
 
 
