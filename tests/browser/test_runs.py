@@ -23,6 +23,8 @@ def test_a_trainer_launches_a_run_and_watches_it_end(visit, celery_worker):
     page.get_by_text("More settings").click()
     page.get_by_label("Delay").fill("0.05")
     page.wait_for_load_state()  # The page's script stops the second click.
+    page.get_by_role("button", name="Show first batch").click()
+    expect(page.locator(".launch-group").first).to_be_visible(timeout=20_000)
     page.get_by_role("button", name="Start run").dblclick()
     expect(page.locator(".badge", has_text="Running")).to_be_visible()
     expect(page.locator(".u-wrap")).not_to_have_count(0)

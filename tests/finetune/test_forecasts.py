@@ -179,6 +179,7 @@ def test_a_run_that_does_not_fit_gets_changes_that_would(client, inputs):
         (1, "on", 1024), (2, "auto", 75),
     }  # fmt: skip
     assert "being measured" in shown and 'hx-trigger="every 2s"' in shown
+    assert shown.count("data-preflight-apply") == 3  # also before they are measured
 
 
 def test_the_panel_says_what_is_wrong_with_the_settings(client, inputs):
