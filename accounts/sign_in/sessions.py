@@ -48,7 +48,8 @@ class SessionStore(db.SessionStore):
     def save(self, must_create: bool = False) -> None:
         """Save the session, and record whose it is. Costs a query more than Django's."""
         super().save(must_create)
-        data: Any = self._get_session(no_load=must_create)
+        session: Any = self
+        data: Any = session._get_session(no_load=must_create)
         if SESSION_KEY in data:
             listing.record(self.session_key, data, data.get(SIGNED_IN_AT))
 

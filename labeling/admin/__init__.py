@@ -97,7 +97,7 @@ class MembershipInline(admin.TabularInline):
     extra = 0
 
     def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
-        formset = super().get_formset(request, obj, **kwargs)
+        formset: Any = super().get_formset(request, obj, **kwargs)
         formset.form = type("MembershipForm", (formset.form,), {"by": user_of(request)})
         formset.by = user_of(request)
         return formset

@@ -309,7 +309,9 @@ class Launch:
         changes = self.kind.config_class.changes(values, preset)
         errors = {**self.inputs.errors, **self.about.errors}
         problems = [("Preset", self.preset.problem)] if self.preset.problem else []
-        problems += [(self._label(name), text) for name, texts in errors.items() for text in texts]
+        problems += [
+            (self._label(name), str(text)) for name, texts in errors.items() for text in texts
+        ]
         if problems:
             return Review(changes, problems=problems)
         inputs, title = self.inputs.inputs(), self.about.cleaned_data["title"]
