@@ -1,5 +1,8 @@
 from typing import Any
 
+from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from django.contrib import admin, messages
 from django.contrib.auth.models import Group
 from django.http import HttpRequest, HttpResponse
@@ -13,7 +16,8 @@ from accounts.views import link_page
 
 AUDITED = ("role", "all_projects", "is_active", "is_superuser", "is_staff")
 
-admin.site.unregister(Group)
+# Groups give no rights here. Providers are declared in a file, and second factors contain secrets.
+admin.site.unregister([Group, EmailAddress, SocialAccount, SocialApp, SocialToken, Authenticator])
 
 
 class TokenInline(admin.TabularInline):

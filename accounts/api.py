@@ -11,6 +11,7 @@ from django.http import HttpRequest, JsonResponse
 from ninja.security import HttpBearer
 
 from accounts.models import Scope, Token
+from accounts.sign_in import throttle
 
 
 class Problem(Exception):  # noqa: N818
@@ -53,8 +54,20 @@ def identify(request: HttpRequest) -> Token | None:
     if token is _UNREAD:
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         token = Token.of_key(key.strip(), expired=True) if scheme.lower() == "bearer" else None
+        if token is None and key:
+            _count_wrong_key(request)
         request.api_token = token  # type: ignore[attr-defined]
     return token if isinstance(token, Token) else None
+
+
+def _count_wrong_key(request: HttpRequest) -> None:
+    """Count a wrong key of the request's address. Raises Problem after too many."""
+    try:
+        with throttle.address_attempt(request, kind="token-address"):
+            pass
+    except throttle.Throttled as refusal:
+        detail = f"Too many wrong tokens. Try again in {refusal.seconds} s."
+        raise Problem(429, detail, retry_after=refusal.seconds) from None
 
 
 class BearerToken(HttpBearer):

@@ -1,5 +1,7 @@
 from typing import Any
 
+from allauth.mfa.utils import is_mfa_enabled
+from django.conf import settings
 from django.contrib.auth.backends import ModelBackend
 from django.http import HttpRequest
 
@@ -20,14 +22,19 @@ class PasswordBackend(ModelBackend):
         password: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the user, or None for a wrong password. Raises Throttled after too many attempts."""
+        """Return the user, or None for a wrong password. Raises Throttled after too many attempts.
+
+        With passwords turned off, no password is right.
+        """
+        if not settings.PASSWORDS:
+            return None
         name = username if username is not None else kwargs.get(User.USERNAME_FIELD)
         if name is None or password is None:
             return None
         with throttle.attempt(request, str(name)) as attempt:
             user = super().authenticate(request, name, password)
             if user is not None:
-                attempt.succeed()
+                attempt.succeed(complete=not is_mfa_enabled(user))
         return user
 
     def get_user(self, user_id: Any) -> User | None:

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
+from django.db.models import Value
 from django.utils import timezone
 
 from database import clock
@@ -311,6 +312,12 @@ class SignInAttempts(models.Model):
     key = models.CharField(max_length=64, primary_key=True)
     count = models.PositiveIntegerField()
     since = models.DateTimeField(db_index=True)
+    recent = ArrayField(
+        models.DateTimeField(),
+        default=list,
+        db_default=Value([], output_field=ArrayField(models.DateTimeField())),
+        help_text="The times of the newest attempts that were allowed, oldest first.",
+    )
 
     def __str__(self) -> str:
         return f"{self.count} attempts since {self.since:%H:%M}"

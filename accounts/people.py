@@ -8,6 +8,7 @@ and after TIEBREAK_LINK_HOURS.
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
 from django.db import transaction
 from django.db.models import F, Q
@@ -31,10 +32,22 @@ class LinkTokens(PasswordResetTokenGenerator):
         return f"{super()._make_hash_value(user, timestamp)}{user.link_number}"
 
     def check_token(self, user: Any, token: str | None) -> bool:
-        return user is not None and user.is_active and super().check_token(user, token)
+        allowed = user is not None and user.is_active and (settings.PASSWORDS or user.is_superuser)
+        return allowed and super().check_token(user, token)
 
 
 link_tokens = LinkTokens()
+
+
+class LinkForm(forms.Form):
+    """The form behind a one-time link where passwords are turned off. It only signs in."""
+
+    def __init__(self, user: User, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.user = user
+
+    def save(self) -> User:
+        return self.user
 
 
 class PersonForm(forms.ModelForm):
@@ -105,12 +118,22 @@ def issue_link(*, person: User, by: User | None, replace: bool = True) -> str:
         raise LinkError(
             f"{person} may not sign in, so a link would not work. Activate the account first."
         )
+    if not settings.PASSWORDS and not person.is_superuser:
+        raise LinkError(
+            f"Passwords are turned off, so {person} signs in through the identity provider. Only "
+            "administrators may use a link."
+        )
     if replace:
-        User.objects.filter(pk=person.pk).update(link_number=F("link_number") + 1)
+        use_link(person=person)
         person.refresh_from_db()
     audit(by, "one-time link issued", person)
     number = urlsafe_base64_encode(force_bytes(person.pk))
     return reverse("one-time-link", args=[number, link_tokens.make_token(person)])
+
+
+def use_link(*, person: User) -> None:
+    """Make all links of a person expire."""
+    User.objects.filter(pk=person.pk).update(link_number=F("link_number") + 1)
 
 
 def anyone_can_sign_in() -> bool:

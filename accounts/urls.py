@@ -1,11 +1,14 @@
 from django.contrib.auth.views import LogoutView
-from django.urls import path
+from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
 from accounts import profile, reset, views
 
-urlpatterns = [
+urlpatterns: list[URLPattern | URLResolver] = [
     path("login/", views.SignIn.as_view(), name="login"),
+    path("login/", views.SignIn.as_view(), name="account_login"),  # allauth's name for it
+    path("admin/login/", views.AdminSignIn.as_view(), name="admin-login"),
+    path("", include("accounts.sign_in.urls")),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("password/", views.ChangePassword.as_view(), name="change-password"),
     path("password/reset/", reset.ask, name="reset-password"),

@@ -1,6 +1,12 @@
 from http import HTTPStatus
 from typing import Any
 
+from allauth.account.internal.flows.login import (
+    perform_login,
+    perform_password_login,
+    record_authentication,
+)
+from allauth.account.models import Login
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import (
@@ -9,11 +15,12 @@ from django.contrib.auth.views import (
     PasswordChangeView,
     PasswordResetConfirmView,
 )
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import reverse_lazy
+from django.urls import reverse, reverse_lazy
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
@@ -23,16 +30,54 @@ from accounts import people
 from accounts.access import administrator_required, user_of
 from accounts.forms import ThrottledPasswordChange
 from accounts.models import User, audit
-from accounts.sign_in import listing
+from accounts.sign_in import listing, throttle
+from accounts.sign_in.adapters import refusal as refused
+from accounts.sign_in.providers import offered
 
 PEOPLE_PER_PAGE = 50
 
 
+@method_decorator(never_cache, name="dispatch")
 class SignIn(LoginView):
+    """The sign-in page, with passwords, passkeys and identity providers."""
+
     redirect_authenticated_user = True
 
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not settings.PASSWORDS:
+            raise PermissionDenied(
+                _("Passwords are turned off. Sign in through your organisation.")
+            )
+        return super().post(request, *args, **kwargs)
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        """Continue to the second factor, if the account has one, and sign the user in."""
+        login = Login(user=form.get_user(), redirect_url=self.get_redirect_url() or None)
+        credentials = {"username": form.get_user().get_username()}
+        return perform_password_login(self.request, credentials, login)
+
     def get_context_data(self, **context: Any) -> dict[str, Any]:
-        return super().get_context_data(nobody=not people.anyone_can_sign_in(), **context)
+        providers = offered()
+        nobody = not providers and not people.anyone_can_sign_in()
+        return super().get_context_data(
+            nobody=nobody,
+            passwords=settings.PASSWORDS,
+            providers=list(providers.values()),
+            **context,
+        )
+
+
+class AdminSignIn(SignIn):
+    """The sign-in page at the address that Django's admin redirects to."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        user = request.user
+        if isinstance(user, User) and not user.is_staff:
+            raise PermissionDenied(_("Only leads, trainers and administrators may see this page."))
+        return super().dispatch(request, *args, **kwargs)
+
+    def get_default_redirect_url(self) -> str:
+        return reverse("admin:index")
 
 
 @method_decorator(never_cache, name="dispatch")
@@ -63,21 +108,39 @@ class OneTimeLink(PasswordResetConfirmView):
     template_name = "accounts/one_time_link.html"
     token_generator = people.link_tokens
     success_url = reverse_lazy("home")
-    post_reset_login = True
-    post_reset_login_backend = "accounts.backends.PasswordBackend"
+
+    def dispatch(self, *args: Any, **kwargs: Any) -> Any:
+        """Count a wrong link as an attempt to sign in from the address."""
+        try:
+            with throttle.address_attempt(self.request) as attempt:
+                response = super().dispatch(*args, **kwargs)
+                if getattr(self, "validlink", True):
+                    attempt.succeed()
+        except throttle.Throttled as refusal:
+            return refused(self.request, refusal.messages[0], status=HTTPStatus.TOO_MANY_REQUESTS)
+        return response
+
+    def get_form_class(self) -> Any:
+        return super().get_form_class() if settings.PASSWORDS else people.LinkForm
 
     @transaction.atomic
     def form_valid(self, form: Any) -> HttpResponse:
-        # Because of the lock, a link sets only one password even if two requests arrive together.
+        # Because of the lock, a link works only once even if two requests arrive together.
         person = User.objects.select_for_update().get(pk=form.user.pk)
         token = self.request.session.get(INTERNAL_RESET_SESSION_TOKEN)
         if not people.link_tokens.check_token(person, token):
             self.validlink = False
             return self.render_to_response(self.get_context_data(form=None))
-        response = super().form_valid(form)
+        people.use_link(person=person)
+        super().form_valid(form)
         listing.end_all(person, keep=self.request.session.session_key)
-        audit(person, "password set by a one-time link", person)
-        messages.success(self.request, _("Your password is set, and you are signed in."))
+        if settings.PASSWORDS:
+            audit(person, "password set by a one-time link", person)
+        form.user.refresh_from_db()
+        record_authentication(self.request, form.user, method="link")
+        response = perform_login(self.request, Login(user=form.user))
+        if settings.PASSWORDS and self.request.user.is_authenticated:
+            messages.success(self.request, _("Your password is set, and you are signed in."))
         return response
 
 

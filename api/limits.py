@@ -27,7 +27,10 @@ def limited(view: View) -> View:
 
     @wraps(view)
     def limited_view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        token = identify(request)
+        try:
+            token = identify(request)
+        except Problem as problem:  # too many wrong tokens
+            return problem.response()
         if token is None or token.is_expired:
             return _explained(view(request, *args, **kwargs))
         count = token.count_request()

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.urls import get_resolver
 
+from accounts.sign_in.providers import ProviderProblem, read_providers, saml_installed
 from config.env import VARIABLES
 from finetune.endpoints import LOOPBACK as LOOPBACK_NAMES
 from finetune.endpoints import EndpointProblem, is_url, read_endpoints
@@ -174,6 +175,30 @@ def mlflow_valid(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list
             )
         ]
     return []
+
+
+@register(DEPLOYMENT)
+def providers_valid(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    try:
+        providers = read_providers(settings.PROVIDERS)
+    except ProviderProblem as problem:
+        hint = "docs/sign-in.md describes the file. Until it is valid, no provider can be used."
+        return [Error(str(problem), hint=hint, id="tiebreak.E007")]
+    messages: list[CheckMessage] = []
+    if not saml_installed() and any(p.kind == "saml" for p in providers.values()):
+        hint = "Install it: python -m pip install 'tiebreak[saml]'."
+        messages.append(
+            Error("A provider uses SAML, which is not installed.", hint=hint, id="tiebreak.E008")
+        )
+    if not settings.PASSWORDS and not providers:
+        messages.append(
+            Warning(
+                "Passwords are turned off, but there is no identity provider.",
+                hint="Declare one (docs/sign-in.md), or unset TIEBREAK_PASSWORDS.",
+                id="tiebreak.W006",
+            )
+        )
+    return messages
 
 
 @register(DEPLOYMENT)

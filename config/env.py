@@ -91,6 +91,16 @@ class Variable:
             )
         return f"{url.rstrip('/')}/" if url else ""
 
+    def choices(self, *values: str) -> list[str]:
+        """Return a list of some of the values, without duplicates."""
+        chosen = list(dict.fromkeys(word.lower() for word in self.words()))
+        if unknown := [word for word in chosen if word not in values]:
+            raise ImproperlyConfigured(
+                f"{self.name} contains {', '.join(map(repr, unknown))}; it may contain "
+                f"{', '.join(values)}."
+            )
+        return chosen
+
     def words(self) -> list[str]:
         return [word for part in self.text().split(",") if (word := part.strip())]
 

@@ -207,6 +207,11 @@ INSTALLED_APPS = [
     "django.forms",
     "django_htmx",
     "csp",
+    "allauth",
+    "allauth.account",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "allauth.mfa",
     "accounts",
     "runs",
     "labeling",
@@ -229,12 +234,14 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "accounts.sign_in.sessions.extend_active_sessions",
     "accounts.sign_in.throttle.answer_429",
     "config.web.limits.limit_bodies",
     "config.web.limits.refuse_null_characters",
     "config.web.limits.keep_private",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "accounts.sign_in.second_factor.require_second_factor",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "config.web.limits.explain_wrong_method",
@@ -358,6 +365,53 @@ SIGN_IN_FAILURES_BY_ADDRESS = variable(
 SIGN_IN_MINUTES = variable(
     "TIEBREAK_SIGN_IN_MINUTES", "15", "How many minutes a failed attempt counts."
 ).number(minimum=1)
+SIGN_IN_TRIES_A_MINUTE = variable(
+    "TIEBREAK_SIGN_IN_TRIES_A_MINUTE",
+    "10",
+    "Number of failed attempts to sign in per minute, for an account and from an address.",
+).number(minimum=1)
+PASSWORDS = variable(
+    "TIEBREAK_PASSWORDS", "1", "0 turns passwords off, so that people use an identity provider."
+).flag()
+PROVIDERS = Path(
+    variable(
+        "TIEBREAK_PROVIDERS",
+        str(VAR_DIR / "providers.toml"),
+        "TOML file with the identity providers for single sign-on.",
+    ).text()
+).absolute()
+SECOND_FACTOR_ROLES = variable(
+    "TIEBREAK_SECOND_FACTOR",
+    "",
+    "Roles that need a second factor, separated by commas, such as administrator,trainer.",
+).choices("reviewer", "lead", "trainer", "administrator")
+
+# django-allauth. Its own limits count in the memory of a process; accounts.sign_in.throttle replaces them.
+ACCOUNT_ADAPTER = "accounts.sign_in.adapters.AccountAdapter"
+ACCOUNT_EMAIL_NOTIFICATIONS = False
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_RATE_LIMITS = False
+ACCOUNT_REAUTHENTICATION_METHODS = ["password", "mfa"] if PASSWORDS else ["mfa"]
+ACCOUNT_SIGNUP_FIELDS = ["username*"]
+ACCOUNT_UNIQUE_EMAIL = False
+SOCIALACCOUNT_ADAPTER = "config.sign_in.ProviderAdapter"
+MFA_ADAPTER = "accounts.sign_in.adapters.SecondFactorAdapter"
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+MFA_FORMS = {
+    "authenticate": "accounts.sign_in.second_factor.CodeForm",
+    "reauthenticate": "accounts.sign_in.second_factor.ConfirmCodeForm",
+    "add_webauthn": "accounts.sign_in.passkeys.AddForm",
+    "authenticate_webauthn": "accounts.sign_in.passkeys.SecondFactorForm",
+    "login_webauthn": "accounts.sign_in.passkeys.SignInForm",
+    "reauthenticate_webauthn": "accounts.sign_in.passkeys.ConfirmForm",
+    "edit_webauthn": "accounts.sign_in.passkeys.NameForm",
+}
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_RATE_LIMITS = False
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_TOTP_ISSUER = "Tiebreak"
+MFA_TOTP_TOLERANCE = 1
 PROXIES = variable(
     "TIEBREAK_PROXIES", "0", "Number of your proxies that append to X-Forwarded-For."
 ).number()

@@ -1,8 +1,10 @@
-"""Limits on password guessing: attempts per account and per address, and concurrent password hashes.
+"""Limits on guessing: attempts per account and per address, and concurrent password hashes.
 
-One statement counts each attempt in PostgreSQL before the password is checked, so that concurrent
-attempts in several processes are all counted. The count, the message and the time taken do not reveal
-whether the account exists. A successful sign-in resets the account's count.
+A guess is an attempt with a password, a code of a second factor, a one-time link or an API token. One
+statement counts each attempt in PostgreSQL before anything is checked, so that concurrent attempts in
+several processes are all counted. The count, the message and the time taken do not reveal whether the
+account exists. A complete sign-in resets the account's count; a right password before a second factor
+only undoes its own attempt, so that it does not allow more guesses of the code.
 """
 
 import hashlib
@@ -54,44 +56,105 @@ def _message(seconds: int) -> str:
 
 class Attempt:
     succeeded = False
+    complete = True
 
-    def succeed(self) -> None:
-        self.succeeded = True
+    def succeed(self, *, complete: bool = True) -> None:
+        """Note that the guess was right. Without `complete`, a second factor is still to be checked."""
+        self.succeeded, self.complete = True, complete
 
 
 @contextmanager
 def attempt(request: HttpRequest | None, account: str) -> Iterator[Attempt]:
     """Count an attempt, and let at most MAX_CONCURRENT_HASHES of these `with` blocks run at a time.
 
-    The caller must call `succeed()` on the result if the password is right. Raises Throttled after too
+    The caller must call `succeed()` on the result if the guess is right. Raises Throttled after too
     many attempts. Costs two queries, and two more after a success.
     """
-    keys = {_key("account", account.strip().casefold()): settings.SIGN_IN_FAILURES}
-    if address := network_of(client_address(request)):
-        keys[_key("address", address)] = settings.SIGN_IN_FAILURES_BY_ADDRESS
-    try:
+    own = _key("account", account.strip().casefold())
+    keys = {own: settings.SIGN_IN_FAILURES, **_address_key("address", request)}
+    with _noting_refusal(request):
         _count(keys)
         if not _turns.acquire(timeout=WAIT_SECONDS):
             raise Throttled(1)
-    except Throttled as refusal:
-        if request is not None:
-            request.retry_after = refusal.seconds  # type: ignore[attr-defined]
-        raise
     current = Attempt()
     try:
         yield current
     finally:
         _turns.release()
         if current.succeeded:
-            _forget(*keys)
+            _undo(*keys)
+            if current.complete:
+                SignInAttempts.objects.filter(key=own).delete()
 
 
+@contextmanager
+def address_attempt(request: HttpRequest | None, kind: str = "address") -> Iterator[Attempt]:
+    """Count an attempt of an address with a link or a token, which belongs to no known account.
+
+    `kind` separates the counts of API tokens from those of people: a broken script does not keep its
+    neighbours from signing in. Raises Throttled after too many attempts.
+    """
+    keys = _address_key(kind, request)
+    with _noting_refusal(request):
+        _count(keys)
+    current = Attempt()
+    try:
+        yield current
+    finally:
+        if current.succeeded:
+            _undo(*keys)
+
+
+def use_once(kind: str, value: str) -> bool:
+    """Return whether a value is used for the first time in SIGN_IN_MINUTES. One statement, so only one
+    of two requests with the same value gets True.
+    """
+    try:
+        _count({_key(kind, value): 1})
+    except Throttled:
+        return False
+    return True
+
+
+@contextmanager
+def _noting_refusal(request: HttpRequest | None) -> Iterator[None]:
+    """Make `answer_429` set the status of the response if the block raises Throttled."""
+    try:
+        yield
+    except Throttled as refusal:
+        if request is not None:
+            request.retry_after = refusal.seconds  # type: ignore[attr-defined]
+        raise
+
+
+def _address_key(kind: str, request: HttpRequest | None) -> dict[str, int]:
+    address = network_of(client_address(request))
+    return {_key(kind, address): settings.SIGN_IN_FAILURES_BY_ADDRESS} if address else {}
+
+
+# `recent` has the times of the newest attempts that were allowed, at most as many as a minute may have.
+# An attempt is allowed if there are fewer, or if the oldest is more than a minute ago: so no 60 seconds
+# have more attempts than the limit. The statement's own time is the last one exactly if it was allowed.
 _COUNT = """
-INSERT INTO accounts_signinattempts AS attempts (key, count, since) VALUES (%s, 1, now())
+INSERT INTO accounts_signinattempts AS attempts (key, count, since, recent)
+VALUES (%(key)s, 1, now(), ARRAY[statement_timestamp()])
 ON CONFLICT (key) DO UPDATE SET
-    count = CASE WHEN attempts.since < now() - %s THEN 1 ELSE attempts.count + 1 END,
-    since = CASE WHEN attempts.since < now() - %s THEN now() ELSE attempts.since END
-RETURNING count, extract(epoch FROM since + %s - now())
+    count = CASE WHEN attempts.since < now() - %(window)s THEN 1 ELSE attempts.count + 1 END,
+    since = CASE WHEN attempts.since < now() - %(window)s THEN now() ELSE attempts.since END,
+    recent = CASE
+        WHEN cardinality(attempts.recent) < %(a_minute)s
+            THEN attempts.recent || statement_timestamp()
+        WHEN attempts.recent[cardinality(attempts.recent) - %(a_minute)s + 1]
+            < statement_timestamp() - interval '1 minute'
+            THEN attempts.recent[cardinality(attempts.recent) - %(a_minute)s + 2 :]
+                || statement_timestamp()
+        ELSE attempts.recent
+    END
+RETURNING
+    count,
+    extract(epoch FROM since + %(window)s - now()),
+    recent[cardinality(recent)] = statement_timestamp(),
+    extract(epoch FROM recent[1] + interval '1 minute' - statement_timestamp())
 """
 
 
@@ -100,23 +163,29 @@ def _count(limits: dict[str, int]) -> None:
     window, wait = timedelta(minutes=settings.SIGN_IN_MINUTES), 0.0
     with connection.cursor() as cursor:
         for key, limit in sorted(limits.items()):
-            parameters: list[Any] = [key, window, window, window]
-            cursor.execute(_COUNT, parameters)
-            count, seconds = cursor.fetchone()
+            a_minute = settings.SIGN_IN_TRIES_A_MINUTE
+            cursor.execute(_COUNT, {"key": key, "window": window, "a_minute": a_minute})
+            count, seconds, allowed, seconds_to_next = cursor.fetchone()
             if count > limit:
                 wait = max(wait, float(seconds))
+            elif not allowed:
+                wait = max(wait, float(seconds_to_next), 1.0)
     if wait:
         raise Throttled(wait)
 
 
-def _forget(account: str, *addresses: str) -> None:
-    """Reset the account's count, and subtract this attempt from the counts of the addresses."""
-    SignInAttempts.objects.filter(key=account).delete()
+def _undo(*keys: str) -> None:
+    """Subtract one attempt from each count."""
     with connection.cursor() as cursor:
-        for address in addresses:
+        for key in sorted(keys):
             cursor.execute(
-                "UPDATE accounts_signinattempts SET count = greatest(count - 1, 0) WHERE key = %s",
-                [address],
+                """
+                UPDATE accounts_signinattempts SET
+                    count = greatest(count - 1, 0),
+                    recent = recent[: cardinality(recent) - 1]
+                WHERE key = %s
+                """,
+                [key],
             )
 
 

@@ -21,6 +21,7 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 
 from accounts.models import User
+from accounts.sign_in import second_factor
 from finetune.chat import conversations, streaming
 from finetune.chat.conversations import CannotChat
 from finetune.models import Conversation, Turn
@@ -40,8 +41,9 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
     async def connect(self) -> None:
         pk = self.scope["url_route"]["kwargs"]["pk"]
         conversation = await database_sync_to_async(_own_conversation)(self.scope["user"], pk)
+        proved = await database_sync_to_async(_has_proved_who_they_are)(self.scope)
         await self.accept()
-        if conversation is None:
+        if conversation is None or not proved:
             await self.close(NOT_FOUND)
         else:
             self.conversation = conversation
@@ -113,6 +115,14 @@ def _text_of(content: Any) -> str | None:
         case {"do": "again"}:
             return None
     raise CannotChat(_("The page sent an unknown request. Reload it."))
+
+
+def _has_proved_who_they_are(scope: Any) -> bool:
+    """Return whether the session has the second factor that the user's role needs, if any."""
+    request = HttpRequest()
+    request.session = scope["session"]
+    user = User.objects.filter(pk=scope["user"].pk).first()
+    return user is not None and not second_factor.is_missing(request, user)
 
 
 def _own_conversation(user: Any, pk: int) -> Conversation | None:

@@ -15,7 +15,7 @@ from django.db.models.functions import Cast, Coalesce
 from django.utils import timezone
 
 from accounts.models import AuditEntry, Token, User, UserSession
-from accounts.sign_in import listing
+from accounts.sign_in import listing, provisioning
 from labeling.models import (
     Adjudication,
     Finding,
@@ -134,6 +134,7 @@ def erase_person(*, user: User) -> str:
     UserSession.objects.filter(user=user).delete()
     if user.email:
         Invitation.objects.filter(email__iexact=user.email).update(email="")
+    provisioning.forget(person=user)
     _rename_in_audit(user.username, name)
     User.objects.filter(pk=user.pk).update(
         username=name,

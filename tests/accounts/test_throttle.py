@@ -7,7 +7,8 @@ from django.contrib.auth import authenticate
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from accounts.models import Role, SignInAttempts, User
+from accounts import people
+from accounts.models import Role, SignInAttempts, Token, User
 from accounts.sign_in import throttle
 from tests.labeling.world import in_threads, make_user
 
@@ -19,6 +20,7 @@ RIGHT = "a-long-passphrase-7"
 def quick_hashes(settings):
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.SIGN_IN_FAILURES, settings.SIGN_IN_FAILURES_BY_ADDRESS = 3, 8
+    settings.SIGN_IN_TRIES_A_MINUTE = 100
 
 
 @pytest.fixture
@@ -197,6 +199,63 @@ def test_a_forged_address_does_not_evade_the_throttle(person):
 )
 def test_all_ipv6_addresses_of_a_network_share_one_count(address, network):
     assert throttle.network_of(address) == network
+
+
+def move_back(seconds):
+    """Make all attempts so far older."""
+    earlier = timedelta(seconds=seconds)
+    for row in SignInAttempts.objects.all():
+        row.recent = [at - earlier for at in row.recent]
+        row.save(update_fields=["recent"])
+
+
+def test_no_minute_has_more_than_ten_guesses_of_an_address(person, settings):
+    settings.SIGN_IN_FAILURES_BY_ADDRESS, settings.SIGN_IN_TRIES_A_MINUTE = 100, 10
+    assert fail("a", 1) == [200]
+    move_back(50)
+    assert [fail(f"b-{n}", 1) for n in range(9)] == [[200]] * 9
+    reply = sign_in("anna", RIGHT)
+    assert reply.status_code == 429 and int(reply["Retry-After"]) <= 11
+    assert sign_in("anna", RIGHT, REMOTE_ADDR="192.0.2.7").status_code == 302
+    move_back(15)  # the first guess is more than a minute ago, the others are not
+    assert fail("c", 1) == [200]
+    assert fail("d", 1) == [429]
+
+
+def test_no_minute_has_more_than_ten_guesses_for_an_account(person, settings):
+    settings.SIGN_IN_FAILURES, settings.SIGN_IN_TRIES_A_MINUTE = 100, 10
+    statuses = [fail("anna", 1, REMOTE_ADDR=f"192.0.2.{n}")[0] for n in range(12)]
+    assert statuses == [200] * 10 + [429] * 2
+
+
+def test_a_refused_guess_does_not_prolong_the_wait(person, settings):
+    settings.SIGN_IN_FAILURES_BY_ADDRESS, settings.SIGN_IN_TRIES_A_MINUTE = 100, 2
+    assert [fail(f"a-{n}", 1)[0] for n in range(5)] == [200, 200, 429, 429, 429]
+    move_back(61)
+    assert sign_in("anna", RIGHT).status_code == 302
+
+
+def test_wrong_one_time_links_are_counted(person, settings):
+    settings.SIGN_IN_TRIES_A_MINUTE = 3
+    right = people.issue_link(person=person, by=None)
+    client = Client()
+    wrong = right[:-3] + "xxx/"
+    assert [client.get(wrong).status_code for _ in range(4)] == [200, 200, 200, 429]
+    assert client.get(right).status_code == 429
+    assert client.get(right, REMOTE_ADDR="192.0.2.7").status_code == 302
+
+
+def test_wrong_tokens_of_the_api_are_counted_apart_from_sign_ins(person, settings):
+    settings.SIGN_IN_TRIES_A_MINUTE = 3
+    _token, key = Token.issue(user=person, name="t")
+
+    def ask(key):
+        headers = {"Authorization": f"Bearer {key}"}
+        return Client().post("/api/v1/score", {}, "application/json", headers=headers).status_code
+
+    assert [ask(f"tb_{n}") for n in range(5)] == [401, 401, 401, 429, 429]
+    assert ask(key) not in (401, 429)
+    assert sign_in("anna", RIGHT).status_code == 302
 
 
 def test_a_command_signs_in_without_an_address(person):

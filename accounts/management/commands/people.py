@@ -8,6 +8,7 @@ from django.db import transaction
 from accounts import people
 from accounts.management.commands.token import user_named
 from accounts.models import Role, User, audit
+from accounts.sign_in import second_factor
 
 
 class Command(BaseCommand):
@@ -35,6 +36,13 @@ class Command(BaseCommand):
             "link", help="Print a new one-time link for an account. Earlier links expire."
         )
         link.add_argument("user", help="the username")
+        factors = verbs.add_parser(
+            "reset-factors", help="Remove the second factors of someone who lost them."
+        )
+        factors.add_argument("user", help="the username")
+        factors.add_argument(
+            "--dry-run", action="store_true", help="Check the options without changing anything."
+        )
         for verb in (add, link):
             verb.add_argument(
                 "--site",
@@ -48,7 +56,11 @@ class Command(BaseCommand):
             )
 
     def handle(self, *, verb: str, **options: Any) -> None:
-        verbs: dict[str, Callable[..., None]] = {"add": self.add, "link": self.link}
+        verbs: dict[str, Callable[..., None]] = {
+            "add": self.add,
+            "link": self.link,
+            "reset-factors": self.reset_factors,
+        }
         verbs[verb](**options)
 
     @transaction.atomic
@@ -81,6 +93,15 @@ class Command(BaseCommand):
         if dry_run:
             return self.stdout.write(f"A one-time link for {person} would be printed.")
         return self._print_link(person, site)
+
+    def reset_factors(self, *, user: str, dry_run: bool, **options: Any) -> None:
+        person = user_named(user)
+        if dry_run:
+            return self.stdout.write(f"The second factors of {person} would be removed.")
+        count = second_factor.remove_all(person=person, by=None)
+        return self.stdout.write(
+            f"{person} had {count} second factors and recovery codes; none are left."
+        )
 
     def _print_link(self, person: User, site: str) -> None:
         try:
