@@ -188,7 +188,7 @@ class CallbackView(OAuth2CallbackView):
 
     def _get_state(self, request: HttpRequest, provider: Any) -> Any:
         state, response = super()._get_state(request, provider)
-        self.adapter.state = state  # type: ignore[attr-defined]
+        self.adapter.state = state
         return state, response
 
 
@@ -202,7 +202,7 @@ def start(request: HttpRequest, provider: Any) -> HttpResponseBase:
     except (OAuth2Error, requests.RequestException) as error:
         return render_authentication_error(request, provider, exception=error)
     if response.status_code != 302:
-        return response  # type: ignore[no-any-return]
+        return response
     # The Content-Security-Policy forbids that a form leads to another site, even by redirects, and
     # nobody knows to which sites a provider redirects. A page that leads on is not a form.
     context = {"address": response.url, "provider": provider}
@@ -234,6 +234,6 @@ def callback(request: HttpRequest, provider_id: str) -> HttpResponseBase:
     provider = oidc_provider(request, provider_id)
     view = CallbackView.adapter_view(OIDCAdapter(request, provider_id))
     try:
-        return view(request)  # type: ignore[no-any-return]
+        return view(request)
     except (OAuth2Error, requests.RequestException) as error:
         return render_authentication_error(request, provider, exception=error)

@@ -57,7 +57,7 @@ class AddForm(forms.AddWebAuthnForm):
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.fields["credential"] = StrictJSONField(widget=HiddenInput)
-        self.fields["name"].max_length = MAX_NAME_LENGTH  # type: ignore[attr-defined]
+        self.fields["name"].max_length = MAX_NAME_LENGTH
         self.fields["name"].widget.attrs["maxlength"] = MAX_NAME_LENGTH
         self.fields["name"].label = _("Name")
         self.fields["name"].required = False
@@ -85,7 +85,7 @@ class NameForm(forms.EditWebAuthnForm):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self.fields["name"].max_length = MAX_NAME_LENGTH  # type: ignore[attr-defined]
+        self.fields["name"].max_length = MAX_NAME_LENGTH
         self.fields["name"].label = _("Name")
 
     def clean_name(self) -> str:

@@ -97,7 +97,7 @@ def acs(request: HttpRequest, organization_slug: str) -> HttpResponseBase:
         return _failed(request, provider, error)
     if auth.get_errors():
         return _failed(request, provider, auth.get_last_error_reason())
-    return views.acs(request, organization_slug)  # type: ignore[no-any-return]
+    return views.acs(request, organization_slug)
 
 
 class Finish(views.FinishACSView):
@@ -132,8 +132,8 @@ def single_logout(request: HttpRequest, organization_slug: str) -> HttpResponse:
 
 def _failed(request: HttpRequest, provider: Any, reason: object) -> HttpResponse:
     try:
-        return render_authentication_error(  # type: ignore[no-any-return]
+        return render_authentication_error(
             request, provider, exception=reason or "The response is not valid."
         )
     except ImmediateHttpResponse as answer:
-        return answer.response  # type: ignore[no-any-return]
+        return answer.response

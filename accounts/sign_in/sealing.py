@@ -8,6 +8,7 @@ import hashlib
 
 from cryptography.fernet import Fernet, MultiFernet
 from django.conf import settings
+from django.utils.encoding import force_bytes
 
 
 def seal(text: str) -> str:
@@ -24,6 +25,6 @@ def _box() -> MultiFernet:
     return MultiFernet([Fernet(_key(key)) for key in keys])
 
 
-def _key(secret: str) -> bytes:
-    digest = hashlib.sha256(b"tiebreak.sealing:" + secret.encode()).digest()
+def _key(secret: str | bytes) -> bytes:
+    digest = hashlib.sha256(b"tiebreak.sealing:" + force_bytes(secret)).digest()
     return base64.urlsafe_b64encode(digest)

@@ -164,7 +164,8 @@ def _count(limits: dict[str, int]) -> None:
     with connection.cursor() as cursor:
         for key, limit in sorted(limits.items()):
             a_minute = settings.SIGN_IN_TRIES_A_MINUTE
-            cursor.execute(_COUNT, {"key": key, "window": window, "a_minute": a_minute})
+            values: dict[str, Any] = {"key": key, "window": window, "a_minute": a_minute}
+            cursor.execute(_COUNT, values)
             count, seconds, allowed, seconds_to_next = cursor.fetchone()
             if count > limit:
                 wait = max(wait, float(seconds))
