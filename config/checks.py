@@ -186,7 +186,7 @@ def providers_valid(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
         return [Error(str(problem), hint=hint, id="tiebreak.E007")]
     messages: list[CheckMessage] = []
     if not saml_installed() and any(p.kind == "saml" for p in providers.values()):
-        hint = "Install it: python -m pip install 'tiebreak[saml]'."
+        hint = "Install the extra saml. docs/sign-in.md describes how."
         messages.append(
             Error("A provider uses SAML, which is not installed.", hint=hint, id="tiebreak.E008")
         )
