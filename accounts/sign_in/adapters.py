@@ -56,8 +56,8 @@ class AccountAdapter(DefaultAccountAdapter):
         **more: Any,
     ) -> None:
         """Show only messages about the second factor and errors; a sign-in needs no message."""
-        shown = (message_template or "").startswith(("mfa/", "socialaccount/"))
-        if shown or level >= messages.WARNING:
+        is_visible = (message_template or "").startswith(("mfa/", "socialaccount/"))
+        if is_visible or level >= messages.WARNING:
             super().add_message(request, level, message_template, *context, **more)
 
     def get_client_ip(self, request: HttpRequest) -> str:

@@ -1,4 +1,4 @@
-"""What the claims of an identity provider give a person: a role and memberships of projects."""
+"""Rights that the claims of an identity provider give a person: a role and memberships of projects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,10 +44,10 @@ def text_of(claims: Mapping[str, Any], name: str) -> str:
 
 def grant_of(provider: Provider, claims: Mapping[str, Any]) -> Grant | None:
     """Return what the claims give, or None if they give no role and the provider requires one."""
-    given = [
+    granted_roles = [
         provider.roles[v] for v in values_of(claims, provider.roles_claim) if v in provider.roles
     ]
-    role = max(given, key=ROLES.index, default=provider.default_role)
+    role = max(granted_roles, key=ROLES.index, default=provider.default_role)
     if role == REFUSE:
         return None
     manages_roles = bool(provider.roles) or provider.default_role != "reviewer"

@@ -31,7 +31,7 @@ from accounts.sign_in.providers import is_secure_url
 ALGORITHMS = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 ]  # fmt: skip
-"""Only signatures with a public key, so that nobody can sign with what the provider publishes."""
+"""Only signatures with a public key, so that a published key cannot sign."""
 CLOCK_SKEW_SECONDS = 60
 ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 METADATA_SECONDS = 300

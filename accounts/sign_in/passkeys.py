@@ -1,4 +1,4 @@
-"""Forms for passkeys. What a browser sends is hostile input, so anything malformed is a wrong passkey."""
+"""Forms for passkeys. A malformed credential counts as a wrong passkey."""
 
 from typing import Any
 

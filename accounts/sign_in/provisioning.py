@@ -53,8 +53,8 @@ def create_account(
 
 
 def _username(provider: Provider, claims: Mapping[str, Any], email: str) -> str:
-    wanted = text_of(claims, provider.username_claim) or email.partition("@")[0]
-    name = NOT_IN_USERNAMES.sub("-", wanted).strip("-.")[:140]
+    suggestion = text_of(claims, provider.username_claim) or email.partition("@")[0]
+    name = NOT_IN_USERNAMES.sub("-", suggestion).strip("-.")[:140]
     return name or provider.name
 
 

@@ -39,7 +39,7 @@ INVALID = (
     AttributeError,
     IndexError,
 )
-"""What a malformed or hostile response can cause in python3-saml."""
+"""Exceptions of python3-saml for malformed or hostile responses."""
 
 
 class SAMLProvider(base.SAMLProvider):

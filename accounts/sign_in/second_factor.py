@@ -86,7 +86,7 @@ ALLOWED = {
     "ready",
     "metrics",
 }
-"""Pages that work without a required second factor, besides those for setting it up."""
+"""Pages that work without a required second factor, in addition to those for setting it up."""
 
 
 def require_second_factor(
