@@ -10,6 +10,7 @@ from django.conf import settings
 from formatting.log_lines import log_ids
 from recipes.machine import faults
 from runs import launchers, lifecycle
+from runs.messages import notify_submitter
 from runs.models import ENDED, Run, State
 from runs.supervision import machine_report, machine_slots, supervisor
 
@@ -54,9 +55,10 @@ def execute_job(run_id: int, token: int) -> bool:
     lease = lifecycle.claim(run_id, supervisor.owner(), token=token)
     if lease is None:
         return False
+    machine_report.start()
     with log_ids(run=str(run_id)):
         supervisor.supervise(lease)
-    launchers.chosen().run_ended()
+    notify_submitter()
     return True
 
 

@@ -92,14 +92,14 @@ def reason_of(run: Run) -> str:
 def reason(run: Run, ahead: int, hosts: Iterable[Host], running: int) -> str:
     """Return the sentence for a queued run with `ahead` runs before it in the queue."""
     reporting = [host for host in hosts if host.reports]
+    if settings.LAUNCHER == "ray" and run.message_sent_at is not None:
+        return "Waiting for a free node of the Ray cluster."
     if reporting and all(host.problem for host in reporting):
         return f"{reporting[0].name} starts no runs. {reporting[0].problem} The run then starts automatically."
     if others := ahead + running:
         return f"Waiting for {others} other run{'' if others == 1 else 's'}."
     if settings.LAUNCHER == "ray":
-        if run.message_sent_at is None:
-            return "The Ray cluster has not accepted the run. It is submitted again automatically."
-        return "Waiting for a free node of the Ray cluster."
+        return "The Ray cluster has not accepted the run. It is submitted again automatically."
     if not reporting:
         return (
             "No worker is running. Start one with manage.py local or, on a server, the service "

@@ -3,6 +3,7 @@ from typing import Any
 
 from celery import shared_task
 from celery.signals import beat_embedded_init, worker_ready, worker_shutting_down
+from django.conf import settings
 
 from runs import execution, launchers, preflight
 from runs.launching import first_batch
@@ -15,8 +16,12 @@ from runs.supervision.watchdog import PR_SET_PDEATHSIG, prctl
 
 @shared_task
 def execute(run_id: int) -> None:
-    """Execute the first run in the queue. It may be another one than `run_id`, which is only for the log."""
-    execution.execute_next()
+    """Execute the first run in the queue. It may be another one than `run_id`, which is only for the log.
+
+    If a cluster executes runs, this does nothing: the message is from an earlier configuration.
+    """
+    if settings.LAUNCHER == "local":
+        execution.execute_next()
 
 
 @shared_task

@@ -47,14 +47,22 @@ class RayNode:
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
-    def processes(self) -> list[psutil.Process]:
-        """Return all processes that the node has started, by a variable in their environment."""
-        found = []
+    def processes(self) -> set[psutil.Process]:
+        """Return all processes of the node, also the jobs, which may have lost their parent.
+
+        Some processes of Ray overwrite their environment, so the variable alone does not find them.
+        """
+        processes = set()
+        with suppress(psutil.Error):
+            ray = psutil.Process(self.process.pid)
+            processes = (
+                {ray, *ray.children(recursive=True)} if self.process.poll() is None else set()
+            )
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.environ().get("TB_NODE") == self.mark:
-                    found.append(process)
-        return found
+                    processes.add(process)
+        return processes
 
     def kill(self) -> None:
         """Kill the node and everything that runs on it, as a power failure would."""
@@ -63,8 +71,7 @@ class RayNode:
                 with suppress(psutil.Error):
                     process.send_signal(signal.SIGKILL)
             psutil.wait_procs(remaining, timeout=5)
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(5)
+        self.process.wait(5)
 
 
 class RayCluster:
@@ -89,7 +96,7 @@ class RayCluster:
 
     def start(self) -> None:
         self.head.start()
-        self._wait("the head node", lambda: self._nodes() >= 1)
+        self._wait("the head node", self._has_head)
         self.worker.start()
         self._wait("the worker node", lambda: self._nodes() >= 2)
 
@@ -99,6 +106,12 @@ class RayCluster:
         request = urllib.request.Request(self.url + path, headers=headers)
         with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.read().decode()
+
+    def _has_head(self) -> bool:
+        """Return whether the head node answers. If its port was still in use, start it again."""
+        if self.head.process.poll() is not None:
+            self.head.start()
+        return self._nodes() >= 1
 
     def _nodes(self) -> int:
         with suppress(OSError):

@@ -214,16 +214,24 @@ def lock_run_dir(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterat
     """
     folder = run_dir_of(run).path
     folder.mkdir(parents=True, exist_ok=True)
+
+    def take_over() -> None:
+        # Again and again, because an attempt that gets the lock deletes the file.
+        with suppress(OSError):
+            write_atomically(folder / TAKEN_OVER, str(run.fencing_token))
+        waiting()
+
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not _lock_within(descriptor, STALE_SECONDS, waiting):
-            write_atomically(folder / TAKEN_OVER, str(run.fencing_token))
             _kill_holder(descriptor)
-            if not _lock_within(descriptor, 4 * STALE_SECONDS, waiting):
+            if not _lock_within(descriptor, 4 * STALE_SECONDS, take_over):
                 raise CannotRun(
                     f"An earlier attempt is still writing to {folder}, perhaps on another machine. "
                     "Stop that process, and then continue the run."
                 )
+        with suppress(OSError):
+            (folder / TAKEN_OVER).unlink(missing_ok=True)
         note_holder(descriptor, None)
         yield descriptor
     finally:

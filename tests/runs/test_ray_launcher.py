@@ -19,7 +19,7 @@ from django.db.models.functions import Now
 
 from config import doctor
 from config.env import BASE_DIR, Variable
-from runs import kinds, launchers, lifecycle, queue, services
+from runs import kinds, launchers, lifecycle, queue, services, tasks
 from runs.launchers import ray
 from runs.launchers.ray_jobs import connect
 from runs.models import Run, State
@@ -323,6 +323,15 @@ def test_a_job_that_comes_late_changes_nothing(monkeypatch):
         assert end.value.code == 3
     assert "Nothing was changed" in output.getvalue()
     assert Run.objects.values().get(pk=run.pk) == before
+
+
+def test_workers_execute_no_runs_if_the_cluster_does(cluster):
+    run = waiting()
+    tasks.execute(run.pk)
+    run.refresh_from_db()
+    assert (run.state, run.attempt) == (State.QUEUED, 0)
+    tasks.submit_jobs()
+    assert list(cluster.jobs) == [f"run-{run.pk}-1"]
 
 
 def test_a_node_without_the_address_of_the_database_says_so(monkeypatch):

@@ -407,6 +407,23 @@ def test_two_attempts_never_write_the_same_directory_concurrently(begin, runs_di
     assert stale.ended(5) == 128 + signal.SIGKILL
 
 
+def test_the_recipe_of_another_machine_ends_when_its_run_is_taken_over(
+    begin, runs_dir, monkeypatch
+):
+    """Check this for a holder whose process id is unknown here, as on another machine."""
+    monkeypatch.setattr(workspace, "STALE_SECONDS", 0.7)
+    run = begin(total=1000, delay=0.05, trouble="deaf", send=False)
+    run_dir = workspace.prepare(run, kinds.get("counting"))
+    with workspace.lock_run_dir(run) as lock:
+        command = child.command_for("tests.runs.counting", run_dir.path, gpus=0)
+        fence = workspace.fence_of(run_dir, run.fencing_token)
+        late = child.Child(command, log=run_dir.path / "log.txt", lock=lock, fence=fence)
+    run.fencing_token += 1
+    with workspace.lock_run_dir(run):
+        assert late.ended(0) == 128 + signal.SIGKILL
+        assert not (run_dir.path / workspace.TAKEN_OVER).exists()
+
+
 def test_the_folder_of_another_databases_run_is_refused(begin):
     run = execution.run_now(begin(total=2, send=False).pk)
     run.created_at += timedelta(seconds=1)
