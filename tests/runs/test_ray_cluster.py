@@ -1,6 +1,6 @@
 """Tests of runs on a real Ray cluster with two nodes, which takes 15 seconds to start.
 
-The tests that kill nodes take a minute more. They run with TIEBREAK_TEST_CLUSTER=1.
+The tests that cancel runs and kill nodes take a minute more. They run with TIEBREAK_TEST_CLUSTER=1.
 """
 
 import json
@@ -22,9 +22,9 @@ from tests.ray_cluster import TOKEN, RayCluster
 from tests.runs.test_supervisor import digest_of
 from tests.worker import database_url, empty_queues
 
-kills_nodes = pytest.mark.skipif(
+on_request = pytest.mark.skipif(
     os.environ.get("TIEBREAK_TEST_CLUSTER") != "1",
-    reason="It kills nodes of the cluster, which takes a minute. Set TIEBREAK_TEST_CLUSTER=1.",
+    reason="The tests of cancelling and of lost nodes take a minute. Set TIEBREAK_TEST_CLUSTER=1.",
 )
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -97,6 +97,7 @@ def test_a_job_of_the_cluster_executes_a_run_with_the_gpu_that_ray_gave_it(begin
         assert [job for job in ray.all() if job.startswith(f"run-{run.pk}-")] == [f"run-{run.pk}-1"]
 
 
+@on_request
 def test_running_and_waiting_runs_are_cancelled(begin, cluster):
     running = begin(total=1000, delay=0.05)
     wait_for(running, lambda run: run.step >= 2)
@@ -111,7 +112,7 @@ def test_running_and_waiting_runs_are_cancelled(begin, cluster):
     assert not (cluster.folder / "runs" / str(queued.pk)).exists()
 
 
-@kills_nodes
+@on_request
 def test_a_run_resumes_on_a_new_node_after_its_node_was_killed(begin, cluster):
     run = wait_for(begin(total=150, delay=0.05, checkpoint_every=5), lambda run: run.step >= 12)
     cluster.worker.kill()
@@ -121,7 +122,7 @@ def test_a_run_resumes_on_a_new_node_after_its_node_was_killed(begin, cluster):
     assert_nothing_ran_twice(run)
 
 
-@kills_nodes
+@on_request
 def test_a_run_continues_while_the_head_node_is_dead_and_others_wait(begin, cluster, caplog):
     run = wait_for(begin(total=400, delay=0.05, checkpoint_every=5), lambda run: run.step >= 12)
     cluster.head.kill()
