@@ -10,6 +10,7 @@ from django.conf import settings
 from formatting.log_lines import log_ids
 from recipes.machine import faults
 from runs import launchers, lifecycle
+from runs.kinds import CannotRun
 from runs.messages import notify_submitter
 from runs.models import ENDED, Run, State
 from runs.supervision import machine_report, machine_slots, supervisor
@@ -50,8 +51,12 @@ def execute_next() -> None:
 def execute_job(run_id: int, token: int) -> bool:
     """Execute the run for which a cluster's job was submitted with this token.
 
-    Return False, and change nothing, if the run no longer waits for this job.
+    Return False, and change nothing, if the run no longer waits for this job. Raises CannotRun, and
+    leaves the run in the queue, if the disk of this node is full or read-only.
     """
+    if problem := machine_report.storage_problem():
+        machine_report.report(problem)
+        raise CannotRun(problem)
     lease = lifecycle.claim(run_id, supervisor.owner(), token=token)
     if lease is None:
         return False

@@ -23,6 +23,7 @@ from runs import kinds, launchers, lifecycle, queue, services, tasks
 from runs.launchers import ray
 from runs.launchers.ray_jobs import connect
 from runs.models import Run, State
+from runs.supervision import machine_report
 from tests.runs.test_lifecycle import all_at_once, in_state
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]
@@ -332,6 +333,16 @@ def test_workers_execute_no_runs_if_the_cluster_does(cluster):
     assert (run.state, run.attempt) == (State.QUEUED, 0)
     tasks.submit_jobs()
     assert list(cluster.jobs) == [f"run-{run.pk}-1"]
+
+
+def test_a_node_with_a_full_disk_leaves_the_run_in_the_queue(monkeypatch):
+    monkeypatch.delenv("TIEBREAK_LOCAL_SERVICES", raising=False)
+    monkeypatch.setattr(machine_report, "storage_problem", lambda: "No space is left.")
+    run = waiting(fencing_token=2)
+    with pytest.raises(CommandError, match="No space is left"):
+        call_command("execute_run", run.pk, 2)
+    run.refresh_from_db()
+    assert (run.state, run.fencing_token) == (State.QUEUED, 2)
 
 
 def test_a_node_without_the_address_of_the_database_says_so(monkeypatch):

@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 
 from runs import execution
+from runs.kinds import CannotRun
 from runs.supervision.supervisor import SHUTTING_DOWN
 
 
@@ -16,7 +17,8 @@ The launcher of TIEBREAK_LAUNCHER=ray submits this command as the job run-RUN-TO
 run as a worker does. If the run is no longer queued, or another job was submitted for it since, the
 command changes nothing. On SIGTERM, the run writes a checkpoint and returns to the queue.
 
-Status: 0 if the run was executed, whatever its result; 3 if it no longer waited for this job."""
+Status: 0 if the run was executed, whatever its result; 1 if this node cannot execute it; 3 if it no
+longer waited for this job."""
 
     def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
         return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
@@ -32,7 +34,11 @@ Status: 0 if the run was executed, whatever its result; 3 if it no longer waited
                 "the variables of a worker in the environment in which the node starts Ray."
             )
         signal.signal(signal.SIGTERM, lambda *_: SHUTTING_DOWN.set())
-        if not execution.execute_job(run, token):
+        try:
+            executed = execution.execute_job(run, token)
+        except CannotRun as problem:
+            raise CommandError(str(problem)) from None
+        if not executed:
             self.stderr.write(
                 f"Run {run} does not wait for this job any more. Nothing was changed."
             )
