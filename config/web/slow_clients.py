@@ -85,6 +85,7 @@ class Request(HTTPRequestParser):
     """A request that is being received, with a time limit, and a size limit for its body."""
 
     adj: Any
+    path: str
     error: Any = None
 
     def __init__(self, adj: Adjustments):
