@@ -99,10 +99,10 @@ def _general(name: str) -> str:
     return " ".join(word for word in name.split() if not word.isdigit())
 
 
-def _resident_mb(name: str) -> float:
-    """Return a figure of /proc/self/status in MiB, or 0 on systems that have no such file."""
+def _resident_mb(name: str, process: int | str = "self") -> float:
+    """Return a figure of a process's status in MiB, or 0 on systems that have no such file."""
     with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
     return 0.0
 
@@ -169,4 +169,6 @@ def rehearse(
     run_dir = MeteredRunDir(path, clock)
     recipe(run_dir, StopSignal())
     run_dir.mark("")
-    return run_dir.phases, run_dir.imported_mb
+    # A forked process begins without the pages of shared libraries, which those of a run have. Its parent
+    # has read the same libraries from the disk.
+    return run_dir.phases, max(run_dir.imported_mb, _resident_mb("VmRSS:", os.getppid()))

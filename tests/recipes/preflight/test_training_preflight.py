@@ -1,8 +1,11 @@
 """Tests of rehearsals with tiny models. They run the real recipes."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import psutil
 import pytest
 from safetensors import safe_open
 
@@ -12,7 +15,7 @@ from recipes.preferences.groups import Group, Judgment, write_groups
 from recipes.preflight import sample
 from recipes.preflight.forecast import forecast
 from recipes.preflight.measuring import Sources, depths, measure, prompts_of, settings_of
-from recipes.preflight.rehearsal import DoesNotFit, MeteredRunDir, in_own_process
+from recipes.preflight.rehearsal import DoesNotFit, MeteredRunDir, in_own_process, rehearse
 from recipes.preflight.shortening import number_of_layers, shorten
 from recipes.rundir import RunDir
 from tests import tiny
@@ -187,6 +190,17 @@ def test_a_step_before_sample_prompts_are_answered_is_training_rather_than_savin
 
     expected = {"Starting": 1, "Training": 4 + 1, "Answering sample prompts": 1, "Saving": 2}
     assert in_own_process(stages) == expected
+
+
+def test_the_memory_of_the_imports_includes_shared_libraries(tmp_path, monkeypatch):
+    """A forked process has less resident memory than the one that read the libraries from the disk."""
+    path = RunDir.create(tmp_path / "run", {}).path
+    recipe = ModuleType("a_recipe")
+    recipe.RECIPE = lambda run_dir, stop: None
+    monkeypatch.setitem(sys.modules, "a_recipe", recipe)
+    mine = psutil.Process().memory_info().rss / 2**20
+    _, imported_mb = in_own_process(rehearse, path, "a_recipe")
+    assert imported_mb == pytest.approx(mine, rel=0.05)
 
 
 def test_a_process_that_is_killed_did_not_fit():
