@@ -8,7 +8,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q
 
-from accounts.models import User, audit
+from accounts.models import IdempotentRequest, Token, User, audit
 from finetune.models import (
     Certificate,
     Conversation,
@@ -113,6 +113,8 @@ TABLES: tuple[tuple[Any, str], ...] = (
     (Criterion, "version__guideline__project"),
     (GuidelineVersion, "guideline__project"),
     (Guideline, "project"),
+    (IdempotentRequest, "token__project"),
+    (Token, "project"),
     (Invitation, "project"),
     (Membership, "project"),
 )

@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from accounts.models import Role, Token
+from accounts.models import Role, Token, User
 from config.env import BASE_DIR
 from config.web.api import api
 from labeling.models import Membership
@@ -302,6 +302,7 @@ def test_a_storage_fault_is_explained_in_a_sentence(caller, monkeypatch, setting
     caller.client.raise_request_exception = False
     text = refused(caller.post("score", conversation("Red.")), status, str(settings.VAR_DIR))
     assert "\n" not in text["detail"]
+    User.objects.update(is_superuser=True)  # so that the account still sees the project
     monkeypatch.setattr("accounts.models.User.can_lead", False)
     text = refused(caller.post("score", conversation("Red.")), status, "Ask the operator")
     assert str(settings.VAR_DIR) not in text["detail"]

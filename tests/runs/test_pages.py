@@ -24,7 +24,10 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]
 
 @pytest.fixture
 def people() -> dict[str, User]:
-    return {role: User.objects.create_user(role, role=role) for role in Role.values}
+    return {
+        role: User.objects.create_user(role, role=role, all_projects=role == Role.TRAINER)
+        for role in Role.values
+    }
 
 
 @pytest.fixture
