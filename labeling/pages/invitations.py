@@ -6,6 +6,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_required
+from django.db import IntegrityError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -18,7 +19,7 @@ from accounts.models import User
 from accounts.sign_in import throttle
 from accounts.sign_in.throttle import Throttled
 from labeling.core.access import led_project
-from labeling.models import Invitation
+from labeling.models import Invitation, Project
 from labeling.pages.members import members_page
 from labeling.projects import invitations
 from labeling.projects.invitations import InvitationError, InvitationForm, JoinForm
@@ -80,7 +81,17 @@ def invitation(request: HttpRequest, key: str) -> HttpResponse:
                 attempt.succeed()
     except Throttled as refusal:
         return _not_valid(request, refusal.messages[0], status=429)
-    return response or _not_valid(request)
+    return response or _to_project(request, key) or _not_valid(request)
+
+
+def _to_project(request: HttpRequest, key: str) -> HttpResponse | None:
+    """Redirect a member who opens a used link again, for example after a double click."""
+    if not isinstance(request.user, User):
+        return None
+    visible = Project.objects.visible_to(request.user)
+    digest = Invitation.digest_of(key)
+    row = Invitation.objects.filter(digest=digest, project__in=visible).first()
+    return redirect("project", row.project.slug) if row else None
 
 
 def _not_valid(request: HttpRequest, sentence: str = "", status: int = 404) -> HttpResponse:
@@ -95,6 +106,12 @@ def _answer(request: HttpRequest, key: str, row: Invitation) -> HttpResponse:
         form = JoinForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and (person or (form and form.is_valid())):
         return _accept(request, key, row, person, form)
+    return _page(request, row, person, form)
+
+
+def _page(
+    request: HttpRequest, row: Invitation, person: User | None, form: JoinForm | None
+) -> HttpResponse:
     context: dict[str, Any] = {
         "invitation": row,
         "form": form,
@@ -110,6 +127,12 @@ def _accept(
 ) -> HttpResponse:
     try:
         member = invitations.accept(key=key, person=person, form=form)
+    except IntegrityError:
+        if form is None:
+            raise
+        # Another request has taken the username since the form was checked.
+        form.add_error("username", _("A user with that username already exists."))
+        return _page(request, row, None, form)
     except InvitationError:
         return _not_valid(request)
     except MembershipError as error:

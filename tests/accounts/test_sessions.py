@@ -9,7 +9,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from accounts.models import Role, User
+from accounts.models import Role, User, UserSession
 
 pytestmark = pytest.mark.django_db
 
@@ -51,6 +51,13 @@ def test_activity_extends_the_idle_limit(client, clock):
         assert is_signed_in(client)
     clock.forward(hours=12, seconds=1)
     assert not is_signed_in(client)
+
+
+def test_a_session_from_before_the_upgrade_is_listed_after_its_next_activity(client, clock):
+    UserSession.objects.all().delete()
+    clock.forward(minutes=10)
+    assert is_signed_in(client)
+    assert UserSession.objects.get().user.username == "ada"
 
 
 def test_a_session_ends_at_its_maximum_age(client, clock):

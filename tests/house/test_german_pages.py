@@ -9,6 +9,8 @@ from django.urls import reverse
 
 from accounts.models import Role
 from labeling.models import Ranking
+from labeling.projects import invitations
+from labeling.projects.invitations import InvitationForm
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.statistics import agreement
@@ -64,6 +66,17 @@ def pages(desk: Desk, client: Client) -> dict[str, str]:
     result["revise"] = client.get(desk.url("review-ranking", ranking.pk)).text
     for name in ("home", "projects", "login"):
         result[name] = client.get(reverse(name)).text
+    result["profile"] = client.get(reverse("profile")).text
+    result["reset"] = client.get(reverse("reset-password")).text
+    invitation = {"role": "reviewer", "max_uses": 1, "days": 1}
+    form = InvitationForm(invitation, project=desk.project, by=None)
+    assert form.is_valid()
+    link = invitations.create(form=form)[1]
+    result["invitation"] = client.get(link).text
+    stranger = Client()
+    stranger.cookies["django_language"] = "de"
+    result["join"] = stranger.get(link).text
+    result["no invitation"] = stranger.get(reverse("invitation", args=["none"])).text
     result["refused"] = client.get("/runs/").text
     result["missing"] = client.get("/nowhere/").text
     return result

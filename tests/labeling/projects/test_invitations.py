@@ -194,6 +194,28 @@ def test_guessing_keys_and_usernames_is_throttled(project, lead, settings):
     assert not User.objects.filter(username="grace").exists()
 
 
+def test_a_second_click_on_a_used_link_leads_a_member_to_the_project(project, lead):
+    client = signed_in(make_user())
+    link = reverse("invitation", args=[key_for(project, lead)])
+    assert [client.post(link).url for _ in range(2)] == [f"/p/{project.slug}/"] * 2
+    assert Client().get(link).status_code == 404
+
+
+def test_a_name_that_was_taken_in_the_meantime_is_an_error_next_to_the_field(
+    project, lead, monkeypatch
+):
+    accept = invitations.accept
+
+    def late(**options):
+        User.objects.create(username="grace")
+        return accept(**options)
+
+    monkeypatch.setattr(invitations, "accept", late)
+    reply = Client().post(reverse("invitation", args=[key_for(project, lead)]), ACCOUNT)
+    assert reply.status_code == 422 and "already exists" in str(reply.context["form"].errors)
+    assert (Invitation.objects.get().uses, project.memberships.count()) == (0, 1)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_link_for_one_person_is_used_once_even_by_two_at_the_same_time():
     project = make_project()
