@@ -20,6 +20,7 @@ from config.notices import check_webhook, mail_server
 from runs.models import Notice, Run, State
 from runs.notices import channels, sending
 from runs.notices.channels import NotSent, is_public
+from runs.notices.message import url_of
 from runs.tasks import send_notices
 from tests.runs.test_lifecycle import in_state
 
@@ -95,6 +96,13 @@ def test_the_person_who_started_a_run_gets_one_e_mail(settings, user):
     assert (
         "It broke." in message.body and f"https://rank.example.org/runs/{run.pk}/" in message.body
     )
+
+
+@pytest.mark.parametrize("site", ["https://example.org", "https://example.org/tiebreak"])
+def test_the_link_in_a_notice_has_the_prefix_of_the_path_once(settings, site):
+    settings.SITE_URL, settings.PATH_PREFIX = site, "/tiebreak"
+    run = ended()
+    assert url_of(run) == f"https://example.org/tiebreak/runs/{run.pk}/"
 
 
 def test_only_failed_runs_cause_notices_if_the_setting_says_so(settings, user):
