@@ -1,4 +1,4 @@
-"""Test of the site below a path of its host, such as https://example.org/tiebreak/."""
+"""Test of the site below a path of its host, with static files from another origin."""
 
 import os
 import subprocess
@@ -28,7 +28,10 @@ PASSWORD = "a long enough password"
 
 @pytest.fixture
 def origin(world: World) -> Iterator[str]:
-    """Serve pages and WebSockets below the prefix, on the database of the test."""
+    """Serve pages and WebSockets below the prefix, on the database of the test.
+
+    The other name of the server is the CDN, which is another origin for browsers.
+    """
     port = free_port(24000)
     server = subprocess.Popen(
         [
@@ -39,6 +42,7 @@ def origin(world: World) -> Iterator[str]:
         env={
             **os.environ, "DATABASE_URL": database_url(), "TIEBREAK_PATH_PREFIX": PREFIX,
             "TIEBREAK_SECRET_KEY": settings.SECRET_KEY,
+            "TIEBREAK_STATIC_URL": f"http://localhost:{port}{PREFIX}static/",
         },
     )  # fmt: skip
     wait_for_web(port, seconds=60)
@@ -85,6 +89,8 @@ def test_review_runs_and_chat_work_below_a_prefix(browser: Browser, origin: str,
     paths = {urlsplit(url).path for url in requested}
     assert {path for path in paths if not path.startswith(PREFIX)} == set()
     assert any(url.startswith("ws:") for url in requested)
+    of_files = {urlsplit(url).hostname for url in requested if "/static/" in url}
+    assert of_files == {"localhost"}
     assert errors == []
 
 
