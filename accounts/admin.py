@@ -110,8 +110,8 @@ class UserAdmin(admin.ModelAdmin):
 class TokenAdmin(admin.ModelAdmin):
     """The admin for tokens. A new token's key is shown once; deleting a token revokes it."""
 
-    list_display = ("name", "user", "created_at", "last_used_at")
-    list_select_related = ("user",)
+    list_display = ("name", "user", "scopes", "project", "expires_at", "last_used_at")
+    list_select_related = ("user", "project")
     search_fields = ("name", "user__username")
     autocomplete_fields = ("user",)
     fields = ("user", "name")

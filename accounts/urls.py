@@ -2,7 +2,7 @@ from django.contrib.auth.views import LogoutView
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
-from accounts import profile, reset, views
+from accounts import profile, reset, tokens, views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("login/", views.SignIn.as_view(), name="login"),
@@ -16,6 +16,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("profile/sessions/<int:session_id>/end/", profile.end_session, name="end-session"),
     path("profile/sessions/end/", profile.end_other_sessions, name="end-other-sessions"),
     path("link/<uidb64>/<token>/", views.OneTimeLink.as_view(), name="one-time-link"),
+    path("tokens/", tokens.tokens, name="tokens"),
+    path("tokens/<int:token_id>/revoke/", tokens.revoke, name="token-revoke"),
     path("people/", views.people_list, name="people"),
     path("people/<int:user_id>/", views.person, name="person"),
     path("people/<int:user_id>/sessions/end/", profile.end_sessions_of, name="person-sessions"),

@@ -23,7 +23,7 @@ MAX_MS = 200
 TIMES = 5
 
 PROJECT_PAGES = (
-    "project", "project-guideline", "project-guideline-edit", "project-members", "project-quality", "project-data", "project-import",
+    "project", "project-guideline", "project-guideline-edit", "project-members", "project-webhooks", "project-quality", "project-data", "project-import",
     "project-export", "queue-order", "project-findings", "project-gold", "project-disputes",
     "project-raise", "certificates", "regression-set", "withdrawals", "project-relabel", "project-settings", "project-label-mistakes", "review-history",
 )  # fmt: skip
@@ -31,6 +31,7 @@ SITE_PAGES = (
     "home",
     "projects",
     "people",
+    "tokens",
     "snapshots",
     "runs",
     "run-disk",

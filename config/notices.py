@@ -7,6 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from webhooks.addresses import problem_with
+
 LEAST_SECRET = 24
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -53,16 +55,8 @@ def mail_server(url: str) -> MailServer:
 
 def check_webhook(url: str, secret: str) -> None:
     """Raise ImproperlyConfigured unless the address and the secret of the webhook can be used."""
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or "@" in parts.netloc or parts.fragment:
-        raise ImproperlyConfigured(
-            "TIEBREAK_WEBHOOK_URL must be an http or https address without a user name, such as "
-            "https://hooks.example.org/tiebreak."
-        )
+    if problem := problem_with(url):
+        raise ImproperlyConfigured(f"TIEBREAK_WEBHOOK_URL {problem}")
     if len(secret) < LEAST_SECRET:
         raise ImproperlyConfigured(
             f"TIEBREAK_WEBHOOK_SECRET must have at least {LEAST_SECRET} characters, because it signs the "

@@ -120,7 +120,9 @@ WEBHOOK_SECRET = variable(
     "TIEBREAK_WEBHOOK_SECRET", "", "Key that signs these requests. Required with the address."
 ).text()
 WEBHOOK_PRIVATE = variable(
-    "TIEBREAK_WEBHOOK_PRIVATE", "0", "1 allows a webhook in the private network."
+    "TIEBREAK_WEBHOOK_PRIVATE",
+    "0",
+    "1 allows webhooks in the private network, those of projects included.",
 ).flag()
 if WEBHOOK_URL:
     check_webhook(WEBHOOK_URL, WEBHOOK_SECRET)
@@ -213,6 +215,7 @@ INSTALLED_APPS = [
     "allauth.socialaccount.providers.openid_connect",
     "allauth.mfa",
     "accounts",
+    "webhooks",
     "runs",
     "labeling",
     "reward",
@@ -698,6 +701,9 @@ METRICS_TOKEN = variable(
 
 CELERY_BEAT_SCHEDULE = {
     "send-notices": {"task": "runs.tasks.send_notices", "schedule": 15},
+    "send-webhooks": {"task": "webhooks.tasks.send_webhooks", "schedule": 5},
+    "forget-deliveries": {"task": "webhooks.tasks.forget_deliveries", "schedule": 3600},
+    "announce-finished": {"task": "labeling.tasks.announce_finished_projects", "schedule": 15},
     "reap-runs": {"task": "runs.tasks.reap", "schedule": max(1, RUN_LEASE_SECONDS // 3)},
     "release-leases": {"task": "labeling.tasks.release_expired_leases", "schedule": 30},
     "reap-file-imports": {"task": "labeling.importing.tasks.reap_file_imports", "schedule": 10},

@@ -1,6 +1,7 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
+from api.graphql.view import graphql
 from config.web.api import urls as api
 from config.web.health import health
 from config.web.language import Catalog
@@ -22,6 +23,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("finetune.urls")),
     path("i18n.js", Catalog.as_view(), name="words"),
     path("i18n/", include("django.conf.urls.i18n")),
+    path("api/graphql", graphql, name="graphql"),
     path("api/v1/", api),
     path("v1/", include("finetune.serving.urls")),
     path("static/<path:path>", current, name="static-file"),

@@ -16,6 +16,7 @@ from labeling.pages import (
     relabel,
     removal,
     settings,
+    webhooks,
 )
 from labeling.reviewing import confirmation, history, others, views
 
@@ -48,6 +49,14 @@ of_a_project = [
     path("members/<int:user_id>/link/", members.new_link, name="project-member-link"),
     path("members/invite/", invitations.invite, name="project-invite"),
     path("members/invitations/<int:pk>/revoke/", invitations.revoke, name="project-revoke"),
+    path("webhooks/", webhooks.webhooks, name="project-webhooks"),
+    path("webhooks/<int:webhook_id>/", webhooks.webhook, name="project-webhook"),
+    path("webhooks/<int:webhook_id>/change/", webhooks.change, name="project-webhook-change"),
+    path(
+        "webhooks/<int:webhook_id>/<int:delivery_id>/redeliver/",
+        webhooks.redeliver,
+        name="project-webhook-redeliver",
+    ),
     path("quality/", quality.quality, name="project-quality"),
     path("data/", data.data, name="project-data"),
     path("data/raise/", raising.raise_rankings, name="project-raise"),

@@ -9,6 +9,8 @@ from django.db.models import Q
 from accounts.models import User, audit
 from labeling.models import Project
 from runs.models import Run
+from webhooks.events import announce
+from webhooks.models import Event
 
 MAX_REASON_LENGTH = 1000
 """Characters of a reason to promote a model with doubts that are recorded."""
@@ -80,8 +82,18 @@ class Promotable(models.Model):
             details["instead_of"] = previous.pk
         self._set_state(self.State.PROMOTED)
         details |= self._record_promotion(by=by, previous=previous, doubts=doubts, reason=reason)
-        audit(by, "promoted", self, id=self.pk, **details)
+        entry = audit(by, "promoted", self, id=self.pk, **details)
+        self._announce(entry.pk)
         return previous
+
+    def _announce(self, promotion: int) -> None:
+        kind = self._meta.model_name
+        announce(
+            project=self.project_id,
+            event=Event.MODEL_PROMOTED,
+            subject=f"{kind} {self.pk}, {promotion}",
+            data={"kind": kind, "model": self.pk, "name": str(self)},
+        )
 
     def _record_promotion(
         self, *, by: User | None, previous: Self | None, doubts: list[str], reason: str

@@ -8,7 +8,7 @@ from django.conf import settings
 from runs import execution, launchers, preflight
 from runs.launching import first_batch
 from runs.messages import QUEUE
-from runs.notices import sending
+from runs.notices import sending, webhooks
 from runs.supervision import machine_report
 from runs.supervision.supervisor import SHUTTING_DOWN
 from runs.supervision.watchdog import PR_SET_PDEATHSIG, prctl
@@ -48,6 +48,7 @@ def reap() -> None:
 @shared_task
 def send_notices() -> None:
     sending.send_due()
+    webhooks.announce_ended()
 
 
 @worker_ready.connect

@@ -13,7 +13,17 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from accounts.api import READ, Problem
 from accounts.models import Token
-from api import evaluations, guidelines, models, projects, rankings, runs, snapshots, tasks
+from api import (
+    evaluations,
+    guidelines,
+    models,
+    projects,
+    rankings,
+    runs,
+    snapshots,
+    tasks,
+    webhooks,
+)
 from api.limits import TOO_LARGE, limited
 from config.web.faults import storage_fault
 from config.web.outage import is_outage, state, unavailable
@@ -32,6 +42,7 @@ api = NinjaAPI(
 for router in (
     *(m.router for m in (projects, guidelines, tasks, rankings, runs, snapshots, models)),
     evaluations.router,
+    webhooks.router,
     scores,
 ):
     api.add_router("", router)

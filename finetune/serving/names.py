@@ -79,18 +79,30 @@ def servable_in(projects: QuerySet[Project]) -> QuerySet[Model]:
     return models.exclude(state=Model.State.ARCHIVED).select_related("project")
 
 
-def names(user: User) -> Iterator[tuple[str, Model]]:
-    """Yield all names that the user may ask, with their models. Costs one query."""
-    for model in servable(user).order_by("project__slug", "id"):
+def names(user: User, *, project: int | None = None) -> Iterator[tuple[str, Model]]:
+    """Yield all names that the user may ask, with their models. Costs one query.
+
+    With `project`, only those of this project.
+    """
+    for model in _of_token(servable(user), project).order_by("project__slug", "id"):
         if model.state == Model.State.PROMOTED:
             yield model.project.slug, model
         yield f"{model.project.slug}/{model.pk}", model
 
 
-def model_named(user: User, name: str) -> Model:
-    """Return the model with a name. Raises UnknownModel. Costs one query."""
+def _of_token(models: QuerySet[Model], project: int | None) -> QuerySet[Model]:
+    return models if project is None else models.filter(project=project)
+
+
+def model_named(user: User, name: str, *, project: int | None = None) -> Model:
+    """Return the model with a name, in `project` if it is given. Raises UnknownModel.
+
+    Costs one query.
+    """
     slug, slash, digits = name.partition("/")
-    models = servable(user).filter(project__slug=slug if SLUG.fullmatch(slug) else "")
+    models = _of_token(servable(user), project).filter(
+        project__slug=slug if SLUG.fullmatch(slug) else ""
+    )
     pk = number(digits) if slash else None
     if slash:
         model = models.filter(pk=pk).first() if pk is not None and pk < 2**31 else None

@@ -26,7 +26,7 @@ from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 
-from accounts.models import Token
+from accounts.models import Scope, Token
 from finetune.models import Model
 from finetune.serving.clients import blocking_client_for, client_for
 from finetune.serving.completions import ChatRequest, Completion, Invalid, data, models_list, parse
@@ -124,7 +124,9 @@ def with_errors(view: Callable[..., Any]) -> Any:
 async def models(request: HttpRequest) -> HttpResponseBase:
     """List the names of the models that the owner of the token may ask."""
     token = await sync_to_async(token_of)(request, "GET")
-    return JsonResponse(await sync_to_async(lambda: models_list(names(token.user)))())
+    return JsonResponse(
+        await sync_to_async(lambda: models_list(names(token.user, project=token.project_id)))()
+    )
 
 
 @with_errors
@@ -169,12 +171,15 @@ def token_of(request: HttpRequest, method: str) -> Token:
     if token is None:
         text = "Send a token of Tiebreak as the API key: Authorization: Bearer KEY."
         raise ApiError(401, text, code="invalid_api_key")
+    if Scope.INFERENCE not in token.scopes:
+        text = f"This needs a token with the scope {Scope.INFERENCE}."
+        raise ApiError(403, text, code="insufficient_scope")
     return token
 
 
 def model_of(token: Token, name: str) -> Model:
     try:
-        return model_named(token.user, name)
+        return model_named(token.user, name, project=token.project_id)
     except UnknownModel as error:
         raise ApiError(404, str(error), code="model_not_found", param="model") from None
 

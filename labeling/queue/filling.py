@@ -13,6 +13,7 @@ from psycopg.types.numeric import Int8
 
 from database.statements import fetch
 from labeling.models import Ranking, Slot
+from webhooks import events
 
 # The lock serialises two answers to one slot, so that the second one sees that the slot is filled.
 _FILL = """
@@ -24,6 +25,8 @@ WITH held AS MATERIALIZED (
 ), made AS (
     INSERT INTO labeling_ranking ({names}) SELECT {values} FROM held
     RETURNING id, shown_order
+), announced AS (
+    {announce}
 )
 UPDATE labeling_slot slot SET
     leased_until = NULL, ahead = false, ranking_id = made.id, shown_order = made.shown_order,
@@ -38,7 +41,15 @@ def _fill_statement() -> str:
     fields = [field for field in Ranking._meta.concrete_fields if not field.primary_key]
     names = ", ".join(str(field.column) for field in fields)
     values = ", ".join(f"%({field.attname})s::{field.db_type(connection)}" for field in fields)
-    return _FILL.replace("{names}", names).replace("{values}", values)
+    announce = events.INSERT.format(
+        event="'ranking.submitted'",
+        subject="made.id::text",
+        data="jsonb_build_object('ranking', made.id, 'task', %(task_id)s::bigint)",
+        project="%(project_of_slot)s::bigint",
+        source=" CROSS JOIN made",
+    )
+    statement = _FILL.replace("{announce}", announce)
+    return statement.replace("{names}", names).replace("{values}", values)
 
 
 def fill_leased(slot: Slot, ranking: Ranking) -> bool:
@@ -53,7 +64,10 @@ def fill_leased(slot: Slot, ranking: Ranking) -> bool:
     }
     try:
         with transaction.atomic() if connection.in_atomic_block else nullcontext():
-            rows = fetch(_fill_statement(), {**values, "slot": Int8(slot.pk)})
+            rows = fetch(
+                _fill_statement(),
+                {**values, "slot": Int8(slot.pk), "project_of_slot": slot.project_id},
+            )
     except IntegrityError:  # a duplicate or an already ranked task; the caller finds out which
         return False
     if rows:

@@ -41,6 +41,8 @@ from labeling.rankings.content import (
     problems,
 )
 from labeling.rankings.revision_window import revisable_until
+from webhooks.events import announce
+from webhooks.models import Event
 
 NAMESPACE = uuid.UUID("0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11")
 
@@ -148,7 +150,19 @@ def _submit_locked(answer: _Answer) -> Submission:
     if slot is not None:
         fill(slot, ranking)
     overlap.after_ranking(task)
+    _announce(ranking)
     return _first_of_task(ranking)
+
+
+def _announce(ranking: Ranking) -> None:
+    """Announce a submitted ranking to webhooks; `fill_leased` does it in its own statement."""
+    data = {"ranking": ranking.pk, "task": ranking.task_id}
+    announce(
+        project=ranking.task.project_id,
+        event=Event.RANKING_SUBMITTED,
+        subject=ranking.pk,
+        data=data,
+    )
 
 
 def _first_of_task(ranking: Ranking) -> Submission:
@@ -316,6 +330,7 @@ def _supersede(
     )
     replace_ranking(old=old, new=ranking)
     overlap.after_ranking(task)
+    _announce(ranking)
     return Submission(ranking, duplicate=False, extra=ranking.extra)
 
 

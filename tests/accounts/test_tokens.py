@@ -11,7 +11,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import AuditEntry, Role, Token
-from tests.labeling.world import in_threads, make_user
+from labeling.models import Membership
+from tests.labeling.world import in_threads, make_project, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -109,3 +110,43 @@ def test_the_admin_issues_a_key_that_works_and_shows_it_once():
     token = Token.of_key(key)
     assert token and token.name == "a"
     assert key not in client.get("/admin/accounts/token/").content.decode()
+
+
+def test_a_person_makes_and_revokes_their_own_tokens_on_a_page():
+    user, client = make_user(Role.LEAD), Client()
+    client.force_login(user)
+    project = make_project()
+    Membership.objects.create(project=project, user=user)
+    form = {"name": "export", "scopes": ["read"], "project": project.slug, "days": 7}
+    page = client.post("/tokens/", form).content.decode()
+    key = page.split('value="tb_')[1].split('"')[0]
+    token = Token.of_key(f"tb_{key}")
+    assert token and token.user == user and token.scopes == ["read"] and token.project == project
+    assert timedelta(days=6) < token.expires_at - timezone.now() < timedelta(days=8)
+    assert key not in client.get("/tokens/").content.decode()
+    assert client.post("/tokens/", {**form, "scopes": []}).status_code == 422
+    other = make_project()
+    assert client.post("/tokens/", {**form, "project": other.slug}).status_code == 422
+    stranger = Client()
+    stranger.force_login(make_user())
+    assert stranger.post(f"/tokens/{token.pk}/revoke/").status_code == 404
+    assert client.post(f"/tokens/{token.pk}/revoke/").status_code == 302
+    assert not Token.objects.exists()
+
+
+def test_the_options_of_a_token_are_set_on_the_command_line():
+    user, project = make_user(Role.TRAINER), make_project()
+    options = ["--scope", "read", "--scope", "label", "--project", project.slug, "--days", "3"]
+    said("token", "issue", user.username, "--name", "a", *options)
+    token = Token.objects.get()
+    assert (token.scopes, token.project) == (["read", "label"], project)
+    assert token.expires_at < timezone.now() + timedelta(days=3)
+    for wrong in (["--project", "none"], ["--days", "0"]):
+        with pytest.raises(CommandError):
+            call_command("token", "issue", user.username, "--name", "b", *wrong)
+
+
+def test_an_expired_token_is_not_found():
+    past = timezone.now() - timedelta(seconds=1)
+    _, key = Token.issue(user=make_user(), name="a", expires_at=past)
+    assert Token.of_key(key) is None and Token.of_key(key, expired=True)

@@ -33,6 +33,7 @@ from tests.finetune.factory import (
 )
 from tests.labeling.gold.gold_world import make_gold
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
+from webhooks.models import Delivery, Endpoint
 
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>|\(\?P<(\w+)>[^)]*\)")
 
@@ -123,7 +124,13 @@ def make_side(name: str) -> Side:
     evaluation = make_evaluation(adapter)
     make_base(project).promote(by=None)
     certificate = project.certificates.get()
-    Token.issue(user=lead, name="own", project=project)
+    token, _ = Token.issue(user=lead, name="own", project=project)
+    endpoint = Endpoint.objects.create(
+        project=project, url="https://hooks.example.org/", events=["run.ended"], created_by=lead
+    )
+    delivery = Delivery.objects.create(
+        endpoint=endpoint, event="run.ended", subject="1", created_at=timezone.now()
+    )
     conversation = start_chat(lead, adapter, make_base(project))
     asked(conversation)
     reward_model = make_reward_model(snapshot, state=RewardModel.State.PROMOTED)
@@ -175,6 +182,11 @@ def make_side(name: str) -> Side:
         "path": "no-such-file",
         "number": version.number,
         "username": reviewer.username,
+        "token_id": token.pk,
+        "webhook_id": endpoint.pk,
+        "delivery_id": delivery.pk,
+        "delivery": delivery.pk,
+        "api/v1/projects/<slug>/webhooks/": endpoint.pk,
         "action": "archive",
         "api/v1/projects/<slug>/tasks/": ranking.task_id,
         "api/v1/projects/<slug>/rankings/": ranking.pk,

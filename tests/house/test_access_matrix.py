@@ -61,6 +61,7 @@ SENT: dict[str, Any] = {
     "api/v1/projects/<slug>/tasks": {"items": [{"messages": CONVERSATION["messages"][:1]}]},
     "api/v1/runs": {"kind": "generate"},
     "api/v1/evaluations": {"inputs": {}},
+    "api/v1/projects/<slug>/webhooks": {"url": "https://a.example/", "events": ["run.ended"]},
     "v1/chat/completions": {"messages": CONVERSATION["messages"][:1]},
     "p/<slug>/review/": {"slot": "{slot_id}"},
     "p/<slug>/review/slot/<slot_id>/draft/": {"fields": {"rationale": ["Kept."]}, "at": 1},

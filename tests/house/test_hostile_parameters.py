@@ -280,14 +280,17 @@ BODIES = {
         "%s", '{"items": [%s]}', '{"items": [{"messages": %s}]}', '{"items": [{"messages": [{"role": "user", "content": %s}]}]}',
         '{"items": [{"id": %s, "meta": %s, "messages": [{"role": "user", "content": "a"}], "responses": [%s, "b"]}]}',
     ],
-    "api/v1/projects/<slug>/tasks/<number>/withdraw": ["%s", '{"reason": %s}'],
+    "api/v1/projects/<slug>/tasks/<number>/withdraw": ['{"reason": %s}'],
     "api/v1/runs": [
         "%s", '{"kind": %s}', '{"kind": "generate", "inputs": {"project": %s, "model": %s}}',
         '{"kind": "evaluate", "inputs": {"candidate": %s, "limit": %s}, "config": {"seed": %s}}',
     ],
-    "api/v1/snapshots": ["%s", '{"project": %s}', '{"project": "a", "filter": {"since": %s}}'],
-    "api/v1/evaluations": ["%s", '{"inputs": {"candidate": %s, "judge": %s}}'],
-    "api/v1/models/<number>/<action>": ["%s", '{"reason": %s}'],
+    "api/v1/snapshots": ['{"project": %s}', '{"project": "a", "filter": {"since": %s}}'],
+    "api/v1/projects/<slug>/webhooks": [
+        '{"url": %s, "events": ["run.ended"]}', '{"url": "https://a.example", "events": [%s]}',
+    ],
+    "api/v1/evaluations": ['{"inputs": {"candidate": %s, "judge": %s}}'],
+    "api/v1/models/<number>/<action>": ['{"reason": %s}'],
     "p/<slug>/review/slot/<slot_id>/draft/": [
         "%s", '{"fields": %s}', '{"fields": {"rationale": %s}}', '{"fields": {"rationale": [%s]}}',
         '{"fields": {%s: ["a"]}}', '{"fields": {}, "at": %s}', '{"fields": {}, "active_seconds": %s}',

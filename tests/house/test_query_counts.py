@@ -96,7 +96,7 @@ def test_every_page_without_an_id_is_pinned_or_listed():
         "project-export-about", "openapi-json",
         "queue-order-undo", "project-guideline-preview", "project-guideline-publish",
         "project-guideline-delete", "project-members-new", "project-invite", "profile", "reset-password",
-        "end-other-sessions", "openai-root", "openai-models", "openai-chat",
+        "end-other-sessions", "graphql", "openai-root", "openai-models", "openai-chat",
     }  # fmt: skip
     names = set()
     for pattern in _patterns(get_resolver().url_patterns):

@@ -18,11 +18,13 @@ from django.utils import timezone
 from accounts.models import Role, User
 from config.notices import check_webhook, mail_server
 from runs.models import Notice, Run, State
-from runs.notices import channels, sending
-from runs.notices.channels import NotSent, is_public
+from runs.notices import sending
 from runs.notices.message import url_of
 from runs.tasks import send_notices
 from tests.runs.test_lifecycle import in_state
+from webhooks import http
+from webhooks.addresses import is_public
+from webhooks.http import NotSent
 
 SECRET = "a secret of at least 24 characters"
 
@@ -211,18 +213,18 @@ def test_the_request_goes_to_the_address_that_was_checked(receiver, settings, mo
         names = {"hooks.example.org": "127.0.0.1" if lookups == [host] else "192.0.2.1"}
         return getaddrinfo(names.get(host, host), port, *arguments, **options)
 
-    monkeypatch.setattr(channels.socket, "getaddrinfo", changing)
+    monkeypatch.setattr(http.socket, "getaddrinfo", changing)
     url = f"http://hooks.example.org:{receiver.server_port}/"
-    assert channels.post(url, b"{}", {}, private=True) == 204
+    assert http.post(url, b"{}", {}, private=True) == 204
     assert lookups[0] == "hooks.example.org" and "hooks.example.org" not in lookups[1:]
     assert receiver.requests[0][0]["Host"] == f"hooks.example.org:{receiver.server_port}"
 
 
 def test_an_unreachable_webhook_is_a_sentence():
     with pytest.raises(NotSent, match="cannot be reached"):
-        channels.post("http://127.0.0.1:1/", b"", {}, private=True)
+        http.post("http://127.0.0.1:1/", b"", {}, private=True)
     with pytest.raises(NotSent, match="has no address"):
-        channels.post("http://no-such-host.invalid/", b"", {}, private=True)
+        http.post("http://no-such-host.invalid/", b"", {}, private=True)
 
 
 @pytest.mark.parametrize(
