@@ -6,9 +6,13 @@ insert, until the transaction of the first has ended. If the first one fails, it
 are rolled back, and the key is free again. So the row exists exactly if the effects do.
 """
 
+import base64
 import hashlib
+import hmac
 from collections.abc import Callable
 
+from cryptography.fernet import Fernet, InvalidToken
+from django.conf import settings
 from django.db import OperationalError, connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -80,7 +84,12 @@ def _replay(token: Token, key: str, digest: str) -> HttpResponse:
     if stored.digest != digest:
         text = "This Idempotency-Key was used for another request. Use a new key for each request."
         raise Problem(422, text)
-    response = HttpResponse(stored.body, status=stored.status or 200)
+    try:
+        body = _cipher().decrypt(stored.body.encode())
+    except InvalidToken:
+        text = "The answer to this Idempotency-Key can no longer be read. Use a new key."
+        raise Problem(409, text) from None
+    response = HttpResponse(body, status=stored.status or 200)
     for name, value in stored.headers.items():
         response[name] = value
     response[REPLAYED] = "true"
@@ -89,7 +98,13 @@ def _replay(token: Token, key: str, digest: str) -> HttpResponse:
 
 def _store(row: int, response: HttpResponse) -> None:
     headers = {name: response[name] for name in STORED_HEADERS if response.has_header(name)}
-    body = response.content.decode(response.charset or "utf-8")
+    body = _cipher().encrypt(response.content).decode()
     IdempotentRequest.objects.filter(pk=row).update(
         status=response.status_code, headers=headers, body=body
     )
+
+
+def _cipher() -> Fernet:
+    """Return the cipher of stored answers, which can contain secrets, such as that of a webhook."""
+    key = hmac.new(settings.SECRET_KEY.encode(), b"idempotency", hashlib.sha256).digest()
+    return Fernet(base64.urlsafe_b64encode(key))

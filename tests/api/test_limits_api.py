@@ -77,6 +77,9 @@ def test_a_repeated_request_gets_the_first_answer_and_has_no_second_effect(train
     assert again["Idempotency-Replayed"] == "true" and "Idempotency-Replayed" not in first
     assert Project.objects.count() == 1
     refused(trainer.post("projects", {"name": "Other"}, **key), 422, "another request")
+    assert "Lamps" not in IdempotentRequest.objects.get().body, (
+        "a copy of the database reveals nothing"
+    )
     other = Caller(trainer.user)
     assert other.post("projects", body, **key).json()["slug"] == "lamps-2", "keys are the token's"
 
