@@ -44,7 +44,10 @@ def test_a_token_without_the_scope_is_refused_before_its_body_is_read(trainer):
 
 def test_reading_needs_read_and_writing_never_does():
     for method, path, scope in operations():
-        assert (scope == Scope.READ) == (method == "GET"), path
+        if "webhooks" in path:  # their addresses can contain secrets
+            assert scope == Scope.ADMIN
+        else:
+            assert (scope == Scope.READ) == (method == "GET"), path
 
 
 def test_an_expired_token_is_refused_with_its_date(trainer):

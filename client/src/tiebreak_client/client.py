@@ -100,6 +100,9 @@ class Client(Transport):
         path = _project(slug, "guideline", "versions", number, "publish")
         return cast(types.GuidelineVersionDetail, self.request("POST", path, body={}))
 
+    def delete_draft(self, slug: str, number: int) -> None:
+        self.request("DELETE", _project(slug, "guideline", "versions", number))
+
     # --- tasks and rankings -----------------------------------------------------------------------
 
     def add_tasks(self, slug: str, items: Iterable[Mapping[str, Any]]) -> list[types.Added]:
@@ -162,6 +165,15 @@ class Client(Transport):
         return cast(types.Ranking, self.request("GET", _project(slug, "rankings", number)))
 
     # --- runs -------------------------------------------------------------------------------------
+
+    def run_kinds(self) -> list[types.RunKind]:
+        """Return the kinds of runs with their inputs and settings."""
+        return cast(list[types.RunKind], self.request("GET", "/run-kinds"))
+
+    def set_priority(self, number: int, priority: Literal[-1, 0, 1]) -> types.RunDetail:
+        """Change the priority of a queued run. Workers claim higher priorities first."""
+        body = {"priority": priority}
+        return cast(types.RunDetail, self.request("PUT", f"/runs/{number}/priority", body=body))
 
     def runs(
         self,

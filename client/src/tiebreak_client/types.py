@@ -111,6 +111,15 @@ class Ranking(TypedDict):
     created_at: str
 
 
+class RunKind(TypedDict):
+    name: str
+    title: str
+    description: str
+    inputs: list[str]
+    settings: list[dict[str, Any]]
+    presets: list[str]
+
+
 class Run(TypedDict):
     id: int
     kind: str
