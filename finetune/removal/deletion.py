@@ -64,6 +64,7 @@ from reward.models import (
 )
 from runs.models import Artifact, Notice, Run, RunEvent
 from runs.supervision import workspace
+from webhooks import models as webhooks
 
 # In this order, rows are deleted before the rows that they refer to.
 TABLES: tuple[tuple[Any, str], ...] = (
@@ -116,6 +117,10 @@ TABLES: tuple[tuple[Any, str], ...] = (
     (IdempotentRequest, "token__project"),
     (Token, "project"),
     (Invitation, "project"),
+    (IdempotentRequest, "token__project"),
+    (Token, "project"),
+    (webhooks.Delivery, "endpoint__project"),
+    (webhooks.Endpoint, "project"),
     (Membership, "project"),
 )
 COUNTED = (Prompt, Response, Task, Ranking, Snapshot, Run, RewardModel, Model, Evaluation)
