@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from buckets import addresses
 from config.env import BASE_DIR, variable
 from config.local.urls import is_local_database, local_database_url, local_redis_url
 from config.notices import check_webhook, mail_server
@@ -26,14 +27,32 @@ VAR_DIR = Path(
     variable("TIEBREAK_VAR", str(BASE_DIR / "var"), "Folder to which Tiebreak writes.").text()
 ).absolute()
 
+try:
+    STORAGE = addresses.read(
+        variable(
+            "TIEBREAK_STORAGE",
+            "",
+            "Root of all stored files: file:///FOLDER, s3://, abfs:// or gs://BUCKET/PREFIX.",
+        ).text()
+    )
+except addresses.WrongAddress as _error:
+    raise ImproperlyConfigured(f"TIEBREAK_STORAGE: {_error}") from None
+_files = STORAGE if isinstance(STORAGE, Path) else VAR_DIR
+
+CACHE_GB = variable(
+    "TIEBREAK_CACHE_GB",
+    "100",
+    "Size of the local copies of an object store, in GB. 0 means no limit.",
+).number()
+
 RUNS_DIR = Path(
     variable(
-        "TIEBREAK_RUNS_DIR", str(VAR_DIR / "runs"), "Folder that contains run directories."
+        "TIEBREAK_RUNS_DIR", str(_files / "runs"), "Folder that contains run directories."
     ).text()
 ).absolute()
 
 UPLOADS_DIR = Path(
-    variable("TIEBREAK_UPLOADS_DIR", str(VAR_DIR / "uploads"), "Folder for uploaded files.").text()
+    variable("TIEBREAK_UPLOADS_DIR", str(_files / "uploads"), "Folder for uploaded files.").text()
 )
 
 IMPORT_VALUE_MB = variable(
@@ -128,7 +147,7 @@ if WEBHOOK_URL:
     check_webhook(WEBHOOK_URL, WEBHOOK_SECRET)
 
 SNAPSHOTS_DIR = Path(
-    variable("TIEBREAK_SNAPSHOTS_DIR", str(VAR_DIR / "snapshots"), "Folder for snapshots.").text()
+    variable("TIEBREAK_SNAPSHOTS_DIR", str(_files / "snapshots"), "Folder for snapshots.").text()
 ).absolute()
 
 DATABASE_URL = variable(

@@ -19,7 +19,7 @@ from tests.gate import Gate
 
 TESTS = Path(__file__).parent
 
-MARKS_OF_FOLDERS = {"browser": "browser"}
+MARKS_OF_FOLDERS = {"browser": "browser", "buckets": "processes"}
 MARKS_OF_FIXTURES = {"browser": "browser", "celery_worker": "worker"}
 MARKS_OF_FILES = {
     "test_access_matrix": "slow",
