@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from buckets import files
 from recipes.preferences.groups import PreferenceError, content_hash, read_groups
 from recipes.rundir import RunDir, link_or_copy
 from reward.models import RewardModel, Snapshot
@@ -34,8 +35,9 @@ def reward_model_of(inputs: Mapping[str, Any]) -> RewardModel:
 def put_snapshot(snapshot: Snapshot, run_dir: RunDir) -> dict[str, Any]:
     """Put the file of the snapshot into the run directory, and check its hash.
 
-    The whole file is read once. Raises CannotRun if it is missing or has changed.
+    The whole file is read once. Raises CannotRun if it is missing or has changed, and StorageError.
     """
+    files.fetch(snapshot.location)
     try:
         digest = content_hash(read_groups(snapshot.file))
     except PreferenceError as error:

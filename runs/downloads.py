@@ -14,6 +14,7 @@ from django.http.response import HttpResponseBase
 from django.utils.http import content_disposition_header
 from django.utils.text import slugify
 
+from buckets.files import fetch_quietly
 from runs.models import Artifact, Run
 from runs.supervision import workspace
 
@@ -95,6 +96,7 @@ def single_file(run: Run, file: str, *, name: str) -> HttpResponseBase:
 def loading_snippet(run: Run, folder: str) -> str:
     """Return the code from the model card that loads the files, or "" if there is no readable card."""
     card = workspace.run_dir_of(run).output / "README.md"
+    fetch_quietly(card)
     try:
         with card.open("rb") as file:
             text = file.read(MAX_CARD_BYTES).decode("utf-8", "replace")
@@ -110,6 +112,7 @@ def loading_snippet(run: Run, folder: str) -> str:
 def _members(run: Run, artifact: Artifact) -> list[Member]:
     """Return an artifact's files at their current location. Raises FileMissing."""
     path = workspace.run_dir_of(run).output / artifact.name
+    fetch_quietly(path.parent)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     try:
         sizes = [file.stat().st_size for file in files]

@@ -12,6 +12,8 @@ from pathlib import Path, PurePath
 
 from django.conf import settings
 
+from buckets import files
+from buckets.bucket import StorageError
 from recipes.machine.faults import missing_folder
 from recipes.training.checkpoints import sha256
 from runs.models import Artifact
@@ -83,7 +85,7 @@ def check(value: str, *, digests: bool = False) -> None:
     if not is_folder(value):
         return
     folder = Path(resolve(value))
-    if not folder.is_dir():
+    if not folder.is_dir() and not _is_published(folder):
         raise MissingFiles(missing_folder(folder))
     if output := OUTPUT.fullmatch(value):
         problem = problem_of(Artifact.objects.filter(run_id=int(output[1])), digests=digests)
@@ -93,21 +95,68 @@ def check(value: str, *, digests: bool = False) -> None:
             )
 
 
+def _is_published(folder: Path) -> bool:
+    try:
+        return files.is_published(folder)
+    except StorageError as problem:
+        raise MissingFiles(str(problem)) from None
+
+
+def fetch(value: str) -> str:
+    """Return the absolute path for a stored path, as `resolve` does, with its files on this machine.
+
+    Without an object store this costs nothing, otherwise two requests, and the download if another
+    machine wrote the files. Raises MissingFiles.
+    """
+    path = resolve(value)
+    if is_stored(value):
+        try:
+            files.fetch(path)
+        except StorageError as problem:
+            raise MissingFiles(str(problem)) from None
+    return path
+
+
+def fetch_file(value: str, *names: str) -> None:
+    """Copy small files of a folder to this machine for a page that shows what they say."""
+    if is_stored(value):
+        for name in names:
+            files.fetch_quietly(Path(resolve(value), name))
+
+
 def problem_of(artifacts: Iterable[Artifact], *, digests: bool) -> str | None:
     """Return a sentence about the first missing or changed file, or None."""
     for artifact in artifacts:
         path = Path(resolve(artifact.path))
-        files = files_of(path)
-        if not files:
+        paths = files_of(path)
+        if not paths:
+            if _is_stored_as_published(path, artifact):
+                continue
             return f"{path} is missing."
         try:
-            size = sum(file.stat().st_size for file in files)
-            digest = digest_of(path, files) if digests else artifact.sha256
+            size = sum(file.stat().st_size for file in paths)
+            digest = digest_of(path, paths) if digests else artifact.sha256
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}."
         if size != artifact.bytes or digest != artifact.sha256:
             return f"{path} was altered after the run published it."
     return None
+
+
+def _is_stored_as_published(path: Path, artifact: Artifact) -> bool:
+    """Return whether an artifact that is not on this machine is in the object store, by its manifest."""
+    try:
+        entries = files.entries_below(path)
+    except StorageError as problem:
+        raise MissingFiles(str(problem)) from None
+    if len(entries) == 1 and "" in entries:
+        digest = entries[""].sha256
+    else:
+        digest = digest_of_listing(
+            (PurePath(path.name, name), entry.sha256) for name, entry in entries.items()
+        )
+    size = sum(entry.bytes for entry in entries.values())
+    return bool(entries) and size == artifact.bytes and digest == artifact.sha256
 
 
 def files_of(path: Path) -> list[Path]:

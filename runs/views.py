@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 from django.contrib import messages
@@ -11,6 +12,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import lead_required, trainer_required, user_of
 from accounts.parameters import number
+from buckets.files import fetch_quietly
 from formatting import glossary
 from runs import live, queue, services
 from runs.models import ENDED, Priority, Run
@@ -64,8 +66,15 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
     return render(request, "runs/run.html", context)
 
 
-def _live_context(run: Run) -> dict[str, Any]:
+def _log_of(run: Run) -> Path:
+    """Return the path of the log, after copying it from an object store if it is not written here."""
     log = workspace.log_of(workspace.run_dir_of(run))
+    fetch_quietly(log)
+    return log
+
+
+def _live_context(run: Run) -> dict[str, Any]:
+    log = _log_of(run)
     return {
         "run": run,
         "progress": live.progress(run),
@@ -119,7 +128,7 @@ def in_english(template: str, context: dict[str, Any], request: HttpRequest) -> 
 @require_safe
 def run_log(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_for(request, run_id)
-    path = workspace.log_of(workspace.run_dir_of(run))
+    path = _log_of(run)
     if not path.exists():
         return HttpResponse("No output yet.\n", content_type="text/plain; charset=utf-8")
     return FileResponse(path.open("rb"), content_type="text/plain; charset=utf-8")  # type: ignore[return-value]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from buckets.files import fetch_quietly
 from recipes.rundir import RunDirError
 from runs import live, storage
 from runs.models import Run
@@ -112,8 +113,10 @@ def as_setting(value: Any) -> str:
 
 def versions_of(run: Run) -> dict[str, str]:
     """Return the versions in run.json: that of Tiebreak and those of packages. {} without the file."""
+    run_dir = workspace.run_dir_of(run)
+    fetch_quietly(run_dir.path / "run.json")
     try:
-        versions = workspace.run_dir_of(run).spec().get("versions")
+        versions = run_dir.spec().get("versions")
     except (RunDirError, OSError, AttributeError, UnicodeDecodeError):
         return {}
     return {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {}

@@ -21,6 +21,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User, audit
+from buckets import files
+from buckets.bucket import StorageError
 from recipes.rundir import RunDir
 from runs.disk import usage
 from runs.disk.needs import Needs, needs
@@ -116,10 +118,15 @@ class CannotClean(Exception):  # noqa: N818
 def _clean(run: Run, policy: Policy, by: User | None) -> int:
     """Remove the files of a run, and return the number of bytes."""
     run_dir = workspace.run_dir_of(run)
+    if files.is_remote():  # the run may have been executed on another machine
+        run_dir.path.mkdir(parents=True, exist_ok=True)
     with _unused(run, run_dir):
         with transaction.atomic():
-            paths, count = _mark(run, run_dir, policy, by)
+            working, published, count = _mark(run, run_dir, policy, by)
+        paths = usage.working_paths(run_dir) if working else []
+        paths += usage.published_paths(run_dir) if published else []
         doomed = [_set_aside(run_dir, path) for path in paths]
+        _drop(run, run_dir, working, published)
     for path in doomed:
         _delete(path)
     remaining = [path for path in doomed if path.exists()]
@@ -130,26 +137,42 @@ def _clean(run: Run, policy: Policy, by: User | None) -> int:
     return count
 
 
-def _mark(run: Run, run_dir: RunDir, policy: Policy, by: User | None) -> tuple[list[Path], int]:
-    """Record in the rows that files are removed, and return their paths and their bytes."""
+def _drop(run: Run, run_dir: RunDir, working: bool, published: bool) -> None:
+    """Delete the files from the object store. Raises CannotClean if that fails."""
+
+    def is_dropped(path: str) -> bool:
+        return (working and usage.is_working(path)) or (published and usage.is_published(path))
+
+    try:
+        files.drop(run_dir.path, is_dropped)
+    except StorageError as problem:
+        raise CannotClean(f"The files of run {run.pk} are not removed: {problem}") from None
+
+
+def _mark(run: Run, run_dir: RunDir, policy: Policy, by: User | None) -> tuple[bool, bool, int]:
+    """Record in the rows which files are removed.
+
+    Return whether the working files are, whether the published files are, and the number of bytes.
+    """
     current = Run.objects.select_for_update().get(pk=run.pk)
     if current.state not in ENDED:
         raise CannotClean(f"Run {run.pk} is {current.state}, so its files are kept.")
     used = usage.measure(current)
-    paths, count = [], 0
+    working, published, count = False, False, 0
     if may_remove_working_files(current, policy):
-        paths, count = usage.working_paths(run_dir), used.working
+        working = bool(used.working or usage.working_paths(run_dir))
+        count = used.working
     if policy.published and current.archived_at and used.published:
         reason = needs(lock=True).get(run.pk)
-        if reason and not paths:
+        if reason and not working:
             raise CannotClean(f"The published files of run {run.pk} are kept. {reason}")
         if not reason:
-            paths, count = paths + usage.published_paths(run_dir), count + used.published
+            published, count = True, count + used.published
             Run.objects.filter(pk=run.pk).update(files_removed_at=timezone.now())
-    if paths:
+    if working or published:
         audit(by, "run files removed", current, id=run.pk, bytes=count)
         usage.forget(current)
-    return paths, count
+    return working, published, count
 
 
 @contextmanager

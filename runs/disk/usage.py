@@ -9,6 +9,7 @@ from pathlib import Path
 from django.conf import settings
 from django.utils import timezone
 
+from buckets import files
 from recipes.rundir import RunDir
 from runs.models import ENDED, Run
 from runs.supervision import workspace
@@ -57,14 +58,35 @@ def _children(folder: Path) -> list[Path]:
 
 
 def measure(run: Run) -> Usage:
-    """Return the sizes of a run's files, read from the disk.
+    """Return the sizes of a run's files, read from the disk, or from the object store if there is one.
 
-    Files that are hard links to others, such as those of a snapshot, take no space of their own.
+    Files that are hard links to others, such as those of a snapshot, take no space of their own on a disk.
     """
     run_dir = workspace.run_dir_of(run)
+    if files.is_remote() and run.state in ENDED:
+        return _published_usage(run_dir)
     working = sum(map(_bytes_of, working_paths(run_dir)))
     published = sum(map(_bytes_of, published_paths(run_dir)))
     return Usage(working, published, _bytes_of(run_dir.path) - working - published)
+
+
+def _published_usage(run_dir: RunDir) -> Usage:
+    """Return the sizes of a run's files in the object store. Costs two requests. Raises StorageError."""
+    sizes = {path: entry.bytes for path, entry in files.entries_below(run_dir.path).items()}
+    working = sum(size for path, size in sizes.items() if is_working(path))
+    published = sum(size for path, size in sizes.items() if is_published(path))
+    return Usage(working, published, sum(sizes.values()) - working - published)
+
+
+def is_working(path: str) -> bool:
+    """Return whether only a resumed run needs a file, by its path in the run directory."""
+    return path.startswith(("checkpoints/", "parts/"))
+
+
+def is_published(path: str) -> bool:
+    """Return whether a file is published and not a record, by its path in the run directory."""
+    folder, _, rest = path.partition("/")
+    return folder == "output" and rest.partition("/")[0] not in RECORDS
 
 
 def _bytes_of(path: Path) -> int:

@@ -23,13 +23,14 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connection
 from django.db.models import Max
 
+from buckets.bucket import StorageError, StorageUnavailable
 from recipes.machine import faults
 from recipes.rundir import RESTART, STOPPED, RunDir, RunDirError
 from runs import kinds, lifecycle
 from runs.kinds import CannotRun
 from runs.lifecycle import Lease, LeaseLost
 from runs.models import Run
-from runs.supervision import workspace
+from runs.supervision import publishing, workspace
 from runs.supervision.child import Child, command_for
 from runs.supervision.events import EventTail, repair
 from runs.supervision.gpus import GpuLease, lease_gpus
@@ -89,6 +90,10 @@ def supervise(lease: Lease, slot: MachineSlot | None = None) -> None:
         sentence = _database_problem(run, error)
         with suppress(LeaseLost):
             _end(run, lambda: _try_later(run, lease, sentence))
+    except StorageUnavailable as error:
+        sentence = f"{error} Then continue the run: its results are kept on {socket.gethostname()}."
+        with suppress(LeaseLost):
+            _end(run, lambda: _try_later(run, lease, sentence))
 
 
 def _try_later(run: Run, lease: Lease, sentence: str) -> None:
@@ -113,7 +118,7 @@ def _try_attempt(run: Run, lease: Lease, slot: MachineSlot | None) -> str:
         _run_attempt(run, lease, slot)
     except CannotRun as error:
         return str(error)
-    except (LeaseLost, *DATABASE_ERRORS):
+    except (LeaseLost, StorageUnavailable, *DATABASE_ERRORS):
         raise
     except Exception as error:
         logger.exception("Run %s", run.pk)
@@ -129,7 +134,7 @@ def _run_attempt(run: Run, lease: Lease, slot: MachineSlot | None) -> None:
         with heartbeats(lease):
             waiting = partial(_check_cancel, lease)
             lock = stack.enter_context(workspace.lock_run_dir(run, waiting))
-            run_dir = _run_hook(run, "Preparing", lambda: workspace.prepare(run, kind))
+            run_dir = _prepared(run, kind, lease, waiting)
         if lifecycle.cancel_requested(lease):
             return _end(run, lambda: lifecycle.cancel(lease))
         process = RecipeProcess(run, lease, run_dir)
@@ -153,7 +158,25 @@ def _run_attempt(run: Run, lease: Lease, slot: MachineSlot | None) -> None:
             workspace.mark_finished(run_dir)
         return _store_results(run, kind, process)
     process.copy_rest()
+    process.publish_rest()
     return _end(run, process.ending(status))
+
+
+def _prepared(run: Run, kind: kinds.RunKind, lease: Lease, waiting: Callable[[], None]) -> RunDir:
+    """Return the run directory, ready for an attempt and published. Waits for the storage."""
+    run_dir = workspace.run_dir_of(run)
+
+    def stopping(seconds: float) -> bool:
+        waiting()
+        return SHUTTING_DOWN.wait(seconds)
+
+    def prepare() -> None:
+        publishing.fetch(run_dir)
+        _run_hook(run, "Preparing", lambda: workspace.prepare(run, kind))
+        publishing.publish(lease, run_dir)
+
+    publishing.until_available(prepare, stopping)
+    return run_dir
 
 
 def _store_results(run: Run, kind: kinds.RunKind, process: "RecipeProcess") -> None:
@@ -194,6 +217,11 @@ def _check_cancel(lease: Lease) -> None:
 def _succeed(run: Run, lease: Lease, run_dir: RunDir, kind: kinds.RunKind, tail: EventTail) -> None:
     with heartbeats(lease):
         artifacts = workspace.artifacts(run, run_dir)
+        retry_until_available(
+            lambda: publishing.until_available(
+                lambda: publishing.publish(lease, run_dir), SHUTTING_DOWN.wait
+            )
+        )
 
     def finish(current: Run) -> dict[str, object]:
         try:
@@ -217,8 +245,10 @@ def _run_hook(run: Run, what: str, work: Callable[[], T]) -> T:
     """Call a kind's function. An unexpected error is logged and raised as CannotRun with a sentence."""
     try:
         return work()
-    except (CannotRun, LeaseLost, *DATABASE_ERRORS):
+    except (CannotRun, LeaseLost, StorageUnavailable, *DATABASE_ERRORS):
         raise
+    except StorageError as error:
+        raise CannotRun(str(error)) from error
     except RunDirError as error:
         raise CannotRun(f"{error} Start a new run with these settings.") from error
     except Exception as error:
@@ -245,6 +275,7 @@ class RecipeProcess:
         self.waits_for_gpu = False
         copied = run.events.aggregate(last=Max("number"))["last"] or 0
         self.tail = EventTail(run.pk, run_dir, after=copied)
+        self.uploads = publishing.CheckpointUploads(lease, run_dir)
         self._beat_at = self._poll_at = 0.0
         self._kill_at = float("inf")
 
@@ -316,6 +347,8 @@ class RecipeProcess:
             raise
         finally:
             self.tracking.end(outcome)
+            with heartbeats(self.lease):
+                self.uploads.wait()
         if status in (0, STOPPED, RESTART):
             return status
         return workspace.recorded_ending(self.run_dir) or status
@@ -329,6 +362,7 @@ class RecipeProcess:
             if now >= self._poll_at:
                 self._poll_at = now + POLL_SECONDS
                 self.copy_events()
+                self.uploads.poll()
                 if lifecycle.cancel_requested(self.lease):
                     self._stop(StopReason.CANCEL)
         except DATABASE_ERRORS as error:
@@ -367,6 +401,18 @@ class RecipeProcess:
         """Copy the remaining events, and wait until the database has stored them. Raises LeaseLost."""
         while retry_until_available(self.copy_events):
             pass
+
+    def publish_rest(self) -> None:
+        """Publish the run directory of an attempt that ended early, so that another machine can resume.
+
+        If the storage does not answer, this machine still has the files, and the copy that another
+        machine would resume from is older. Raises LeaseLost.
+        """
+        try:
+            with heartbeats(self.lease):
+                publishing.publish(self.lease, self.run_dir)
+        except (StorageError, OSError, *DATABASE_ERRORS) as error:
+            logger.warning("Run %s: its files are not copied: %s", self.run.pk, error)
 
     def ending(self, status: int) -> Callable[[], None]:
         """Return the state transition for a run whose recipe ended without success."""

@@ -15,6 +15,8 @@ from typing import Any
 
 from django.conf import settings
 
+from buckets import files
+from buckets.bucket import StorageError
 from recipes.rundir import ENDED, RunDir, versions, write_atomically
 from recipes.training import checkpoints
 from runs import storage
@@ -91,21 +93,26 @@ def write_input(run: Run, kind: RunKind, folder: Path) -> RunDir:
 
     Raises CannotRun, as `prepare` does.
     """
-    spec = {"kind": run.kind, "config": config_with_paths(run, kind), "inputs": run.inputs}
-    run_dir = RunDir.create(folder, spec)
-    kind.prepare(run, run_dir)
+    try:
+        spec = {"kind": run.kind, "config": config_with_paths(run, kind), "inputs": run.inputs}
+        run_dir = RunDir.create(folder, spec)
+        kind.prepare(run, run_dir)
+    except StorageError as problem:
+        raise CannotRun(str(problem)) from None
     return run_dir
 
 
 def config_with_paths(run: Run, kind: RunKind) -> dict[str, Any]:
     """Return the config for the recipe, with absolute paths of folders.
 
-    Files that runs have published are read and hashed. Raises CannotRun if one is missing or was changed.
+    Files that runs have published are copied from an object store if necessary, read and hashed. Raises
+    CannotRun if one is missing or was changed, and StorageError.
     """
     config = dict(run.config)
     for name in kind.folders & config.keys():
         if config[name]:
             try:
+                files.fetch(storage.resolve(config[name]))
                 storage.check(config[name], digests=True)
             except storage.MissingFiles as problem:
                 raise CannotRun(str(problem)) from None
@@ -149,9 +156,18 @@ def resume_point(run_dir: RunDir) -> str:
 
 def has_checkpoint(run_dir: RunDir) -> bool:
     """Return whether a restarted recipe could resume. Checkpoints are not read, so they may be damaged."""
+    if files.is_remote() and not run_dir.path.is_dir():
+        return _has_published_checkpoint(run_dir)
     folders = [run_dir, *run_dir.parts()]
     written = any(checkpoints.by_age(folder, "[!.]*") for folder in folders)
     return written or any(part.is_done() for part in run_dir.parts())
+
+
+def _has_published_checkpoint(run_dir: RunDir) -> bool:
+    try:
+        return any("checkpoints/" in f"/{name}" for name in files.entries_below(run_dir.path))
+    except StorageError:
+        return True
 
 
 def forget_endings(run_dir: RunDir) -> None:
