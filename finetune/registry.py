@@ -147,6 +147,7 @@ def merged_adapter(base: str) -> Model | None:
     The report in the folder contains the unique id of the run that trained the adapter. If there is a
     report, this takes one query.
     """
+    storage.fetch_file(base, "report.json")
     try:
         report = json.loads((Path(storage.resolve(base)) / "report.json").read_text())
         run = UUID(report["inputs"]["lineage"][0]["run"])

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from buckets import files
 from formatting.numbers import percent, percent_range
 from labeling.models import Project, Prompt, Response, Task
 from recipes.rundir import MOVED_BASE, write_atomically
@@ -110,8 +111,15 @@ class Snapshot(models.Model):
         return f"#{self.pk} {self.content_hash[:8]}"
 
     @property
-    def file(self) -> Path:
+    def location(self) -> Path:
+        """Return the path of its file on this machine, where it may not be yet."""
         return Path(settings.SNAPSHOTS_DIR) / self.path
+
+    @property
+    def file(self) -> Path:
+        """Return the path of its file, after copying it from an object store if necessary."""
+        files.fetch_quietly(self.location)
+        return self.location
 
     @property
     def rankings(self) -> int:
@@ -164,9 +172,13 @@ class RewardModel(Promotable):
     def folder_to_load(self) -> Path:
         """Return the folder of the model, from which a process can load it.
 
+        The model and its base are copied from an object store if necessary.
+
         The adapter refers to its base by the path at the time of training. If the base has moved
         since, its new path is written to a note next to the folder. The folder itself never changes.
         """
+        files.fetch_quietly(self.folder)
+        files.fetch_quietly(self.base_folder)
         adapter = self.folder / "adapter_config.json"
         with suppress(OSError, ValueError, AttributeError):
             base = json.loads(adapter.read_text()).get("base_model_name_or_path") or ""

@@ -12,6 +12,7 @@ from typing import Any
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
+from buckets.files import entries_below
 from finetune.certificate import conditions, recomputing
 from finetune.certificate.document import digest as digest_of_json
 from finetune.certificate.verdicts import SOURCES
@@ -219,14 +220,22 @@ def _step(model: Any) -> dict[str, Any]:
     }
 
 
+def _stored_files_of_base(folder: Path) -> list[dict[str, Any]] | None:
+    """Return the files of a folder that is only in the object store, or None if it is not there."""
+    entries = entries_below(folder).items()
+    return [{"name": n, "bytes": e.bytes, "sha256": e.sha256} for n, e in entries] or None
+
+
 def _files_of_base(base: str) -> list[dict[str, Any]] | None:
     """Return the files of the folder of a base, or None for a model of a hub.
 
     Larger folders than HASHED_BYTES have only sizes, because a page waits for this.
     """
     folder = Path(storage.resolve(base))
-    if not storage.is_folder(base) or not folder.is_dir():
+    if not storage.is_folder(base):
         return None
+    if not folder.is_dir():
+        return _stored_files_of_base(folder)
     files = [(file, file.stat().st_size) for file in storage.files_of(folder)]
     hashed = sum(size for _, size in files) <= HASHED_BYTES
     return [

@@ -27,6 +27,8 @@ def facts_of(model: Model) -> Facts:
     """
     if model.endpoint:
         return [("Endpoint", model.endpoint), ("Name on the endpoint", model.base)]
+    for value in filter(None, (model.base, model.adapter)):
+        storage.fetch_file(value, "config.json", "tokenizer_config.json")
     config, folder = config_of(model.base_folder) or {}, folder_of(model.base_folder)
     rows = [
         ("Architecture", _architecture(config)),

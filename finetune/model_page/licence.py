@@ -45,6 +45,7 @@ def licence_of(model: Model) -> Licence:
     root = model.root()
     if root.endpoint:
         return Licence("", "", f"The terms of the endpoint {root.endpoint} apply.")
+    storage.fetch_file(root.base, "README.md")
     base = storage.resolve(root.base)
     folder = folder_of(base)
     if folder is None or not folder.is_dir():

@@ -49,6 +49,8 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     """Check the files of the model, and write the facts for its card and its certificate."""
     model = own_model_of(run.inputs)
     assert model.run is not None
+    for folder in filter(None, (model.adapter, model.base)):
+        storage.fetch(folder)
     if problem := storage.problem_of(model.run.artifacts.all(), digests=True):
         raise CannotRun(f"{problem} Restore it from a backup before you push the model.")
     write_json(run_dir.data / "release.json", facts_of(model, base_of(model, run.inputs)))

@@ -12,6 +12,7 @@ from typing import Any
 
 from django.conf import settings
 
+from buckets import files
 from finetune.models import Certificate, Model
 from finetune.release.services import JsonClient, NotDelivered
 from recipes.training_settings import CHAT_KWARGS
@@ -32,6 +33,8 @@ def load(certificate: Certificate) -> dict[str, Any]:
     A base model needs no adapter, so an adapter of the project is unloaded. Raises NotDelivered.
     """
     model, name = certificate.model, certificate.project.slug
+    if model.adapter:
+        files.fetch_quietly(model.adapter_folder)
     with connect() as server:
         rows = listed(server)
         base = base_in(rows, model)

@@ -9,6 +9,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from accounts.models import IdempotentRequest, Token, User, audit
+from buckets import files
 from finetune.models import (
     Certificate,
     Conversation,
@@ -194,10 +195,10 @@ def delete(*, project: Project, by: User | None, allow_promoted: bool = False) -
             raise CannotDelete(
                 f"These models answer requests now: {names}. Confirm that they will be deleted."
             )
-        folders, files = _files_of(project)
+        folders, snapshots = _files_of(project)
         _delete_rows(project)
         audit(by, "project deleted", Project(name=f"#{project.pk}"), **_details(project, extent))
-        transaction.on_commit(lambda: _delete_files(folders, files))
+        transaction.on_commit(lambda: _delete_files(folders + snapshots))
     return extent
 
 
@@ -224,11 +225,13 @@ def _files_of(project: Project) -> tuple[list[Path], list[Path]]:
     folders = [workspace.run_dir_of(run).path for run in Run.objects.filter(project=project)]
     snapshots = Snapshot.objects.filter(project=project)
     shared = set(Snapshot.objects.exclude(project=project).values_list("path", flat=True))
-    return folders, [snapshot.file for snapshot in snapshots if snapshot.path not in shared]
+    return folders, [snapshot.location for snapshot in snapshots if snapshot.path not in shared]
 
 
-def _delete_files(folders: list[Path], files: list[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    for file in files:
-        file.unlink(missing_ok=True)
+def _delete_files(paths: list[Path]) -> None:
+    for path in paths:
+        files.discard(path)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from accounts.models import User, audit
+from buckets import files
 from finetune.models import (
     Conversation,
     Evaluation,
@@ -164,8 +165,11 @@ def _erase_from_runs(project: Project, gone: AnyErasure) -> list[int]:
     changed = []
     for run in Run.objects.filter(project=project).order_by("pk"):
         folder = workspace.run_dir_of(run)
-        files = clean_folder(folder.path, gone) if folder.path.is_dir() else []
-        if any(folder.output in path.parents for path in files):
+        files.fetch(folder.path, strict=True)
+        paths = clean_folder(folder.path, gone) if folder.path.is_dir() else []
+        if paths:
+            files.publish(folder.path, token=run.fencing_token)
+        if any(folder.output in path.parents for path in paths):
             for artifact in workspace.artifacts(run, folder):
                 Artifact.objects.filter(run=run, name=artifact.name).update(
                     bytes=artifact.bytes, sha256=artifact.sha256
@@ -174,7 +178,7 @@ def _erase_from_runs(project: Project, gone: AnyErasure) -> list[int]:
         rows += _scrub([run], "result", gone)
         rows += _scrub(RewardModel.objects.filter(run=run), "report", gone)
         rows += _scrub(Evaluation.objects.filter(run=run), "report", gone)
-        if files or rows:
+        if paths or rows:
             changed.append(run.pk)
     return changed
 

@@ -14,9 +14,11 @@ from django.db.models import QuerySet
 
 from accounts.models import User
 from accounts.parameters import number
+from buckets import files
 from finetune.models import Delivery, Model
 from labeling.models import Project
 from reward.access import led_projects
+from runs import storage
 from serving.client import LanguageModel
 
 SLUG = re.compile(r"[-\w]{1,200}", re.ASCII)
@@ -29,10 +31,13 @@ class UnknownModel(Exception):  # noqa: N818
 def served(model: Model) -> LanguageModel:
     """Return the model as the model server loads it, with its name on vLLM if it is loaded there.
 
-    Costs one query if a vLLM server is configured, otherwise none.
+    Its files are copied from an object store if necessary. Costs one query if a vLLM server is
+    configured, otherwise none.
     """
     adapter = model.adapter_folder if model.adapter else ""
     own = LanguageModel(base=model.base_folder, adapter=adapter)
+    for folder in filter(None, (model.base, model.adapter)):
+        files.fetch_quietly(storage.resolve(folder))
     loaded = loaded_on_vllm(model)
     if loaded is None:
         return own

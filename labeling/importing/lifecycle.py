@@ -26,6 +26,8 @@ from django.db.models.functions import Now
 from kombu.exceptions import OperationalError
 
 from accounts.models import User, audit
+from buckets import files
+from buckets.bucket import StorageError
 from labeling.importing.formats.columns.mapping import Mapping
 from labeling.models import FileImport, Project
 
@@ -68,12 +70,14 @@ def receive(
                 file.write(chunk)
             file_import.size = file.tell()
         draft.rename(path)
+        files.publish(path)
         with transaction.atomic():
             file_import.save()
             _send_after_commit(file_import.pk)
     except BaseException:
         draft.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
+        files.discard(path)
         raise
     return file_import
 
@@ -149,8 +153,11 @@ def delete_old_files() -> None:
     folder = Path(settings.UPLOADS_DIR)
     for path in folder.iterdir() if folder.is_dir() else ():
         try:
+            if path.name == files.STATE:
+                continue
             if time.time() - path.stat().st_mtime > RETENTION.total_seconds():
                 path.unlink()
+                files.discard(path)
         except FileNotFoundError:  # another process deleted it
             continue
 
@@ -173,12 +180,24 @@ def execute(pk: int) -> None:
     token = claim(pk)
     if token is None:
         return
+    if problem := _fetch(pk):
+        finish(pk, token, problem)
+        return
     process = _FileProcess(pk, token)
     try:
         problem = process.wait()
     finally:
         process.kill()
     finish(pk, token, problem, cancelled=process.cancelled)
+
+
+def _fetch(pk: int) -> str:
+    """Copy the file from an object store to this machine. Return the problem, or ""."""
+    try:
+        files.fetch(FileImport.objects.get(pk=pk).path, strict=True)
+    except StorageError as problem:
+        return f"The file cannot be read: {problem}"
+    return ""
 
 
 def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> None:

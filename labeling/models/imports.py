@@ -5,6 +5,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from buckets import files
 from labeling.models.projects import Project
 
 
@@ -113,6 +114,7 @@ class FileImport(models.Model):
         return Path(settings.UPLOADS_DIR) / f"{self.key.hex}.data"
 
     def delete_file(self) -> None:
+        files.discard(self.path)
         self.path.unlink(missing_ok=True)
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from django.db import transaction
 from django.utils import timezone
 
+from buckets import files
 from labeling.models import Prompt, Response
 from labeling.removal.erasing import ERASED
 from recipes.preferences.groups import (
@@ -179,7 +180,9 @@ def rewrite_snapshot(snapshot: Snapshot, erasure: AnyErasure) -> None:
     draft = old.with_name(f".erasing-{snapshot.pk}.parquet")
     write_groups(draft, _without(read_groups(old), erasure))
     digest = content_hash(read_groups(draft))
-    draft.replace(old.with_name(f"{digest}.parquet"))
+    new = old.with_name(f"{digest}.parquet")
+    draft.replace(new)
+    files.publish(new)
     history = [*snapshot.counts.get("erased", []), snapshot.content_hash]
     Snapshot.objects.filter(pk=snapshot.pk).update(
         content_hash=digest,
@@ -197,6 +200,7 @@ def _without(groups: Iterator[Group], erasure: AnyErasure) -> Iterator[Group]:
 def _delete_unused(path: Path) -> None:
     """Delete the file, unless a snapshot uses it. Snapshots with the same rows share a file."""
     if not Snapshot.objects.filter(path=path.name).exists():
+        files.discard(path)
         path.unlink(missing_ok=True)
 
 

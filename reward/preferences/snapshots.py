@@ -20,6 +20,8 @@ from django.conf import settings
 from django.db import transaction
 
 from accounts.models import User, audit
+from buckets import files
+from buckets.bucket import StorageError
 from labeling.importing.scan import reached_limit
 from labeling.models import FileImport, Project, Prompt, Ranking, Response, TaskResponse
 from labeling.queue.withdrawals import without
@@ -177,8 +179,18 @@ def freeze(*, project: Project, filter: SnapshotFilter, by: User | None) -> Snap
         if not write_groups(draft, groups_of(project, filter, account)):
             raise SnapshotError(nothing_to_freeze(project, filter, account))
         digest = content_hash(read_groups(draft))
-        draft.replace(folder / f"{digest}.parquet")
+        path = folder / f"{digest}.parquet"
+        draft.replace(path)
+    publish_file(path)
     return _record(project, filter, by, digest, account)
+
+
+def publish_file(path: Path) -> None:
+    """Copy the file of a snapshot to the storage. Raises SnapshotError if that fails."""
+    try:
+        files.publish(path)
+    except StorageError as problem:
+        raise SnapshotError(f"The snapshot cannot be stored: {problem}") from None
 
 
 def nothing_to_freeze(project: Project, filter: SnapshotFilter, account: Account) -> str:

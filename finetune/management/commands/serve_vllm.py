@@ -75,6 +75,10 @@ class Command(BaseCommand):
         model = default_model(project)
         if model is None:
             raise CommandError(f"{project} has no model. Add its base model first.")
+        try:
+            storage.fetch(model.base)
+        except storage.MissingFiles as problem:
+            raise CommandError(str(problem)) from None
         name, revision = model.base_folder, ""
         if not storage.is_folder(model.base):
             name, _, revision = name.partition("@")
