@@ -12,6 +12,9 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.urls import get_resolver
 
 from accounts.sign_in.providers import ProviderProblem, read_providers, saml_installed
+from buckets import files
+from buckets.addresses import WrongAddress as WrongStorage
+from buckets.bucket import StorageError
 from config.env import VARIABLES
 from finetune.endpoints import LOOPBACK as LOOPBACK_NAMES
 from finetune.endpoints import EndpointProblem, is_url, read_endpoints
@@ -135,6 +138,19 @@ def folders_writable(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
                 )
             )
     return errors
+
+
+@register(DEPLOYMENT, deploy=True)
+def storage_answers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Try to write, read, list and delete an object in the object store, with `check --deploy`."""
+    if not files.is_remote():
+        return []
+    try:
+        files.bucket().try_access()
+    except (StorageError, WrongStorage) as problem:
+        hint = "docs/storage.md describes TIEBREAK_STORAGE and the credentials of each provider."
+        return [Error(str(problem), hint=hint, id="tiebreak.E011")]
+    return []
 
 
 @register(DEPLOYMENT)

@@ -13,6 +13,10 @@ from django.conf import settings
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from buckets import files
+from buckets.addresses import WrongAddress
+from buckets.bucket import StorageError
+from config import stray_files
 from finetune.models import Model
 from recipes.preferences.groups import PreferenceError, content_hash, read_groups
 from reward.models import RewardModel, Snapshot
@@ -49,6 +53,11 @@ def examine(*, digests: bool = True) -> Iterator[Problem]:
     """Yield every problem. With `digests`, all snapshots and published files are read completely."""
     yield from folders()
     yield from cluster()
+    try:
+        yield from storage_access()
+    except (StorageError, WrongAddress) as problem:
+        yield Problem("storage", str(problem))
+        return
     if unapplied := unapplied_migrations():
         yield Problem(
             "database",
@@ -56,6 +65,7 @@ def examine(*, digests: bool = True) -> Iterator[Problem]:
             "manage.py migrate first.",
         )
         return
+    yield from bundles(digests)
     yield from snapshots(digests)
     yield from models(digests)
     yield from outputs(digests)
@@ -106,6 +116,31 @@ def folders() -> Iterator[Problem]:
                 serious=False,
             )
         disks.add(disk)
+
+
+def storage_access() -> Iterator[Problem]:
+    """Write, read, list and delete an object in the object store. Raises StorageError."""
+    if files.is_remote():
+        files.bucket().try_access()
+    yield from ()
+
+
+def bundles(digests: bool) -> Iterator[Problem]:
+    """Yield problems with the object store: missing, altered and unknown bundles.
+
+    With `digests`, everything that rows need is read. Nothing of it is written to this machine.
+    """
+    if not files.is_remote():
+        return
+    for name in stray_files.missing():
+        yield Problem(name, f"{name} is not in {settings.STORAGE}. Restore it from a backup.")
+    for name in stray_files.stray():
+        yield Problem(
+            name, "It belongs to no row. manage.py clean_storage deletes it.", serious=False
+        )
+    for name in sorted(stray_files.named_by_rows()) if digests else ():
+        if files.bucket().manifest(name) and (sentence := files.bucket().problem_of(name)):
+            yield Problem(name, sentence)
 
 
 def unapplied_migrations() -> int:

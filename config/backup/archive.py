@@ -6,7 +6,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 PART_BYTES = 64 << 20
 """Size of the parts in which a stream of unknown length is stored. A part is held in memory."""
@@ -41,6 +41,24 @@ class HashingReader(io.RawIOBase):
         return self.hash.hexdigest()
 
 
+class ChunkReader(io.RawIOBase):
+    """A stream of chunks, of which one is held in memory."""
+
+    def __init__(self, chunks: Iterator[bytes]):
+        self.chunks = chunks
+        self.rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self.rest:
+            self.rest = memoryview(next(self.chunks, b""))
+        size = min(len(buffer), len(self.rest))
+        buffer[:size], self.rest = self.rest[:size], self.rest[size:]
+        return size
+
+
 class ArchiveWriter:
     """Writes an archive to a stream. `digests` are the SHA-256 digests of the members so far."""
 
@@ -66,6 +84,10 @@ class ArchiveWriter:
         """
         with path.open("rb") as file:
             self._add(name, file, os.fstat(file.fileno()).st_size)
+
+    def add_chunks(self, name: str, chunks: Iterator[bytes], size: int) -> None:
+        """Store the concatenation of the chunks, which must have this size."""
+        self._add(name, io.BufferedReader(ChunkReader(chunks)), size)
 
     def _add(self, name: str, stream: IO[bytes], size: int) -> None:
         member = tarfile.TarInfo(name)

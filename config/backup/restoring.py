@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from django.conf import settings
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 
+from buckets.bucket import StorageError
+from buckets.files import bucket, is_remote, publish
 from config.backup import tools
 from config.backup.archive import ArchiveReader, BackupError, HashingReader
 from config.backup.writing import FORMAT, ROOTS, last_line, root
+from runs.models import Run
 
 STAGING = ".restoring-"
 COPY_BYTES = 1 << 20
@@ -65,7 +69,26 @@ def restore(stream: IO[bytes]) -> Restored:
         for name in ROOTS:
             for entry in staging[name].iterdir():
                 entry.rename(root(name) / entry.name)
+    if is_remote():
+        _publish()
     return restored
+
+
+def _publish() -> None:
+    """Copy the restored files to the object store. Raises BackupError.
+
+    If that fails, the rows and the local files are restored, and `manage.py move_storage` continues.
+    """
+    tokens = {f"{pk}": token for pk, token in Run.objects.values_list("pk", "fencing_token")}
+    try:
+        for name in ROOTS:
+            for path in sorted(root(name).glob("[!.]*")):
+                publish(path, token=tokens.get(path.name, 0) if name == "runs" else 0)
+    except StorageError as problem:
+        raise BackupError(
+            f"The rows and the files are restored to this machine, but not to the storage. {problem} Then "
+            f"copy them with: manage.py move_storage {settings.STORAGE} --from folders"
+        ) from None
 
 
 def require_empty() -> None:
@@ -75,8 +98,13 @@ def require_empty() -> None:
             f"The database is not empty: it has {len(tables)} tables. Restore into a new database, and "
             "name it in DATABASE_URL."
         )
+    if is_remote() and (names := [n for name in ROOTS for n in bucket().names(name)]):
+        raise BackupError(
+            f"{settings.STORAGE} is not empty: it has {names[0]}. Restore into a new prefix, and name it "
+            "in TIEBREAK_STORAGE."
+        )
     for name, setting in ROOTS.items():
-        if root(name).is_dir() and any(root(name).iterdir()):
+        if root(name).is_dir() and any(root(name).glob("[!.]*")):
             raise BackupError(
                 f"{root(name)} is not empty. Restore into new folders: set TIEBREAK_VAR or "
                 f"TIEBREAK_{setting}."

@@ -23,6 +23,9 @@ from django.db import connection, transaction
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
+from buckets.bucket import StorageError
+from buckets.files import bucket, is_remote
+from buckets.manifests import Entry
 from config.backup import tools
 from config.backup.archive import ArchiveWriter, BackupError
 from labeling.models import FileImport
@@ -44,10 +47,14 @@ def root(name: str) -> Path:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of the backup: its storage root, and its path below that root."""
+    """A file of the backup: its storage root, its path below that root, and its entry in the object store.
+
+    Without an object store, or if the file is missing there, the entry is None.
+    """
 
     root: str
     path: str
+    entry: Entry | None = None
 
     @property
     def name(self) -> str:
@@ -57,6 +64,24 @@ class StoredFile:
     @property
     def absolute(self) -> Path:
         return root(self.root) / self.path
+
+    def write_to(self, archive: ArchiveWriter) -> None:
+        """Write the content to the archive. Raises FileNotFoundError and StorageError."""
+        if not is_remote():
+            archive.add_file(self.name, self.absolute)
+        elif self.entry is None:
+            raise FileNotFoundError
+        else:
+            bundle = "/".join(f"{self.root}/{self.path}".split("/")[:2])
+            archive.add_chunks(self.name, bucket().parts(bundle, self.entry), self.entry.bytes)
+
+    def size(self) -> int:
+        """Return the number of bytes. Raises FileNotFoundError."""
+        if not is_remote():
+            return self.absolute.stat().st_size
+        if self.entry is None:
+            raise FileNotFoundError
+        return self.entry.bytes
 
 
 @dataclass
@@ -73,14 +98,14 @@ def write(stream: IO[bytes]) -> Account:
 
     A file that is missing or was altered is reported as a problem. The rest of the backup is complete.
     """
-    with _database_snapshot() as snapshot:
+    with _storage_errors(), _database_snapshot() as snapshot:
         account = Account()
         archive = ArchiveWriter(stream)
         archive.add("manifest.json", json.dumps(_manifest(), indent=2).encode())
         _dump(archive, snapshot)
         for file in files():
             try:
-                archive.add_file(file.name, file.absolute)
+                file.write_to(archive)
                 account.files += 1
             except FileNotFoundError:
                 account.problems.append(f"{file.absolute} is missing.")
@@ -93,14 +118,22 @@ def write(stream: IO[bytes]) -> Account:
 def measure() -> Account:
     """Return the number and size of the files that a backup would contain now."""
     account = Account()
-    with _database_snapshot():
+    with _storage_errors(), _database_snapshot():
         for file in files():
             try:
-                account.bytes += file.absolute.stat().st_size
+                account.bytes += file.size()
                 account.files += 1
             except FileNotFoundError:
                 account.problems.append(f"{file.absolute} is missing.")
     return account
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except StorageError as problem:
+        raise BackupError(str(problem)) from problem
 
 
 @contextmanager
@@ -157,6 +190,9 @@ def last_line(output: bytes) -> str:
 
 def files() -> Iterator[StoredFile]:
     """Yield the files that the rows name: snapshots, uploads that wait, and run directories."""
+    if is_remote():
+        yield from _files_in_bucket()
+        return
     for name in Snapshot.objects.order_by("path").values_list("path", flat=True).distinct():
         yield _relative("snapshots", root("snapshots") / name)
     for file_import in FileImport.objects.order_by("pk").iterator():
@@ -165,6 +201,24 @@ def files() -> Iterator[StoredFile]:
     for pk in Run.objects.order_by("pk").values_list("pk", flat=True).iterator():
         for path in _files_of_run(root("runs") / str(pk)):
             yield _relative("runs", path)
+
+
+def _files_in_bucket() -> Iterator[StoredFile]:
+    for name in Snapshot.objects.order_by("path").values_list("path", flat=True).distinct():
+        yield from _files_of_bundle("snapshots", name) or [StoredFile("snapshots", name)]
+    for file_import in FileImport.objects.order_by("pk").iterator():
+        yield from _files_of_bundle("uploads", file_import.path.name)
+    for pk in Run.objects.order_by("pk").values_list("pk", flat=True).iterator():
+        yield from _files_of_bundle("runs", str(pk))
+
+
+def _files_of_bundle(name: str, bundle: str) -> list[StoredFile]:
+    manifest = bucket().manifest(f"{name}/{bundle}")
+    return [
+        StoredFile(name, f"{bundle}/{path}".rstrip("/"), entry)
+        for path, entry in (manifest.below("") if manifest else ())
+        if all(map(_belongs, path.split("/")))
+    ]
 
 
 def _relative(name: str, path: Path) -> StoredFile:

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from buckets.bucket import StorageError
 from recipes.machine.faults import is_no_space, storage_problem
 
 logger = logging.getLogger("tiebreak.storage")
@@ -39,6 +40,9 @@ def storage_fault(request: HttpRequest, error: Exception) -> tuple[int, str] | N
 
     The sentence names a folder on the server, so only leads should see it.
     """
+    if isinstance(error, StorageError):
+        logger.error("%s %s: %s", request.method, request.path, error)
+        return UNAVAILABLE, str(error)
     sentence = storage_problem(error, settings.VAR_DIR)
     if sentence is None or not isinstance(error, OSError):
         return None
