@@ -35,5 +35,5 @@ def test_an_invited_person_joins_and_ends_a_session_elsewhere(visit, world):
     sessions.get_by_role("button", name="End").click()
     expect(sessions.get_by_role("row")).to_have_count(2)
     elsewhere.reload()
-    expect(elsewhere.get_by_role("button", name="Sign in")).to_be_visible()
+    expect(elsewhere.get_by_role("button", name="Sign in", exact=True)).to_be_visible()
     expect(join.get_by_text("This session")).to_be_visible()

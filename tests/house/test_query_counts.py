@@ -96,6 +96,10 @@ def test_every_page_without_an_id_is_pinned_or_listed():
         "project-export-about", "openapi-json",
         "queue-order-undo", "project-guideline-preview", "project-guideline-publish",
         "project-guideline-delete", "project-members-new", "project-invite", "profile", "reset-password",
+        "account_login", "admin-login", "account_reauthenticate", "mfa_index", "mfa_authenticate",
+        "mfa_reauthenticate", "mfa_activate_totp", "mfa_deactivate_totp", "mfa_view_recovery_codes",
+        "mfa_generate_recovery_codes", "mfa_download_recovery_codes", "mfa_list_webauthn",
+        "mfa_add_webauthn", "mfa_login_webauthn", "mfa_reauthenticate_webauthn",
         "end-other-sessions", "graphql", "openai-root", "openai-models", "openai-chat",
     }  # fmt: skip
     names = set()
