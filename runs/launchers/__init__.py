@@ -14,7 +14,10 @@ from django.conf import settings
 
 
 class Launcher(Protocol):
-    """The methods are hints, so each may be called too often. None of them raises an error."""
+    """The methods are hints, so each may be called too often.
+
+    If the broker or the cluster does not answer, they log a warning and return.
+    """
 
     def run_queued(self, run_id: int) -> None:
         """Start the run soon. This is called by a web request, after the row is committed."""
