@@ -32,8 +32,11 @@ class TokenForm(forms.Form):
         help_text="A token can never do more than you can.",
         error_messages={"required": "Choose at least one scope."},
     )
-    project = forms.ModelChoiceField(
-        queryset=None, required=False, empty_label="All my projects", to_field_name="slug"
+    project: Any = forms.ModelChoiceField(
+        queryset=Token.objects.none(),
+        required=False,
+        empty_label="All my projects",
+        to_field_name="slug",
     )
     days = forms.TypedChoiceField(
         choices=list(DAYS.items()), coerce=int, initial=90, label="Expires after"

@@ -37,6 +37,7 @@ def announce_ended() -> int:
         run
         for run in runs.select_related("project", "created_by").order_by("-finished_at")[:AT_ONCE]
         if _subject(run) not in announced
+        and run.project_id is not None
         and run.finished_at is not None
         and run.finished_at >= since[run.project_id]
     ]
