@@ -9,9 +9,10 @@ import json
 import logging
 import time
 from datetime import timedelta
+from typing import Any
 
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import Count, Q, QuerySet
 from django.db.models.functions import Now
 
 from database import outbox
@@ -26,6 +27,8 @@ AT_ONCE = 200
 SECONDS = 20
 """How long one call sends. An endpoint that fails is left out until the next call."""
 GONE = 410
+MOST_FAILING = 5
+"""An endpoint with this many failed deliveries gets no others until one of them is due again."""
 
 
 def send_due() -> int:
@@ -34,6 +37,7 @@ def send_due() -> int:
     waiting = Delivery.objects.filter(
         outbox.due(), free, sent_at=None, given_up_at=None, endpoint__active=True
     )
+    waiting = waiting.exclude(endpoint__in=_broken())
     end, failing, attempts = time.monotonic() + SECONDS, set[int](), 0
     for pk, endpoint in list(waiting.order_by("pk").values_list("pk", "endpoint_id")[:AT_ONCE]):
         if endpoint in failing or time.monotonic() > end:
@@ -44,6 +48,13 @@ def send_due() -> int:
             if not attempt(Delivery.objects.select_related("endpoint").get(pk=pk)):
                 failing.add(endpoint)
     return attempts
+
+
+def _broken() -> QuerySet[Any]:
+    """Return the ids of the endpoints that fail, so that a server that is down costs few attempts."""
+    failed = Delivery.objects.filter(sent_at=None, given_up_at=None, next_attempt_at__gt=Now())
+    counted = failed.order_by().values("endpoint").annotate(count=Count("pk"))
+    return counted.filter(count__gte=MOST_FAILING).values("endpoint")
 
 
 def attempt(delivery: Delivery) -> bool:

@@ -191,6 +191,21 @@ def test_an_endpoint_that_fails_does_not_delay_the_others(listening, receiver):
     assert listening.deliveries.exclude(sent_at=None).count() == 2
 
 
+def test_an_endpoint_that_is_down_gets_few_attempts(listening, receiver):
+    reviewer = make_member(listening.project)
+    for _ in range(sending.MOST_FAILING + 2):
+        submit(listening.project, reviewer, make_task(listening.project))
+    receiver.status = 500
+    for _ in range(sending.MOST_FAILING + 2):
+        send_webhooks()
+    assert len(receiver.requests) == sending.MOST_FAILING
+    receiver.status = 204
+    first = listening.deliveries.earliest("pk")
+    Delivery.objects.filter(pk=first.pk).update(next_attempt_at=Now())
+    send_webhooks()
+    assert listening.deliveries.exclude(sent_at=None).count() == 3, "that one, and the new ones"
+
+
 def test_an_endpoint_that_is_gone_is_paused(listening, receiver):
     submit(listening.project, make_member(listening.project), make_task(listening.project))
     receiver.status = 410
