@@ -100,6 +100,7 @@ def test_the_person_who_started_a_run_gets_one_e_mail(settings, user):
     )
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("site", ["https://example.org", "https://example.org/tiebreak"])
 def test_the_link_in_a_notice_has_the_prefix_of_the_path_once(settings, site):
     settings.SITE_URL, settings.PATH_PREFIX = site, "/tiebreak"
