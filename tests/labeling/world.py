@@ -65,7 +65,8 @@ def publish(project: Project, text: str = "Be kind.") -> GuidelineVersion:
 
 def make_task(project: Project, responses: int = 3, **fields: Any) -> Task:
     prompt = Prompt.objects.create(
-        project=project, messages=[{"role": "user", "content": f"Question {next(_numbers)}?"}]
+        project=project,
+        messages=[{"role": "user", "content": f"Question {next(_numbers)} for people?"}],
     )
     answers = [
         Response.objects.create(prompt=prompt, text=f"Answer {n}.", model_name=f"model-{n}")
