@@ -19,6 +19,7 @@ def compared(world: World) -> dict[str, Any]:
     Tiny models make one small configuration, for which no targets apply. The program runs in a process of
     its own, because its rehearsals are forked before CUDA is initialised.
     """
+    world.folder.mkdir(parents=True, exist_ok=True)
     what = ["--quick"] if world.tiny else ["--only", *CASES, "--device", world.device]
     process = subprocess.run(
         [sys.executable, "-m", "benchmarks.preflight", *what, "--folder", str(world.folder)],
