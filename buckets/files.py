@@ -44,6 +44,7 @@ FRESH_SECONDS = 10
 
 logger = logging.getLogger("tiebreak.storage")
 _fetched_at: dict[str, float] = {}
+_unavailable_until: dict[str, float] = {}
 _buckets: dict[tuple[int, str], Bucket] = {}
 
 
@@ -305,11 +306,19 @@ def _is_fresh(path: Path) -> bool:
 
 
 def fetch_quietly(path: str | Path) -> None:
-    """Fetch a path for a page that shows what is there. Problems of the storage are ignored."""
+    """Fetch a path for a page that shows what is there. Problems of the storage are only logged.
+
+    If the storage has just not answered, it is not asked again for FRESH_SECONDS, so that a page with
+    several files waits only once.
+    """
+    if not is_remote() or time.monotonic() < _unavailable_until.get(str(settings.STORAGE), 0):
+        return
     try:
         fetch(path)
     except (StorageError, OSError) as problem:
         logger.warning("%s", problem)
+        if isinstance(problem, StorageUnavailable):
+            _unavailable_until[str(settings.STORAGE)] = time.monotonic() + FRESH_SECONDS
 
 
 def _copy(place: Place, manifest: Manifest) -> None:

@@ -1,6 +1,8 @@
 """Bundles in an S3 bucket: what a reader sees while they are written, lost, altered and removed."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from buckets import addresses, bucket
 from buckets.addresses import Address, WrongAddress
 from buckets.bucket import Bucket, Damaged, StorageRefused, StorageUnavailable, Superseded
 from buckets.manifests import BadManifest, Manifest, parse
+from config.env import BASE_DIR
 
 NAME = "runs/12"
 PART = 1000
@@ -212,3 +215,21 @@ def test_an_address_that_is_wrong_or_contains_a_secret_is_refused_without_repeat
     with pytest.raises(WrongAddress) as raised:
         addresses.read(text)
     assert "secret" not in str(raised.value)
+
+
+def settings_with(storage: str) -> subprocess.CompletedProcess[str]:
+    code = "from config import settings; print(settings.RUNS_DIR, settings.STORAGE)"
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=BASE_DIR, capture_output=True, text=True,
+        env={**os.environ, "TIEBREAK_STORAGE": storage},
+    )  # fmt: skip
+
+
+def test_a_folder_as_storage_contains_the_run_directories(tmp_path):
+    assert settings_with(f"file://{tmp_path}").stdout.startswith(f"{tmp_path}/runs ")
+
+
+def test_a_wrong_storage_stops_the_start_without_showing_its_secret():
+    process = settings_with("s3://key:secret@bucket/x")
+    assert "TIEBREAK_STORAGE: The address contains credentials" in process.stderr
+    assert "secret" not in process.stderr.partition("ImproperlyConfigured")[2]

@@ -8,7 +8,9 @@ import pytest
 
 from accounts.models import Role
 from buckets import cache, files
+from recipes.training import checkpoints
 from runs import downloads, execution, lifecycle, services
+from runs import kinds as run_kinds
 from runs.disk import cleaning
 from runs.models import Run, State
 from runs.supervision import publishing, supervisor, workspace
@@ -192,6 +194,29 @@ def test_a_download_that_breaks_off_changes_nothing_and_continues(machines, s3_s
     assert (output / "parts" / "one.txt").read_text() == "one"
 
 
+def test_a_page_waits_only_once_for_a_storage_that_does_not_answer(
+    machines, s3_server, monkeypatch
+):
+    run = execution.run_now(begin(total=2).pk)
+    machines.move_to("second")
+    output, requests = workspace.run_dir_of(run).output, []
+    manifest = files.bucket().manifest
+    monkeypatch.setattr(
+        files.bucket(), "manifest", lambda name: (requests.append(name), manifest(name))[1]
+    )
+    s3_server.go_down()
+    try:
+        files.fetch_quietly(output)
+        files.fetch_quietly(output)
+    finally:
+        s3_server.come_back()
+    assert len(requests) == 1
+    assert not output.exists()
+    monkeypatch.setattr(files, "_unavailable_until", {})
+    files.fetch_quietly(output)
+    assert output.exists()
+
+
 def test_without_an_object_store_nothing_is_copied(machines, settings, tmp_path):
     settings.STORAGE = None
     run = execution.run_now(begin(total=2).pk)
@@ -199,3 +224,22 @@ def test_without_an_object_store_nothing_is_copied(machines, settings, tmp_path)
     assert not (tmp_path / "first" / "runs" / files.STATE).exists()
     settings.STORAGE = machines.address
     assert files.bucket().names("runs") == []
+
+
+def test_a_new_checkpoint_is_copied_while_the_recipe_runs(machines):
+    run = begin(total=4)
+    lease = lifecycle.claim(run.pk, "this machine")
+    assert lease
+    run_dir = workspace.prepare(run, run_kinds.get(run.kind))
+    uploads = publishing.CheckpointUploads(lease, run_dir)
+    uploads.poll()
+    assert uploads.thread is None, "there is nothing new"
+    with checkpoints.sealed(run_dir.checkpoints / "count-2.json") as draft:
+        draft.write_text("{}")
+    uploads.poll()
+    uploads.wait()
+    names = set(files.bucket().require(f"runs/{run.pk}").files)
+    assert {"checkpoints/count-2.json", "checkpoints/.count-2.json.manifest"} <= names
+    first = uploads.thread
+    uploads.poll()
+    assert uploads.thread is first, "the same checkpoint is not copied again"
