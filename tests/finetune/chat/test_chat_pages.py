@@ -4,6 +4,7 @@ import pytest
 from django.urls import reverse
 
 from finetune.chat import conversations, votes
+from finetune.chat.streaming import Question
 from finetune.models import Conversation, Reply, Side, Turn
 from finetune.removal import deletion, erasing
 from labeling.models import Project, Ranking, Task
@@ -49,6 +50,21 @@ def test_a_form_starts_a_chat_with_two_models(signed_in, project):
     assert reply.headers["Location"] == reverse("chat", args=[conversation.pk])
     assert {conversation.left, conversation.right} == set(models)
     assert (conversation.project, conversation.system_prompt) == (project, "Be brief.")
+
+
+@pytest.mark.parametrize("dtype", ["fast", "float32"])
+def test_both_sides_of_a_chat_are_asked_for_the_number_format_of_the_setting(pair, settings, dtype):
+    settings.CHAT_DTYPE = dtype
+    question = Question.of(conversations.ask(pair, "Hello?"))
+    assert [model.dtype for model in question.models.values()] == [dtype, dtype]
+
+
+def test_the_page_shows_the_number_format_of_an_answer(signed_in, pair):
+    turn = conversations.ask(pair, "Hello?")
+    stop = Reply.Ending.STOP
+    conversations.store_reply(turn, "left", text="Yes.", ending=stop, dtype="int8")
+    conversations.store_reply(turn, "right", text="No.", ending=stop)
+    assert page(signed_in, pair).count(">int8</abbr>") == 1
 
 
 def test_chance_decides_the_sides(project, lead):
