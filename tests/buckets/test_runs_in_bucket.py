@@ -39,6 +39,13 @@ def tar_of(run: Run) -> bytes:
     return b"".join(downloads.archive(run, name="run"))  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def no_uploads_of_checkpoints(monkeypatch):
+    """Leave only the copies that are made before and after an attempt."""
+    monkeypatch.setattr(publishing.CheckpointUploads, "poll", lambda uploads: None)
+
+
+@pytest.mark.usefixtures("no_uploads_of_checkpoints")
 def test_a_run_succeeds_with_its_results_in_the_storage(machines):
     run = execution.run_now(begin(total=4).pk)
     assert (run.state, run.error) == (State.SUCCEEDED, "")
@@ -77,11 +84,15 @@ def test_a_machine_whose_copy_is_older_continues_from_the_storage(machines):
     files.publish(run_dir.path, token=run.fencing_token)
     machines.move_to("first")
     assert not (workspace.run_dir_of(run).checkpoints / "extra.txt").exists()
+    stale = workspace.run_dir_of(run).checkpoints / "stale.txt"
+    stale.write_text("of an attempt that another machine has overtaken")
     run = attempt(run)
     assert run.state == State.SUCCEEDED
+    assert not stale.exists()
     assert (workspace.run_dir_of(run).checkpoints / "extra.txt").exists()
 
 
+@pytest.mark.usefixtures("no_uploads_of_checkpoints")
 def test_a_run_survives_an_outage_of_the_storage_while_its_results_are_uploaded(
     machines, s3_server, monkeypatch
 ):
@@ -158,6 +169,7 @@ def test_copies_that_were_not_used_lately_make_room_for_new_ones(machines, setti
     settings.CACHE_GB = 1e-9
     old = execution.run_now(begin(total=2).pk)
     new = execution.run_now(begin(total=2).pk)
+    assert cache.make_room(10) == 0, "both were used a moment ago"
     monkeypatch.setattr(cache, "KEPT_SECONDS", 0)
     waiting = begin(total=2)
     path = {run.pk: workspace.run_dir_of(run).path for run in (old, new, waiting)}
