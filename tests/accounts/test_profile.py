@@ -12,6 +12,12 @@ PASSWORD = "correct horse 42"
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 
 
+@pytest.fixture(autouse=True)
+def quick_hashes(settings):
+    """Hash passwords quickly, because each test signs in several times."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
 @pytest.fixture
 def ada() -> User:
     return User.objects.create_user("ada", password=PASSWORD, email="ada@example.org")
