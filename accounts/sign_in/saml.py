@@ -1,4 +1,4 @@
-"""Sign in with SAML 2.0. The web imports this module only if the extra `saml` is installed.
+"""Sign in with SAML 2.0. The web imports this module only when SAML is used (see urls.py).
 
 python3-saml checks the responses: signature, audience, times and destination. Only responses to our own
 requests are accepted, each once. Single logout is not offered.
@@ -17,7 +17,6 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.cache import never_cache
-from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 from lxml.etree import LxmlError
 from onelogin.saml2.auth import OneLogin_Saml2_Settings
@@ -79,7 +78,6 @@ def login(request: HttpRequest, organization_slug: str) -> HttpResponseBase:
     return oidc.start(request, saml_provider(request, organization_slug))
 
 
-@csrf_exempt
 @require_POST
 @never_cache
 def acs(request: HttpRequest, organization_slug: str) -> HttpResponseBase:

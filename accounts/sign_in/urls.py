@@ -1,12 +1,18 @@
 """Addresses of single sign-on, second factors and passkeys. allauth needs the names."""
 
+from collections.abc import Callable
+from importlib import import_module
+
 from allauth.account.views import reauthenticate
 from allauth.mfa.base import views as base
 from allauth.mfa.recovery_codes import views as codes
 from allauth.mfa.totp import views as totp
 from allauth.mfa.webauthn import views as passkeys
 from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
+from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import RedirectView
 
 from accounts.sign_in import oidc, pages
@@ -66,13 +72,26 @@ urlpatterns: list[URLPattern] = [
     ),
 ]
 
-if saml_installed():
-    from accounts.sign_in import saml
 
+def saml_view(name: str) -> Callable[..., HttpResponseBase]:
+    """Return a view that imports the view with this name from accounts.sign_in.saml when it is used.
+
+    The packages for SAML would take 12 MB in every web process, also if no provider uses SAML.
+    """
+
+    def view(request: HttpRequest, **arguments: str) -> HttpResponseBase:
+        module = import_module("accounts.sign_in.saml")
+        response: HttpResponseBase = getattr(module, name)(request, **arguments)
+        return response
+
+    return view
+
+
+if saml_installed():
     urlpatterns += [
-        path(SAML, saml.login, name="saml_login"),
-        path(f"{SAML}acs/", saml.acs, name="saml_acs"),
-        path(f"{SAML}finish/", saml.finish, name="saml_finish_acs"),
-        path(f"{SAML}metadata/", saml.metadata, name="saml_metadata"),
-        path(f"{SAML}logout/", saml.single_logout, name="saml_sls"),
+        path(SAML, saml_view("login"), name="saml_login"),
+        path(f"{SAML}acs/", csrf_exempt(saml_view("acs")), name="saml_acs"),
+        path(f"{SAML}finish/", saml_view("finish"), name="saml_finish_acs"),
+        path(f"{SAML}metadata/", saml_view("metadata"), name="saml_metadata"),
+        path(f"{SAML}logout/", saml_view("single_logout"), name="saml_sls"),
     ]

@@ -15,7 +15,9 @@ from config.env import BASE_DIR, VARIABLES
 
 PACKAGES = [
     "accounts",
+    "api",
     "benchmarks",
+    "buckets",
     "config",
     "database",
     "demo",
@@ -26,11 +28,14 @@ PACKAGES = [
     "reward",
     "runs",
     "serving",
+    "webhooks",
 ]
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors"} | {
-    "recipes.preferences.tokens"
+    "recipes.preferences.tokens",
+    "onelogin",
+    "fsspec",
 }
-"""Packages that only the extra `train` installs, and a module that needs one of them, jinja2."""
+"""Packages of the extras, and a module that needs one of them, jinja2."""
 
 
 def modules() -> list[str]:
