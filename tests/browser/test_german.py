@@ -21,6 +21,8 @@ PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd%]|<[^>]+>|&\w+;")
 DATA = """Tiebreak UTC EN English DE Esc project user honesty Says what is true
     Be kind My goose lamp has a bent neck letter A new one Sorry We look into it No make demo"""
 
+TAGS = re.compile("<[^>]*>")
+"""Tags in the text of <noscript>, which the browser does not parse."""
 EVERYTHING = """() => {
     const said = [document.title];
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -74,7 +76,7 @@ def month_names(month: int) -> Iterator[str]:
 
 def left_in_english(page: Page) -> list[str]:
     """Return the words of a page that are neither German phrases nor names."""
-    texts = [" ".join(sentence.split()) for sentence in page.evaluate(EVERYTHING)]
+    texts = [" ".join(TAGS.sub(" ", text).split()) for text in page.evaluate(EVERYTHING)]
     return [f"{page.url}: {rest!r} in {text!r}" for text in texts if (rest := remains_of(text))]
 
 

@@ -57,5 +57,5 @@ def test_without_a_report_there_is_no_reward_model(run):
 
 
 def test_the_list_of_runs_shows_the_accuracy():
-    assert kinds.figure({"accuracy": {"value": 0.8123}}) == "81.2% accuracy"
+    assert kinds.figure({"accuracy": {"value": 0.8123}}) == "81.2% held-out accuracy"
     assert kinds.figure({"accuracy": {"value": None}}) == kinds.figure({}) == ""
