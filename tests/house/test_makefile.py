@@ -13,7 +13,13 @@ PINS = (BASE_DIR / "constraints.txt").read_text()
 
 def commands_of(target: str) -> str:
     """Return what `make TARGET` would run on a machine without any environment."""
-    options = ["--dry-run", "--always-make", "VENV=/nowhere", "AUDIT_VENV=/nowhere-else"]
+    options = [
+        "--no-print-directory",
+        "--dry-run",
+        "--always-make",
+        "VENV=/nowhere",
+        "AUDIT_VENV=/nowhere-else",
+    ]
     ended = subprocess.run(
         ["make", *options, target], cwd=BASE_DIR, capture_output=True, text=True, check=True
     )
