@@ -97,11 +97,11 @@ def test_signing_in_and_finding_tasks_in_german(visit, world):
     none_left(page)
     page.get_by_label("Benutzername").fill(world.reviewer.username)
     page.get_by_label("Passwort").fill("wrong")
-    page.get_by_role("button", name="Anmelden").click()
+    page.get_by_role("button", name="Anmelden", exact=True).click()
     expect(page.locator(".form-errors")).to_be_visible()
     none_left(page)
     page.get_by_label("Passwort").fill("a bent neck")
-    page.get_by_role("button", name="Anmelden").click()
+    page.get_by_role("button", name="Anmelden", exact=True).click()
     expect(page.get_by_role("heading", name="1 Aufgabe wartet auf Sie")).to_be_visible()
     base = f"/p/{world.project.slug}/"
     for address in (
