@@ -19,11 +19,11 @@ LAST_USE_PRECISION = timedelta(minutes=1)
 
 
 KEYS_KEPT = timedelta(days=1)
-"""How long the answer to a request with an Idempotency-Key is kept."""
+"""The time for which the answer to a request with an Idempotency-Key is kept."""
 
 
 class Scope(models.TextChoices):
-    """What a token may do, if its owner may do it too."""
+    """An action that a token allows, if its owner has the permission too."""
 
     READ = "read", "Read projects, rankings, runs and models"
     LABEL = "label", "Add and withdraw tasks"

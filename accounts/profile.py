@@ -10,7 +10,6 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
@@ -20,12 +19,6 @@ from accounts import zones
 from accounts.access import administrator_required, user_of
 from accounts.models import User, audit
 from accounts.sign_in import listing, throttle
-
-OTHER_PAGES = {
-    "mfa_index": gettext_lazy("Second factor and passkeys"),
-    "tokens": gettext_lazy("Tokens"),
-}
-"""Pages about the user's own account that other modules may add, by the name of their URL."""
 
 
 class ProfileForm(forms.ModelForm):
@@ -103,21 +96,10 @@ def show(request: HttpRequest) -> HttpResponse:
         "form": form,
         "sessions": listing.sessions_of(user, request.session.session_key),
         "tokens": user.tokens.order_by("-pk"),
-        "pages": _other_pages(),
         "zone_of_browser": zones.is_of_browser(),
     }
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
     return render(request, "accounts/profile.html", context, status=status)
-
-
-def _other_pages() -> list[tuple[Any, str]]:
-    pages = []
-    for name, label in OTHER_PAGES.items():
-        try:
-            pages.append((label, reverse(name)))
-        except NoReverseMatch:
-            continue
-    return pages
 
 
 @login_required

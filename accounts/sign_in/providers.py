@@ -58,15 +58,15 @@ class Provider:
     label: str = ""
     """The text of the button. If empty, the name."""
     create_accounts: bool = False
-    """Whether a person without an account gets one when they first sign in."""
+    """Create an account for a person without one at their first sign-in."""
     email_domains: tuple[str, ...] = ()
     """If not empty, only people with a verified e-mail address in one of these domains may sign in."""
     link_by_email: bool = False
-    """Whether a person with a verified e-mail address gets the existing account with this address."""
+    """Give a person with a verified e-mail address the existing account with this address."""
     trust_email: bool = False
-    """Whether all e-mail addresses count as verified. Only for a provider that verifies them."""
+    """Treat all e-mail addresses as verified. Only for a provider that verifies them."""
     second_factor: bool = False
-    """Whether signing in through this provider counts as a second factor."""
+    """Count a sign-in through this provider as a second factor."""
     username_claim: str = "preferred_username"
     roles_claim: str = "groups"
     roles: Mapping[str, str] = field(default_factory=dict)
